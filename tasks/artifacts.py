@@ -1,0 +1,92 @@
+"""How results are named, found and finished.
+
+A result lives at ``<root>/<stage>/<name>-<hash12>/``: the hash is that of the settings that change the result and of
+its inputs' hashes, so the same recipe has the same address on any machine and any storage. ``manifest.json`` comes
+last and is created once; a directory without it is unfinished, and readers trust only it.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tasks.errors import ArtifactError
+from tasks.store.objects import open_store
+
+MANIFEST = "manifest.json"
+
+
+def recipe_hash(settings: Mapping[str, Any], inputs: Sequence[str] = ()) -> str:
+    """Twelve hex digits of the SHA-256 of the canonical JSON of settings and input identities."""
+    text = json.dumps({"settings": settings, "inputs": list(inputs)}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def address(root: str, stage: str, name: str, settings: Mapping[str, Any], inputs: Sequence[str] = ()) -> str:
+    """URI of a result's directory. ``inputs`` are addresses (only their hashes count) or other identities."""
+    return f"{root.rstrip('/')}/{stage}/{name}-{recipe_hash(settings, [identity(i) for i in inputs])}"
+
+
+def identity(uri: str) -> str:
+    """The part of an address that does not depend on storage or name: its hash (other strings stay as they are)."""
+    head, dash, tail = uri.rpartition("-")
+    return tail if dash and "/" in head and len(tail) == 12 else uri
+
+
+def read_manifest(uri: str) -> dict[str, Any] | None:
+    """The manifest of a finished directory, or None where it is unfinished or absent.
+
+    Raises:
+        ArtifactError: there is a manifest but it is not JSON.
+    """
+    return read_json(uri, MANIFEST)
+
+
+def require_manifest(uri: str) -> dict[str, Any]:
+    """The manifest of a finished directory.
+
+    Raises:
+        ArtifactError: the directory is unfinished or absent, or its manifest is damaged.
+    """
+    manifest = read_manifest(uri)
+    if manifest is None:
+        raise ArtifactError(
+            f"{uri} has no {MANIFEST}: it is unfinished or absent. Run the stage that writes it."
+        )
+    return manifest
+
+
+def write_manifest(uri: str, manifest: Mapping[str, Any]) -> None:
+    """Finish a directory; must come after everything that the manifest names.
+
+    Raises:
+        ArtifactError: the directory was finished already, with another content.
+    """
+    if not open_store(uri).put_if_absent(MANIFEST, to_json(manifest)):
+        raise ArtifactError(f"{uri}/{MANIFEST} exists with another content. Delete {uri} and run again.")
+
+
+def read_json(uri: str, key: str) -> dict[str, Any] | None:
+    """A JSON object from a directory, or None where there is none.
+
+    Raises:
+        ArtifactError: the object is not JSON.
+    """
+    try:
+        data = open_store(uri).get(key)
+    except FileNotFoundError:
+        return None
+    try:
+        value: dict[str, Any] = json.loads(data)
+    except ValueError:
+        raise ArtifactError(f"{uri}/{key} is not valid JSON. Delete {uri} and run again.") from None
+    return value
+
+
+def to_json(value: Mapping[str, Any]) -> bytes:
+    """The one way JSON is written: sorted, indented, without NaN, so that equal content is equal bytes.
+
+    Raises:
+        ValueError: a number is NaN or infinite.
+    """
+    return (json.dumps(value, sort_keys=True, indent=1, allow_nan=False) + "\n").encode()

@@ -1,0 +1,162 @@
+"""One frozen configuration for the whole pipeline, composed from each stage's own settings.
+
+The same model reads YAML, takes ``--set`` overrides and renders as the Prefect UI's form.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from tasks.errors import InputError
+from tasks.harvest.config import ActivationsConfig, HarvestConfig
+from tasks.lm.config import ModelConfig
+from tasks.report.config import ReportConfig
+from tasks.sae.config import SAEConfig
+from tasks.score.config import ScoreConfig
+from tasks.settings import Settings
+from tasks.text.config import TextConfig
+from tasks.train.config import TrainConfig
+
+
+class RayConfig(Settings):
+    """Where the work runs."""
+
+    address: str | None = None
+    """Address of a running Ray cluster ('auto' for the one on this machine). Empty: start a local one."""
+    num_cpus: int | None = Field(None, ge=1)
+    """CPUs of the local cluster. Empty: all of the machine's."""
+    object_store_mb: int = Field(256, ge=80)
+    """Shared memory of the local cluster's object store, in MiB; activations never pass through it."""
+
+
+class PipelineConfig(Settings):
+    """Everything that decides what a run does."""
+
+    name: str = Field("run", pattern=r"^[a-z0-9][a-z0-9_.-]*$")
+    """Name of the run, part of every address it writes. Lower-case letters, digits, '_', '.' and '-'."""
+    storage: str = Field("runs", min_length=1)
+    """Root under which all results are written: a folder or an s3:// URI."""
+    model: ModelConfig = ModelConfig()
+    text: TextConfig = TextConfig()
+    harvest: HarvestConfig = HarvestConfig()
+    activations: ActivationsConfig = ActivationsConfig()
+    sae: SAEConfig = SAEConfig()
+    train: TrainConfig = TrainConfig()
+    score: ScoreConfig = ScoreConfig()
+    report: ReportConfig = ReportConfig()
+    ray: RayConfig = RayConfig()
+
+    @model_validator(mode="after")
+    def _check_across_stages(self) -> Self:
+        if self.activations.source is None and self.text.source is None:
+            raise ValueError(
+                "text.source is empty: name a corpus there, or your own activations in activations.source."
+            )
+        if self.activations.source is None and self.hook not in self.harvest.hooks:
+            raise ValueError(
+                f"train.hook is {self.hook!r} but must be one of harvest.hooks: {self.harvest.hooks}."
+            )
+        return self
+
+    @property
+    def hook(self) -> str:
+        """The hook that the SAE is trained on ('source' for activations of the user's own)."""
+        if self.activations.source is not None:
+            return "source"
+        return self.train.hook or self.harvest.hooks[0]
+
+
+def load_config(
+    path: str | Path, overrides: Sequence[str] = (), storage: str | None = None
+) -> PipelineConfig:
+    """Read a YAML file and apply ``a.b=c`` overrides, whose values are YAML too.
+
+    Raises:
+        InputError: the file or an override cannot be read, or names or values in them are wrong.
+    """
+    values = _read_yaml(Path(path))
+    for override in overrides:
+        _apply(values, override)
+    if storage is not None:
+        values["storage"] = storage
+    return parse_config(values)
+
+
+def parse_config(values: Mapping[str, Any]) -> PipelineConfig:
+    """Validate plain values, turning pydantic's list of errors into one sentence each.
+
+    Raises:
+        InputError: names or values are wrong; the message names each with what is allowed.
+    """
+    try:
+        return PipelineConfig.model_validate(values)
+    except ValidationError as error:
+        raise InputError(" ".join(_sentence(dict(e)) for e in error.errors())) from None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"No such configuration file: {path}. The examples are in configs/.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"Configuration file {path} cannot be read: {error}.") from None
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(
+            f"Configuration file {path} is not valid YAML: {' '.join(str(error).split())}."
+        ) from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise InputError(
+            f"Configuration file {path} holds a {type(values).__name__}, but must hold settings by name."
+        )
+    return values
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    name, equals, text = override.partition("=")
+    keys = name.strip().split(".")
+    if not equals or not all(keys):
+        raise InputError(f"--set {override!r} is not of the form a.b=value.")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise InputError(f"--set {override!r}: the value is not valid YAML.") from None
+    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
+        value = float(value)  # YAML 1.1 reads 1e-3, without a dot, as text
+    node = values
+    for i, key in enumerate(keys[:-1]):
+        child = node.setdefault(key, {})
+        if child is None:
+            child = node[key] = {}
+        if not isinstance(child, dict):
+            raise InputError(
+                f"--set {override!r}: {'.'.join(keys[: i + 1])} is a value, not a group of settings."
+            )
+        node = child
+    node[keys[-1]] = value
+
+
+def _sentence(error: dict[str, Any]) -> str:
+    where = ".".join(str(part) for part in error["loc"])
+    if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        return f"Unknown setting {where!r}; allowed here: {', '.join(_siblings(error['loc']))}."
+    if error["type"] == "value_error":
+        return str(error["ctx"]["error"])
+    found = error["input"]
+    return f"{where} is {found!r}: {error['msg'][0].lower()}{error['msg'][1:]}."
+
+
+def _siblings(loc: tuple[int | str, ...]) -> list[str]:
+    group: Any = PipelineConfig
+    for part in loc[:-1]:
+        group = group.model_fields[str(part)].annotation
+    fields = group.model_fields if hasattr(group, "model_fields") else group.__dataclass_fields__
+    return sorted(name for name in fields if not name.startswith("_"))

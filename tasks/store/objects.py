@@ -1,0 +1,212 @@
+"""One object-store interface over local disk and s3://, with the few verbs that every stage uses.
+
+Keys are relative to the store's root and use '/'. Objects are whole or absent: a put never shows half of its bytes.
+"""
+
+import contextlib
+import os
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from tasks.errors import ArtifactError, InputError
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """A stored object's key and size."""
+
+    key: str
+    size: int
+    """Bytes."""
+
+
+class ObjectStore(Protocol):
+    """What a stage may do with storage; picklable, so that it can be sent to actors."""
+
+    uri: str
+
+    def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
+        """Bytes of an object, or of the range [start, start + length) of it.
+
+        Raises:
+            FileNotFoundError: there is no such object.
+        """
+        ...
+
+    def put(self, key: str, data: bytes | memoryview) -> None:
+        """Store an object whole, in place of any that is there."""
+        ...
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """Store an object unless one is there. True if the object now holds ``data`` (so a retried put wins)."""
+        ...
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """All objects whose key starts with ``prefix``, by key."""
+        ...
+
+    def head(self, key: str) -> ObjectInfo | None:
+        """The object's size, or None where there is none."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Remove an object; nothing happens where there is none."""
+        ...
+
+
+def open_store(uri: str) -> ObjectStore:
+    """The store rooted at a folder or an s3:// URI; nothing is created before the first put.
+
+    Raises:
+        InputError: the URI's scheme is not known.
+    """
+    if uri.startswith("s3://"):
+        return S3Store(uri.rstrip("/"))
+    if "://" in uri and not uri.startswith("file://"):
+        raise InputError(f"storage {uri!r} has an unknown scheme; use a folder or an s3:// URI.")
+    return LocalStore(os.path.abspath(uri.removeprefix("file://")))
+
+
+@dataclass(frozen=True)
+class LocalStore:
+    """Objects as files below a folder; writes go to a temporary name first and are then linked or renamed."""
+
+    uri: str
+
+    def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:  # noqa: D102
+        with open(self._path(key), "rb") as file:
+            file.seek(start)
+            return file.read() if length is None else file.read(length)
+
+    def put(self, key: str, data: bytes | memoryview) -> None:  # noqa: D102
+        with self._written_aside(key, data) as aside:
+            os.replace(aside, self._path(key))
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:  # noqa: D102
+        with self._written_aside(key, data) as aside:
+            try:
+                os.link(aside, self._path(key))  # fails where the name exists, unlike rename
+            except FileExistsError:
+                return self.get(key) == data
+            return True
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:  # noqa: D102
+        folder = self._path(prefix.rpartition("/")[0])
+        found = [path for path in folder.rglob("*") if not path.name.startswith(".tmp-") and path.is_file()]
+        for path in sorted(found):
+            key = path.relative_to(self.uri).as_posix()
+            if key.startswith(prefix):
+                yield ObjectInfo(key, path.stat().st_size)
+
+    def head(self, key: str) -> ObjectInfo | None:  # noqa: D102
+        path = self._path(key)
+        return ObjectInfo(key, path.stat().st_size) if path.is_file() else None
+
+    def delete(self, key: str) -> None:  # noqa: D102
+        self._path(key).unlink(missing_ok=True)
+
+    def _path(self, key: str) -> Path:
+        return Path(self.uri, key)
+
+    @contextlib.contextmanager
+    def _written_aside(self, key: str, data: bytes | memoryview) -> Iterator[Path]:
+        path = self._path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.parent / f".tmp-{uuid.uuid4().hex}"
+        try:
+            with open(aside, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            yield aside
+        finally:
+            aside.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class S3Store:
+    """Objects in a bucket, through s3fs; credentials, region and endpoint come from the usual AWS_* variables."""
+
+    uri: str
+
+    def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:  # noqa: D102
+        end = None if length is None else start + length
+        data: bytes = self._fs().cat_file(self._path(key), start=start or None, end=end)
+        return data
+
+    def put(self, key: str, data: bytes | memoryview) -> None:  # noqa: D102
+        self._fs().pipe_file(self._path(key), bytes(data), chunksize=_single_put(len(data)))
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:  # noqa: D102
+        try:
+            self._fs().pipe_file(self._path(key), data, mode="create", chunksize=_single_put(len(data)))
+        except OSError as error:
+            if not _lost_create_race(error):
+                raise
+            return self.get(key) == data
+        return True
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:  # noqa: D102
+        folder = self._path(prefix.rpartition("/")[0])
+        root = self._path("").rstrip("/") + "/"
+        found: dict[str, dict[str, Any]] = self._fs().find(folder, detail=True)
+        for name in sorted(found):
+            key = name.removeprefix(root)
+            if key.startswith(prefix):
+                yield ObjectInfo(key, found[name]["size"])
+
+    def head(self, key: str) -> ObjectInfo | None:  # noqa: D102
+        try:
+            return ObjectInfo(key, self._fs().info(self._path(key))["size"])
+        except FileNotFoundError:
+            return None
+
+    def delete(self, key: str) -> None:  # noqa: D102
+        with contextlib.suppress(FileNotFoundError):
+            self._fs().rm_file(self._path(key))
+
+    def _path(self, key: str) -> str:
+        return f"{self.uri.removeprefix('s3://')}/{key}"
+
+    def _fs(self) -> Any:
+        return s3_filesystem()
+
+
+def s3_filesystem() -> Any:
+    """The process's s3fs filesystem; s3fs itself keeps one instance per process and settings.
+
+    Listing caches are off: another process may have written since.
+    """
+    import s3fs
+
+    return s3fs.S3FileSystem(
+        use_listings_cache=False, config_kwargs={"retries": {"mode": "adaptive", "max_attempts": 10}}
+    )
+
+
+def require(store: ObjectStore, key: str) -> bytes:
+    """The object's bytes.
+
+    Raises:
+        ArtifactError: there is no such object.
+    """
+    try:
+        return store.get(key)
+    except FileNotFoundError:
+        raise ArtifactError(f"{store.uri}/{key} is missing. Delete {store.uri} and run again.") from None
+
+
+def _single_put(size: int) -> int:
+    """An s3fs chunk size with which ``size`` bytes go up in one atomic PUT rather than in parts."""
+    return max(64 * 2**20, size)
+
+
+def _lost_create_race(error: OSError) -> bool:
+    # s3fs 2026.9 reports SeaweedFS's 412 as OSError(22) with botocore's ClientError as its cause, not FileExistsError.
+    if isinstance(error, FileExistsError):
+        return True
+    response = getattr(error.__cause__, "response", None) or {}
+    return response.get("Error", {}).get("Code") in ("PreconditionFailed", "ConditionalRequestConflict")

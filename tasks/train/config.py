@@ -1,0 +1,77 @@
+"""How the SAE is trained."""
+
+from typing import ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from tasks.settings import Settings
+
+
+class TrainConfig(Settings):
+    """Length, schedule and workers of the training run; lengths are in tokens (rows)."""
+
+    speed: ClassVar[frozenset[str]] = frozenset(
+        {
+            "workers",
+            "cpus_per_worker",
+            "use_gpu",
+            "checkpoint_every_tokens",
+            "keep_checkpoints",
+            "max_failures",
+        }
+    )
+
+    tokens: int = Field(1_000_000, ge=1)
+    """Rows seen in all, over as many epochs as that takes."""
+    batch_tokens: int = Field(1024, ge=1)
+    """Rows per step, over all workers together."""
+    lr: float | None = Field(None, gt=0)
+    """Peak learning rate. Empty: chosen from the width and the length of the run."""
+    warmup_fraction: float = Field(0.05, ge=0, le=1)
+    """Share of the run over which the learning rate rises from 0."""
+    decay_fraction: float = Field(0.2, ge=0, le=1)
+    """Share of the run, at its end, over which the learning rate falls to 0."""
+    dead_after_tokens: int | None = Field(None, ge=1)
+    """A latent silent for this many tokens counts as dead in training. Empty: chosen from the length of the run."""
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """Precision of the encoder's matrix product; master weights are float32."""
+    seed: int = 0
+    """Seed of the initial weights and of the order of the data."""
+    hook: str | None = None
+    """Which of harvest.hooks to train on. Empty: the first."""
+    lanes: int = Field(16, ge=1)
+    """Virtual lanes that the data is dealt to: batches do not depend on the number of workers."""
+    workers: int = Field(2, ge=1)
+    """Training processes; must divide lanes."""
+    cpus_per_worker: float = Field(1, gt=0)
+    """CPUs that each worker reserves, and its torch threads."""
+    use_gpu: bool = False
+    """Give each worker a GPU."""
+    checkpoint_every_tokens: int | None = Field(None, ge=1)
+    """Tokens between checkpoints. Empty: a tenth of the run."""
+    keep_checkpoints: int = Field(2, ge=1)
+    """Checkpoints kept on storage."""
+    max_failures: int = Field(3, ge=0)
+    """Restarts from the last checkpoint, after lost workers, before the run stops."""
+
+    @model_validator(mode="after")
+    def _check_shares(self) -> Self:
+        if self.lanes % self.workers:
+            fits = [w for w in range(1, self.lanes + 1) if self.lanes % w == 0]
+            raise ValueError(
+                f"train.workers is {self.workers} but must divide train.lanes ({self.lanes}): one of {fits}."
+            )
+        if self.batch_tokens % self.lanes:
+            raise ValueError(
+                f"train.batch_tokens is {self.batch_tokens} but must be a multiple of train.lanes ({self.lanes})."
+            )
+        if self.batch_tokens > self.tokens:
+            raise ValueError(
+                f"train.tokens is {self.tokens} but must be at least one batch (train.batch_tokens = {self.batch_tokens})."
+            )
+        if self.warmup_fraction + self.decay_fraction > 1:
+            raise ValueError(
+                f"train.warmup_fraction + train.decay_fraction is {self.warmup_fraction + self.decay_fraction:g} "
+                "but must be at most 1."
+            )
+        return self
