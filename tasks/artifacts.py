@@ -50,9 +50,7 @@ def require_manifest(uri: str) -> dict[str, Any]:
     """
     manifest = read_manifest(uri)
     if manifest is None:
-        raise ArtifactError(
-            f"{uri} has no {MANIFEST}: it is unfinished or absent. Run the stage that writes it."
-        )
+        raise ArtifactError(f"{uri} has no {MANIFEST}: it is unfinished or absent. Run the stage that writes it.")
     return manifest
 
 

@@ -53,13 +53,9 @@ class PipelineConfig(Settings):
     @model_validator(mode="after")
     def _check_across_stages(self) -> Self:
         if self.activations.source is None and self.text.source is None:
-            raise ValueError(
-                "text.source is empty: name a corpus there, or your own activations in activations.source."
-            )
+            raise ValueError("text.source is empty: name a corpus there, or your own activations in activations.source.")
         if self.activations.source is None and self.hook not in self.harvest.hooks:
-            raise ValueError(
-                f"train.hook is {self.hook!r} but must be one of harvest.hooks: {self.harvest.hooks}."
-            )
+            raise ValueError(f"train.hook is {self.hook!r} but must be one of harvest.hooks: {self.harvest.hooks}.")
         return self
 
     @property
@@ -70,9 +66,7 @@ class PipelineConfig(Settings):
         return self.train.hook or self.harvest.hooks[0]
 
 
-def load_config(
-    path: str | Path, overrides: Sequence[str] = (), storage: str | None = None
-) -> PipelineConfig:
+def load_config(path: str | Path, overrides: Sequence[str] = (), storage: str | None = None) -> PipelineConfig:
     """Read a YAML file and apply ``a.b=c`` overrides, whose values are YAML too.
 
     Raises:
@@ -108,15 +102,11 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise InputError(
-            f"Configuration file {path} is not valid YAML: {' '.join(str(error).split())}."
-        ) from None
+        raise InputError(f"Configuration file {path} is not valid YAML: {' '.join(str(error).split())}.") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise InputError(
-            f"Configuration file {path} holds a {type(values).__name__}, but must hold settings by name."
-        )
+        raise InputError(f"Configuration file {path} holds a {type(values).__name__}, but must hold settings by name.")
     return values
 
 
@@ -137,9 +127,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
         if child is None:
             child = node[key] = {}
         if not isinstance(child, dict):
-            raise InputError(
-                f"--set {override!r}: {'.'.join(keys[: i + 1])} is a value, not a group of settings."
-            )
+            raise InputError(f"--set {override!r}: {'.'.join(keys[: i + 1])} is a value, not a group of settings.")
         node = child
     node[keys[-1]] = value
 

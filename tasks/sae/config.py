@@ -42,11 +42,7 @@ class SAEConfig:
                 f"sae.k is {self.k} but must lie in 1..{self.d_sae} (sae.d_sae). Lower sae.k or raise sae.d_sae."
             )
         if self.aux_k is not None and not 0 <= self.aux_k <= self.d_sae:
-            raise ValueError(
-                f"sae.aux_k is {self.aux_k} but must lie in 0..{self.d_sae} (sae.d_sae), 0 being off."
-            )
+            raise ValueError(f"sae.aux_k is {self.aux_k} but must lie in 0..{self.d_sae} (sae.d_sae), 0 being off.")
         for name in ("aux_coefficient", "l1_coefficient"):
             if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(
-                    f"sae.{name} is {getattr(self, name)} but must be a finite number, at least 0."
-                )
+                raise ValueError(f"sae.{name} is {getattr(self, name)} but must be a finite number, at least 0.")

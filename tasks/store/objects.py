@@ -182,9 +182,7 @@ def s3_filesystem() -> Any:
     """
     import s3fs
 
-    return s3fs.S3FileSystem(
-        use_listings_cache=False, config_kwargs={"retries": {"mode": "adaptive", "max_attempts": 10}}
-    )
+    return s3fs.S3FileSystem(use_listings_cache=False, config_kwargs={"retries": {"mode": "adaptive", "max_attempts": 10}})
 
 
 def require(store: ObjectStore, key: str) -> bytes:

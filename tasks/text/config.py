@@ -12,7 +12,7 @@ class TextConfig(Settings):
     """Path, glob or s3:// URI of .parquet, .jsonl[.gz|.zst] or .txt files, or the name of a Hugging Face dataset."""
     column: str = "text"
     """Column or JSON key that holds the text."""
-    title_columns: list[str] = []
+    title_columns: list[str] = Field([])
     """Columns that name a document in the report, such as [president, year]."""
     hub_split: str = "train"
     """Split to read when the source is a Hugging Face dataset."""

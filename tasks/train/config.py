@@ -58,9 +58,7 @@ class TrainConfig(Settings):
     def _check_shares(self) -> Self:
         if self.lanes % self.workers:
             fits = [w for w in range(1, self.lanes + 1) if self.lanes % w == 0]
-            raise ValueError(
-                f"train.workers is {self.workers} but must divide train.lanes ({self.lanes}): one of {fits}."
-            )
+            raise ValueError(f"train.workers is {self.workers} but must divide train.lanes ({self.lanes}): one of {fits}.")
         if self.batch_tokens % self.lanes:
             raise ValueError(
                 f"train.batch_tokens is {self.batch_tokens} but must be a multiple of train.lanes ({self.lanes})."
