@@ -26,7 +26,10 @@ class ObjectInfo:
 class ObjectStore(Protocol):
     """What a stage may do with storage; picklable, so that it can be sent to actors."""
 
-    uri: str
+    @property
+    def uri(self) -> str:
+        """Where the store is rooted: an absolute path or an s3:// URI."""
+        ...
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         """Bytes of an object, or of the range [start, start + length) of it.
