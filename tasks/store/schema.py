@@ -75,7 +75,7 @@ class RowFormat:
                 f"{where} has activations format {found}, expected {FORMAT_VERSION}. Harvest again with this version."
             )
         fields = {name: metadata[name] for name in ("hook", "model", "revision", "recipe")}
-        dtype: Dtype = metadata["dtype"]  # type: ignore[assignment]  # written from a Dtype
+        dtype: Dtype = metadata["dtype"]
         return cls(d_in=int(metadata["d_in"]), dtype=dtype, labelled="label" in schema.names, **fields)
 
 

@@ -24,5 +24,5 @@ class TextConfig(Settings):
     """Share of documents held out, chosen by a hash of their text."""
     shuffle_documents: bool = True
     """Read documents in a seeded random order (a buffer of 64 MiB of text), so that max_tokens is a fair sample."""
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     """Seed of the order of documents."""

@@ -35,7 +35,7 @@ class TrainConfig(Settings):
     """A latent silent for this many tokens counts as dead in training. Empty: chosen from the length of the run."""
     precision: Literal["bf16", "fp32"] = "bf16"
     """Precision of the encoder's matrix product; master weights are float32."""
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     """Seed of the initial weights and of the order of the data."""
     hook: str | None = None
     """Which of harvest.hooks to train on. Empty: the first."""

@@ -1,0 +1,45 @@
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tasks.artifacts import write_manifest
+from tasks.store.objects import open_store
+from tasks.store.schema import Dtype, RowFormat, from_float32
+from tasks.store.writer import Rows, encode_shard
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Callable[..., str]:
+    """Store shards of given sizes; row i of the whole has activation [i, -i, 1]."""
+
+    def store(shard_rows: list[int], row_group_rows: int = 7, dtype: Dtype = "float32") -> str:
+        uri = str(tmp_path / hashlib.sha256(repr((shard_rows, row_group_rows, dtype)).encode()).hexdigest()[:8])
+        shards, first = [], 0
+        row_format = RowFormat(3, dtype, "layer", "model", "main", "0" * 12)
+        for n, rows in enumerate(shard_rows):
+            numbers = np.arange(first, first + rows)
+            activation = np.stack([numbers, -numbers, np.ones(rows)], axis=1).astype(np.float32)
+            encoded = encode_shard(
+                Rows(
+                    from_float32(activation, dtype),
+                    numbers.astype(np.int32),
+                    (numbers // 4).astype(np.int64),
+                    (numbers % 4).astype(np.int32),
+                ),
+                row_format,
+                row_group_rows,
+            )
+            key = f"layer/train/{n:05d}-{encoded.sha256[:12]}.parquet"
+            open_store(uri).put(key, encoded.data)
+            groups = {"rows": rows, "row_groups": encoded.row_groups}
+            shards.append({"key": key, "size": len(encoded.data), "sha256": encoded.sha256, **groups})
+            first += rows
+        split = {"rows": first, "shards": shards}
+        hook = {"d_in": 3, "dtype": dtype, "splits": {"train": split, "eval": split}, "statistics": {"train": {}}}
+        write_manifest(uri, {"hooks": {"layer": hook}})
+        return uri
+
+    return store
