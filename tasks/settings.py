@@ -8,8 +8,9 @@ from pydantic import BaseModel, ConfigDict
 class Settings(BaseModel):
     """Settings of one stage.
 
-    Unknown keys and wrong types are refused by name. ``speed`` names the fields that change how fast a
-    result comes but not what it is; they stay out of the recipe and so out of the address.
+    Unknown keys and wrong types are refused by name. ``not_in_recipe`` names the fields that stay out of the
+    address: those that change how fast a result comes but not what it is, and paths of files whose content is
+    hashed in their place.
     """
 
     model_config = ConfigDict(
@@ -19,8 +20,8 @@ class Settings(BaseModel):
         validate_default=True,
         protected_namespaces=(),
     )
-    speed: ClassVar[frozenset[str]] = frozenset()
+    not_in_recipe: ClassVar[frozenset[str]] = frozenset()
 
     def recipe(self) -> dict[str, Any]:
         """The settings that change the result, as plain JSON values."""
-        return self.model_dump(mode="json", exclude=set(self.speed))
+        return self.model_dump(mode="json", exclude=set(self.not_in_recipe))

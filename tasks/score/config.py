@@ -10,7 +10,7 @@ from tasks.settings import Settings
 class ScoreConfig(Settings):
     """Sizes of the held-out samples and of the evidence kept per latent."""
 
-    speed: ClassVar[frozenset[str]] = frozenset({"tasks_in_flight"})
+    not_in_recipe: ClassVar[frozenset[str]] = frozenset({"tasks_in_flight"})
 
     max_tokens: int = Field(131_072, ge=1)
     """Held-out tokens on which the SAE and its latents are scored."""

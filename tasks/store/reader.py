@@ -7,7 +7,6 @@ the step. Resuming needs no saved buffer.
 
 import functools
 import heapq
-import io
 import queue
 import threading
 from collections.abc import Iterator
@@ -21,7 +20,8 @@ import pyarrow.parquet as pq
 
 from tasks.artifacts import require_manifest
 from tasks.errors import ArtifactError, InputError
-from tasks.store.objects import LocalStore, ObjectStore, open_store
+from tasks.store.files import open_file
+from tasks.store.objects import open_store
 from tasks.store.schema import Array, RowFormat, storage_dtype
 from tasks.store.writer import Rows
 
@@ -102,7 +102,7 @@ class Split:
         shard = self.shards[index]
         where = f"{self.uri}/{shard['key']}"
         try:
-            file = pq.ParquetFile(_source(self._store, shard["key"], shard["size"]), pre_buffer=True)
+            file = pq.ParquetFile(open_file(self._store, shard["key"], shard["size"]), pre_buffer=True)
         except FileNotFoundError:
             raise ArtifactError(f"{where} is missing. Delete {self.uri} and harvest again.") from None
         except (OSError, pa.ArrowInvalid) as error:
@@ -280,36 +280,3 @@ def _chunk_matrix(chunk: pa.FixedSizeBinaryArray, d_in: int, dtype: str) -> Arra
         chunk.buffers()[1], stored, count=len(chunk) * d_in, offset=chunk.offset * d_in * stored.itemsize
     )
     return flat.reshape(len(chunk), d_in)
-
-
-def _source(store: ObjectStore, key: str, size: int) -> pa.NativeFile:
-    if isinstance(store, LocalStore):
-        return pa.memory_map(f"{store.uri}/{key}")
-    return pa.PythonFile(_RangeFile(store, key, size), mode="r")
-
-
-class _RangeFile(io.RawIOBase):
-    """A read-only file over an object's byte ranges; Parquet asks for whole column chunks, so nothing is cached."""
-
-    def __init__(self, store: ObjectStore, key: str, size: int) -> None:
-        self._store, self._key, self._size, self._at = store, key, size, 0
-
-    def seekable(self) -> bool:
-        return True
-
-    def readable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        self._at = base + offset
-        return self._at
-
-    def read(self, size: int = -1) -> bytes:
-        left = max(0, self._size - self._at)
-        data = self._store.get(self._key, self._at, left if size < 0 else min(size, left)) if left and size else b""
-        self._at += len(data)
-        return data

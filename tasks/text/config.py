@@ -1,5 +1,7 @@
 """Which text is read, and how it becomes sequences of tokens."""
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from tasks.settings import Settings
@@ -7,6 +9,8 @@ from tasks.settings import Settings
 
 class TextConfig(Settings):
     """The corpus and its packing."""
+
+    not_in_recipe: ClassVar[frozenset[str]] = frozenset({"source"})
 
     source: str | None = None
     """Path, glob or s3:// URI of .parquet, .jsonl[.gz|.zst] or .txt files, or the name of a Hugging Face dataset."""

@@ -10,7 +10,7 @@ from tasks.settings import Settings
 class TrainConfig(Settings):
     """Length, schedule and workers of the training run; lengths are in tokens (rows)."""
 
-    speed: ClassVar[frozenset[str]] = frozenset(
+    not_in_recipe: ClassVar[frozenset[str]] = frozenset(
         {
             "workers",
             "cpus_per_worker",

@@ -1,0 +1,57 @@
+"""Where everything that a configuration makes will lie, known before anything runs."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tasks.artifacts import address
+from tasks.config import PipelineConfig
+from tasks.harvest.sources import source_identity
+from tasks.lm.load import model_identity
+from tasks.store.objects import open_store
+from tasks.text.corpus import corpus_identity
+
+# Raised when a stage's code comes to give another result for the same settings.
+_VERSIONS = {"tokens": 1, "activations": 1, "saes": 1, "scores": 1, "reports": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Absolute URIs of the five stages' directories."""
+
+    tokens: str | None
+    """None where the activations are the user's own."""
+    activations: str
+    sae: str
+    scores: str
+    report: str
+
+
+def addresses(config: PipelineConfig) -> Addresses:
+    """The addresses of a configuration; reads the inputs' bytes (they are hashed) and nothing of the results.
+
+    Raises:
+        InputError: a corpus, model or source of activations is not there.
+    """
+    root = open_store(config.storage).uri
+
+    def place(stage: str, settings: dict[str, Any], *inputs: str) -> str:
+        return address(root, stage, config.name, {"version": _VERSIONS[stage], **settings}, inputs)
+
+    tokens, activations = _inputs(config, place)
+    training = {"train": config.train.recipe(), "sae": asdict(config.sae), "hook": config.hook}
+    sae = place("saes", training, activations)
+    scores = place("scores", {"score": config.score.recipe()}, sae)
+    report = place("reports", {"report": config.report.recipe(), "name": config.name}, scores)
+    return Addresses(tokens, activations, sae, scores, report)
+
+
+def _inputs(config: PipelineConfig, place: Callable[..., str]) -> tuple[str | None, str]:
+    if config.activations.source is not None:
+        cut = {"shard_tokens": config.harvest.shard_tokens, "row_group_rows": config.harvest.row_group_rows}
+        own = {"activations": config.activations.recipe(), **cut}
+        return None, place("activations", own, source_identity(config.activations))
+    model = model_identity(config.model)
+    tokens = place("tokens", {"text": config.text.recipe()}, corpus_identity(config.text), model)
+    harvest = {"harvest": config.harvest.recipe(), "model": config.model.recipe()}
+    return tokens, place("activations", harvest, tokens, model)

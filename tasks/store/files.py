@@ -1,0 +1,91 @@
+"""Stored objects as files that Arrow can read, and sequences of tokens read back."""
+
+import hashlib
+import io
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tasks.errors import ArtifactError
+from tasks.store.objects import LocalStore, ObjectStore, open_store, s3_filesystem
+
+
+def open_file(store: ObjectStore, key: str, size: int | None = None) -> pa.NativeFile:
+    """A stored object for random access: memory-mapped on local disk, by byte ranges elsewhere.
+
+    Raises:
+        FileNotFoundError: there is no such object.
+    """
+    if isinstance(store, LocalStore):
+        return pa.memory_map(f"{store.uri}/{key}")
+    if size is None:
+        info = store.head(key)
+        if info is None:
+            raise FileNotFoundError(f"{store.uri}/{key}")
+        size = info.size
+    return pa.PythonFile(_RangeFile(store, key, size), mode="r")
+
+
+def content_identity(path: str) -> str:
+    """What a file holds, wherever it lies: SHA-256 of a local file, entity tag and size of an s3:// object.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    if path.startswith("s3://"):
+        info = s3_filesystem().info(path)
+        return f"s3-etag-{info['ETag']}-{info['size']}".replace('"', "")
+    with open(path, "rb") as file:
+        return "sha256-" + hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_sequences(tokens: str, first: int, n: int) -> npt.NDArray[np.int32]:
+    """Token ids [n, context_length] of sequences ``first`` to ``first + n`` of a tokens directory.
+
+    Raises:
+        ArtifactError: the directory does not hold these sequences.
+    """
+    file = pq.ParquetFile(open_file(open_store(tokens), "sequences.parquet"))
+    groups, skipped, seen = [], 0, 0
+    for group in range(file.metadata.num_row_groups):
+        rows = file.metadata.row_group(group).num_rows
+        if seen + rows <= first:
+            skipped += rows
+        elif seen < first + n:
+            groups.append(group)
+        seen += rows
+    table = file.read_row_groups(groups, columns=["token_ids"], use_threads=False).slice(first - skipped, n)
+    if len(table) != n:
+        raise ArtifactError(f"{tokens} holds {seen} sequences, not {first + n}. Delete it and run again.")
+    flat = pa.concat_arrays(chunk.flatten() for chunk in table["token_ids"].chunks).to_numpy()
+    return flat.reshape(n, -1)
+
+
+class _RangeFile(io.RawIOBase):
+    """A read-only file over an object's byte ranges; Parquet asks for whole column chunks, so nothing is cached."""
+
+    def __init__(self, store: ObjectStore, key: str, size: int) -> None:
+        self._store, self._key, self._size, self._at = store, key, size, 0
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        self._at = base + offset
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        left = max(0, self._size - self._at)
+        wanted = left if size < 0 else min(size, left)
+        data = self._store.get(self._key, self._at, wanted) if wanted else b""
+        self._at += len(data)
+        return data
