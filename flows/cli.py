@@ -1,0 +1,204 @@
+"""The command line: ``saemill run|harvest|train|score|report|status|serve``.
+
+Results go to stdout, everything else to stderr. Exit codes: 0 done; 2 the user's input is wrong (one sentence);
+130 and 143 stopped by SIGINT and SIGTERM; 1 anything else.
+"""
+
+import dataclasses
+import json
+import logging
+import os
+import shlex
+import signal
+import sys
+from importlib.metadata import version
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from typer.exceptions import TyperException
+
+from flows.console import listening, say, stdout_kept_clean
+from flows.pipeline import Result, Stage, StageName, run_pipeline
+from flows.status import describe_status, status_of
+from tasks.addresses import Addresses
+from tasks.config import PipelineConfig, load_config
+from tasks.errors import InputError, SaemillError
+
+# Libraries that would write over the progress bars; each still shows its errors.
+QUIET = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",
+    "DO_NOT_TRACK": "1",
+}
+
+ConfigPath = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file of settings, such as configs/demo.yaml.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Change a setting, such as sae.k=16. May be given several times."),
+]
+Storage = Annotated[
+    str | None,
+    typer.Option(metavar="URI", help="Root of all results: a folder or s3://bucket/prefix. Same as --set storage=URI."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, last, on stdout.")]
+
+app = typer.Typer(
+    help="From text to published, scored sparse-autoencoder features. Every command can be stopped and given again.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+class Terminated(BaseException):
+    """SIGTERM came; not an Exception, so that nothing on the way takes it for a failure."""
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command line and exit with its code."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    arguments = sys.argv[1:] if arguments is None else arguments
+    before = signal.signal(signal.SIGTERM, _on_sigterm)
+    try:
+        sys.exit(_exit_code(arguments))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _exit_code(arguments: list[str]) -> int:
+    try:
+        return app(arguments, prog_name="saemill", standalone_mode=False) or 0
+    except TyperException as error:
+        _complain(f"{error.format_message()} See saemill --help.")
+        return error.exit_code
+    except SaemillError as error:
+        # Ray wraps what its workers raise; the cause is the sentence, the wrapper a traceback.
+        _complain(str(getattr(error, "cause", error)))
+        return 2 if isinstance(error, InputError) else 1
+    except (KeyboardInterrupt, Terminated) as stopped:
+        _complain(f"Stopped. The same command goes on from here: saemill {shlex.join(arguments)}")
+        return 130 if isinstance(stopped, KeyboardInterrupt) else 143
+
+
+def _on_sigterm(signal_number: int, frame: FrameType | None) -> NoReturn:
+    raise Terminated
+
+
+def _complain(sentence: str) -> None:
+    say(Console(stderr=True), f"saemill: {sentence}")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"saemill {version('saemill')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options that come before the command."""
+
+
+@app.command()
+def run(config: ConfigPath, overrides: Overrides = None, storage: Storage = None, as_json: AsJson = False) -> None:
+    """Run the whole pipeline and print the path of its report. What is finished is not done again."""
+    _run_until("report", config, overrides, storage, as_json)
+
+
+@app.command()
+def harvest(config: ConfigPath, overrides: Overrides = None, storage: Storage = None, as_json: AsJson = False) -> None:
+    """Write the model's activations, and print where they are."""
+    _run_until("harvest", config, overrides, storage, as_json)
+
+
+@app.command()
+def train(config: ConfigPath, overrides: Overrides = None, storage: Storage = None, as_json: AsJson = False) -> None:
+    """Train the SAE, after what it needs, and print where it is."""
+    _run_until("train", config, overrides, storage, as_json)
+
+
+@app.command()
+def score(config: ConfigPath, overrides: Overrides = None, storage: Storage = None, as_json: AsJson = False) -> None:
+    """Score the SAE's latents, after what that needs, and print where the scores are."""
+    _run_until("score", config, overrides, storage, as_json)
+
+
+@app.command()
+def report(config: ConfigPath, overrides: Overrides = None, storage: Storage = None, as_json: AsJson = False) -> None:
+    """Write the report, after what it needs, and print its path."""
+    _run_until("report", config, overrides, storage, as_json)
+
+
+@app.command()
+def status(config: ConfigPath, overrides: Overrides = None, storage: Storage = None, as_json: AsJson = False) -> None:
+    """Tell which results exist and how far an unfinished run is."""
+    stages = status_of(load_config(config, overrides or (), storage))
+    if as_json:
+        typer.echo(json.dumps({stage.result: dataclasses.asdict(stage) for stage in stages}))
+    else:
+        typer.echo("\n".join(describe_status(stage) for stage in stages))
+
+
+@app.command()
+def serve(
+    config: Annotated[
+        str, typer.Option(metavar="CONFIG", help="Settings that fill the form of the deployment pipeline.")
+    ] = "configs/demo.yaml",
+    nightly: Annotated[
+        str, typer.Option(metavar="CONFIG", help="Settings of the deployment nightly.")
+    ] = "configs/nightly.yaml",
+    cron: Annotated[
+        str | None, typer.Option(help="When nightly starts. Left out: as edited in the UI, at first '17 2 * * *'.")
+    ] = None,
+    timezone: Annotated[str, typer.Option(help="Time zone of --cron.")] = "Europe/London",
+    port: Annotated[int, typer.Option(min=1, max=65534, help="Port of the Prefect server, on loopback only.")] = 4200,
+    server: Annotated[str | None, typer.Option(metavar="URL", help="Use the Prefect server that runs there.")] = None,
+    storage: Storage = None,
+) -> None:
+    """Start a Prefect server with the deployments pipeline and nightly, and run what is started there."""
+    from flows.serve import ServeOptions, serve
+
+    serve(ServeOptions(config, nightly, cron, timezone, storage, port, server))
+
+
+def _run_until(until: StageName, path: str, overrides: list[str] | None, storage: str | None, as_json: bool) -> None:
+    config = load_config(path, overrides or (), storage)
+    with stdout_kept_clean():
+        result = _recorded(config, until) if os.environ.get("PREFECT_API_URL") else _plain(config, until)
+    typer.echo(json.dumps(dataclasses.asdict(result)) if as_json else _printed(result, until))
+
+
+def _plain(config: PipelineConfig, until: StageName) -> Result:
+    console = Console(stderr=True)
+    with listening(console) as listener:
+
+        def call(stage: Stage, config: PipelineConfig, at: Addresses) -> None:
+            finished = stage.finished(at)
+            say(console, f"{stage.name}: {stage.out(at)}{' (finished earlier)' if finished else ''}")
+            if not finished:
+                stage.run(config, at, listener)
+
+        return run_pipeline(config, call, until)
+
+
+def _recorded(config: PipelineConfig, until: StageName) -> Result:
+    """Run as a Prefect flow, recorded by the server at PREFECT_API_URL."""
+    from flows.on_prefect import pipeline  # only here, so that without a server Prefect is not even imported
+
+    return pipeline(config, until)
+
+
+def _printed(result: Result, until: StageName) -> str:
+    if until == "report":
+        return f"{result.report}/index.html"
+    return str({"harvest": result.activations, "train": result.sae, "score": result.scores}[until])

@@ -1,0 +1,96 @@
+"""What a run says on the console: bars on a terminal, plain lines elsewhere. All of it goes to stderr."""
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, TaskID, TextColumn
+from rich.progress import Progress as Bars
+
+from tasks.progress import Listener, Progress
+
+LINE_EVERY_S = 5.0
+
+
+def say(console: Console, message: str) -> None:
+    """Print a line as it is: unwrapped, uncoloured, with its brackets left alone."""
+    console.print(message, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def listening(console: Console) -> Iterator[Listener]:
+    """A listener that shows progress on the console until the block ends."""
+    if not console.is_terminal:
+        yield Lines(console)
+        return
+    columns = (TextColumn("{task.fields[stage]:<9}"), BarColumn(bar_width=24), TextColumn("{task.description}"))
+    with Bars(*columns, console=console, refresh_per_second=4) as bars:
+        yield _on_bars(bars)
+
+
+class Lines:
+    """Shows a stage's progress as a plain line, at most every ``LINE_EVERY_S``, and its end."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._shown: dict[str, float] = {}
+        """When a stage last had a line, in monotonic seconds."""
+
+    def __call__(self, progress: Progress) -> None:
+        """Show the progress unless the stage's last line is too fresh."""
+        now = time.monotonic()
+        ended = progress.done >= progress.total
+        if ended or now - self._shown.get(progress.stage, -LINE_EVERY_S) >= LINE_EVERY_S:
+            self._shown[progress.stage] = now
+            say(self._console, f"{progress.stage}: {describe(progress)}")
+
+
+def _on_bars(bars: Bars) -> Listener:
+    shown: dict[str, TaskID] = {}
+
+    def listen(progress: Progress) -> None:
+        if progress.stage not in shown:
+            shown[progress.stage] = bars.add_task("", stage=progress.stage)
+        bars.update(
+            shown[progress.stage], completed=progress.done, total=progress.total or None, description=describe(progress)
+        )
+
+    return listen
+
+
+def describe(progress: Progress) -> str:
+    """The progress in words, such as '1,024/4,096 tokens, 512 tokens/s, 6 s left, loss 0.25'."""
+    parts = [f"{progress.done:,}/{progress.total:,} {progress.unit}"]
+    if progress.per_second is not None:
+        parts.append(f"{progress.per_second:,.0f} {progress.unit}/s")
+    if progress.eta_s is not None and progress.done < progress.total:
+        parts.append(f"{duration(progress.eta_s)} left")
+    parts += [f"{name} {value:.3g}" for name, value in progress.numbers.items()]
+    return ", ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person would say them: '42 s', '7 min', '3.5 h'."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+
+
+@contextlib.contextmanager
+def stdout_kept_clean() -> Iterator[None]:
+    """Send whatever this process and its children write to stdout to stderr instead, until the block ends.
+
+    Ray's workers and libraries print as they like; what remains on stdout is then only what the caller prints after.
+    """
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)

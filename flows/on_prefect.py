@@ -1,0 +1,148 @@
+"""The pipeline as a Prefect flow: one Prefect task per stage, small JSON references between them, and artifacts.
+
+Bytes never pass through Prefect, and neither do results: the manifests on storage are the cache.
+"""
+
+import logging
+import time
+from typing import Any
+from uuid import UUID
+
+import httpx
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import (
+    create_link_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    update_progress_artifact,
+)
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.states import Completed
+
+from flows.console import describe
+from flows.pipeline import Result, Stage, StageName, run_pipeline, stages
+from flows.reports import link_to
+from tasks.addresses import Addresses
+from tasks.config import PipelineConfig
+from tasks.errors import InputError
+from tasks.progress import Listener, Progress
+
+ARTIFACT_EVERY_S = 10.0
+"""Each update is a write to the server's database."""
+LOG_EVERY_S = 5.0
+DAY_S = 24 * 3600
+TIMEOUT_S = {"tokenize": DAY_S, "harvest": 14 * DAY_S, "train": 14 * DAY_S, "score": DAY_S, "report": DAY_S}
+"""After this long a stage counts as hung; it goes on from what it wrote when it is tried again."""
+
+
+@flow(name="pipeline", persist_result=False)
+def pipeline(config: PipelineConfig, until: StageName = "report") -> Result:
+    """Harvest a language model's activations, train a sparse autoencoder on them, score its latents, write a report.
+
+    Results are named by the settings that change them: what is finished already is not done again.
+
+    Args:
+        config: Everything that decides what is run. Each setting has its default; change what you like.
+        until: The last stage to run.
+    """
+    return conduct(config, until)
+
+
+def conduct(config: PipelineConfig, until: StageName = "report") -> Result:
+    """Run the pipeline inside the present flow run and publish what came of it as artifacts."""
+    result = run_pipeline(config, _call, until)
+    publish(result)
+    return result
+
+
+def _worth_another_try(_task: Any, _run: TaskRun, state: State[Any]) -> bool:
+    """Whether another try can help: wrong input stays wrong."""
+    return not isinstance(state.result(raise_on_failure=False), InputError)
+
+
+@task(
+    retries=2,
+    retry_delay_seconds=[10, 60],
+    retry_condition_fn=_worth_another_try,
+    persist_result=False,
+    cache_policy=NO_CACHE,
+)
+def run_stage(name: StageName, config: PipelineConfig, at: Addresses) -> str | State[str]:
+    """Run one stage; the URI of what it wrote."""
+    (stage,) = (stage for stage in stages(config) if stage.name == name)
+    out = stage.out(at)
+    if stage.finished(at):
+        return Completed(name="FinishedEarlier", message=f"{out} was finished before.", data=out)
+    stage.run(config, at, _listener(name))
+    return out
+
+
+def _call(stage: Stage, config: PipelineConfig, at: Addresses) -> None:
+    run_stage.with_options(name=stage.name, task_run_name=stage.name, timeout_seconds=TIMEOUT_S[stage.name])(
+        stage.name, config, at
+    )
+
+
+def _listener(stage: str) -> Listener:
+    """Tell the run's log and a progress artifact of a stage's progress, each at its own pace."""
+    logger = get_run_logger()
+    bar = _ProgressArtifact(stage) if stage in ("harvest", "train") else None
+    logged = -LOG_EVERY_S
+
+    def listen(progress: Progress) -> None:
+        nonlocal logged
+        ended = progress.done >= progress.total
+        if ended or time.monotonic() - logged >= LOG_EVERY_S:
+            logged = time.monotonic()
+            logger.info(describe(progress))
+        if bar is not None:
+            bar.show(progress)
+
+    return listen
+
+
+class _ProgressArtifact:
+    """A bar in Prefect's UI, moved at most every ``ARTIFACT_EVERY_S``."""
+
+    def __init__(self, stage: str) -> None:
+        self._moved = time.monotonic()
+        created = create_progress_artifact(progress=0.0, key=f"{stage}-progress", description=f"{stage}: starting")
+        assert isinstance(created, UUID)  # a coroutine where an event loop runs; a sync task has none
+        self._id = created
+
+    def show(self, progress: Progress) -> None:
+        """Move the bar if it is time, or if the stage is at its end."""
+        share = 100.0 * progress.done / progress.total if progress.total else 0.0
+        if share < 100.0 and time.monotonic() - self._moved < ARTIFACT_EVERY_S:
+            return
+        self._moved = time.monotonic()
+        try:
+            update_progress_artifact(self._id, progress=min(share, 100.0), description=describe(progress))
+        except httpx.HTTPError as error:  # a bar is not worth a run of hours
+            logging.getLogger(__name__).warning("progress could not be shown in Prefect: %s", error)
+
+
+def publish(result: Result) -> None:
+    """Publish the summary as a table and a link to the report."""
+    if result.report is not None:
+        link = link_to(result.report)
+        create_link_artifact(link=link, link_text="Open the report", key="report", description=result.report)
+    if result.scores is not None:
+        create_markdown_artifact(markdown=summary_table(result), key="summary", description="What came of the run")
+
+
+def summary_table(result: Result) -> str:
+    """The summary in Markdown: figures, baselines, and where everything lies."""
+    summary = result.summary
+    rows = [(name, summary.get(name)) for name in ("fvu", "l0", "dead_fraction", "dense_fraction", "ce_recovered")]
+    rows += [(f"baseline fvu: {name}", figures.get("fvu")) for name, figures in summary.get("baselines", {}).items()]
+    rows += [(f"{name} tokens/s", rate) for name, rate in summary["tokens_per_second"].items()]
+    lines = ["| figure | value |", "|---|---|", *(f"| {name} | {_number(value)} |" for name, value in rows)]
+    places = [f"* {name}: `{getattr(result, name)}`" for name in ("tokens", "activations", "sae", "scores", "report")]
+    heading = [f"[Open the report]({link_to(result.report)})", ""] if result.report is not None else []
+    return "\n".join([*heading, *lines, "", *places])
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"

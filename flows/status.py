@@ -1,0 +1,74 @@
+"""Which results of a configuration exist, and how far a running or killed one is."""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from flows.pipeline import Stage, stages
+from tasks.addresses import Addresses, addresses
+from tasks.artifacts import read_manifest
+from tasks.config import PipelineConfig
+from tasks.harvest.shards import plan_shards
+from tasks.store.objects import ObjectStore, open_store
+
+
+@dataclass(frozen=True, slots=True)
+class StageStatus:
+    """How far one stage is."""
+
+    result: str
+    """The key under which ``saemill run --json`` names the result."""
+    uri: str
+    state: Literal["finished", "unfinished", "absent"]
+    done: int | None = None
+    total: int | None = None
+    unit: str | None = None
+    """What ``done`` and ``total`` count."""
+
+
+def status_of(config: PipelineConfig) -> list[StageStatus]:
+    """The stages' states, in order; writes nothing.
+
+    Raises:
+        InputError: the corpus or the model cannot be read, so the addresses are unknown.
+        ArtifactError: a manifest is damaged.
+    """
+    at = addresses(config)
+    return [_status(stage, config, at) for stage in stages(config)]
+
+
+def describe_status(status: StageStatus) -> str:
+    """One line, such as 'activations  unfinished  3/14 shards   runs/activations/demo-0123456789ab'."""
+    total = "?" if status.total is None else f"{status.total:,}"
+    counted = "" if status.done is None else f"{status.done:,}/{total} {status.unit}"
+    return f"{status.result:<12} {status.state:<11} {counted:<26} {status.uri}"
+
+
+def _status(stage: Stage, config: PipelineConfig, at: Addresses) -> StageStatus:
+    uri = stage.out(at)
+    if stage.finished(at):
+        return StageStatus(stage.writes, uri, "finished")
+    store = open_store(uri)
+    if next(store.list(), None) is None:
+        return StageStatus(stage.writes, uri, "absent")
+    if stage.writes == "activations":
+        done = sum(1 for _ in store.list("commits/"))
+        return StageStatus(stage.writes, uri, "unfinished", done, _planned_shards(config, at), "shards")
+    if stage.writes == "sae":
+        done = _checkpointed_steps(store) * config.train.batch_tokens
+        return StageStatus(stage.writes, uri, "unfinished", done, config.train.tokens, "tokens")
+    return StageStatus(stage.writes, uri, "unfinished")
+
+
+def _planned_shards(config: PipelineConfig, at: Addresses) -> int | None:
+    """Shards to harvest in all; unknown for activations of the user's own, whose rows are counted in ingestion."""
+    tokens = read_manifest(at.tokens) if at.tokens is not None else None
+    if tokens is None:
+        return None
+    return len(plan_shards(tokens["n_sequences"], tokens["context_length"], config.harvest.shard_tokens))
+
+
+def _checkpointed_steps(store: ObjectStore) -> int:
+    """The step of the last checkpoint on storage, 0 where there is none."""
+    names = (re.search(r"step[-_](\d+)", info.key) for info in store.list("checkpoints/"))
+    return max((int(name.group(1)) for name in names if name), default=0)
