@@ -1,0 +1,91 @@
+"""GGUF files, read at the speed that their size deserves.
+
+transformers 5.23 with gguf 0.19 takes 27 s on one core for the tokenizer and weights of SmolLM2-135M (93 MB): it walks
+the vocabulary through ``np.memmap`` slices, once per call, and builds the map of tensor names once per submodule (397
+times). ``quick_gguf`` takes 3.4 s for the same objects, by a reader with cheap slices and by remembering both results.
+"""
+
+import contextlib
+import functools
+import importlib
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+
+from tasks.errors import InputError
+
+MAGIC = b"GGUF"
+
+
+class _QuickReader(gguf.GGUFReader):  # type: ignore[misc]
+    """``gguf.GGUFReader`` over a plain view of the mapped file: np.memmap pays for every slice it hands out."""
+
+    @property
+    def data(self) -> npt.NDArray[np.uint8]:
+        return self._data
+
+    @data.setter
+    def data(self, mapped: npt.NDArray[np.uint8]) -> None:
+        self._data = mapped.view(np.ndarray)
+
+    def _get(
+        self,
+        offset: int,
+        dtype: npt.DTypeLike,
+        count: int = 1,
+        override_order: Literal["I", "S", "<"] | None = None,
+    ) -> npt.NDArray[Any]:
+        ordered = np.dtype(dtype).newbyteorder(override_order or self.byte_order)
+        return np.frombuffer(self._data, ordered, int(count), int(offset))
+
+
+@contextlib.contextmanager
+def quick_gguf() -> Iterator[None]:
+    """While this is open, transformers reads GGUF files quickly and without progress bars; the results are the same.
+
+    transformers looks these names up at each call and takes no reader of ours, hence the replacement.
+    """
+    loader = importlib.import_module("transformers.modeling_gguf_pytorch_utils")
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_replaced(gguf, "GGUFReader", functools.lru_cache(1)(_QuickReader)))
+        stack.enter_context(_replaced(gguf, "get_tensor_name_map", functools.lru_cache(1)(gguf.get_tensor_name_map)))
+        stack.enter_context(_replaced(loader, "tqdm", functools.partial(loader.tqdm, disable=True)))
+        yield
+
+
+def check_gguf(path: Path) -> None:
+    """Refuse a file that is not GGUF or whose end is missing, before anything long begins (0.5 s for 93 MB, once).
+
+    Raises:
+        InputError: the file cannot be read, is of another format, or is cut short.
+    """
+    try:
+        stat = path.stat()
+        _parse(path, stat.st_size, stat.st_mtime_ns)
+    except (OSError, ValueError, KeyError, IndexError, OverflowError, UnicodeDecodeError, struct.error) as error:
+        raise InputError(f"{path} is a damaged or incomplete GGUF file ({error}). Download it again.") from None
+
+
+@functools.lru_cache(maxsize=8)
+def _parse(path: Path, size: int, mtime_ns: int) -> None:
+    """Read the whole header; size and time of change are there to notice that a remembered success is stale."""
+    with path.open("rb") as file:
+        magic = file.read(len(MAGIC))
+    if magic != MAGIC:
+        raise InputError(f"{path} is not a GGUF file: it starts with {magic!r} instead of {MAGIC!r}.")
+    _QuickReader(path)
+
+
+@contextlib.contextmanager
+def _replaced(module: Any, name: str, value: Any) -> Iterator[None]:
+    original = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, original)

@@ -1,0 +1,118 @@
+"""Loading a subject model, its tokenizer, or a weightless skeleton of it: quietly, quickly and never from pickles."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from tasks.errors import InputError
+from tasks.lm.config import ModelConfig
+from tasks.lm.files import ModelFiles, model_identity, resolve
+from tasks.lm.gguf import quick_gguf
+
+__all__ = ["ModelFiles", "load_model", "load_skeleton", "load_tokenizer", "model_identity", "resolve"]
+
+
+def load_tokenizer(config: ModelConfig) -> Any:
+    """The model's fast tokenizer.
+
+    Raises:
+        InputError: there is no such model, its tokenizer is missing or damaged, or it has no fast one.
+    """
+    files = resolve(config)
+    with _reading(config, "tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(files.location, trust_remote_code=False, **files.arguments)
+    if not tokenizer.is_fast:
+        raise InputError(f"Model {config.name!r} has only a slow Python tokenizer, but needs a fast one (tokenizer.json).")
+    return tokenizer
+
+
+def load_model(config: ModelConfig, device: str | torch.device = "cpu") -> Any:
+    """The model in ``config.dtype``, in eval mode, without gradients, on ``device``.
+
+    A causal language model where the checkpoint is one, else its encoder. GGUF weights are unpacked tensor by tensor
+    straight into ``config.dtype``: SmolLM2-135M takes 2.4 s on one core and 270 MB of weights, at a peak of 370 MB.
+
+    Raises:
+        InputError: there is no such model, its files are damaged or incomplete, or its architecture is not supported.
+    """
+    files = resolve(config)
+    unpack = {"quantization_config": GgufConfig(dequantize=True)} if files.gguf else {}
+    with _reading(config, "weights"):
+        model_config = AutoConfig.from_pretrained(files.location, trust_remote_code=False, **files.arguments)
+        model, report = _auto_class(model_config).from_pretrained(
+            files.location,
+            config=model_config,
+            dtype=getattr(torch, config.dtype),
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **files.arguments,
+            **unpack,
+        )
+    _refuse_random_weights(config, model, sorted(report["missing_keys"]))
+    return model.eval().requires_grad_(False).to(device)
+
+
+def load_skeleton(config: ModelConfig) -> Any:
+    """The model without weights, on the meta device: to list modules and widths at no cost in memory.
+
+    Raises:
+        InputError: there is no such model, or its configuration is damaged or not supported.
+    """
+    files = resolve(config)
+    with _reading(config, "configuration"), torch.device("meta"):
+        model_config = AutoConfig.from_pretrained(files.location, trust_remote_code=False, **files.arguments)
+        model = _auto_class(model_config).from_config(model_config, dtype=getattr(torch, config.dtype))
+    return model.eval().requires_grad_(False)
+
+
+def _auto_class(model_config: Any) -> Any:
+    """Causal language models keep their unembedding; whatever else a checkpoint was made for, its body is an encoder."""
+    named = set(model_config.architectures or ())
+    causal = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
+    known = model_config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    return AutoModelForCausalLM if known and (not named or named & causal) else AutoModel
+
+
+def _refuse_random_weights(config: ModelConfig, model: Any, missing: list[str]) -> None:
+    """transformers fills weights that a checkpoint lacks with random numbers; only an unused pooler may lack."""
+    if any(key.startswith("pooler.") for key in missing):
+        model.pooler = None  # encoders are often saved without it, and know how to do without
+    lacking = [key for key in missing if not key.startswith("pooler.")]
+    if lacking:
+        shown = ", ".join(lacking[:3]) + (", ..." if len(lacking) > 3 else "")
+        raise InputError(
+            f"Model {config.name!r} lacks {len(lacking)} weights that {type(model).__name__} needs ({shown}); "
+            "its files are incomplete or of another architecture."
+        )
+
+
+@contextlib.contextmanager
+def _reading(config: ModelConfig, part: str) -> Iterator[None]:
+    """Silence transformers while it loads, and turn what it raises at bad files into one sentence."""
+    with _quiet(), quick_gguf():
+        try:
+            yield
+        except (OSError, ValueError, KeyError, IndexError, NotImplementedError, RuntimeError, SafetensorError) as error:
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise InputError(f"The {part} of model {config.name!r} cannot be loaded: {reason}.") from None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    logging = transformers.utils.logging
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
