@@ -7,7 +7,7 @@ from typing import Any
 from tasks.artifacts import address
 from tasks.config import PipelineConfig
 from tasks.harvest.sources import source_identity
-from tasks.lm.load import model_identity
+from tasks.lm.files import model_identity
 from tasks.store.objects import open_store
 from tasks.text.corpus import corpus_identity
 

