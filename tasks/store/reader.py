@@ -87,12 +87,22 @@ class Split:
         table = self._open(unit.shard).read_row_group(unit.row_group, columns=["activation"], use_threads=False)
         return self._matrix(table)[unit.start : unit.stop]
 
-    def shard(self, index: int) -> Rows:
-        """One shard's rows, whole and in stored order."""
-        table = self._open(index).read(use_threads=False)
+    def shard(self, index: int, start: int = 0, stop: int | None = None) -> Rows:
+        """Rows [start, stop) of one shard in stored order, all by default; only the row groups that hold them are read."""
+        ends = np.cumsum(self.shards[index]["row_groups"], dtype=np.int64)
+        stop = self.shards[index]["rows"] if stop is None else stop
+        first, last = np.searchsorted(ends, start, "right"), np.searchsorted(ends, stop, "left")
+        groups = range(int(first), min(int(last) + 1, len(ends)))
+        skipped = int(ends[groups.start - 1]) if groups.start else 0
+        table = self._open(index).read_row_groups(list(groups), use_threads=False).slice(start - skipped, stop - start)
         label = table["label"].to_pylist() if "label" in table.column_names else None
         token_id, sequence, position = (table[name].to_numpy() for name in ("token_id", "sequence", "position"))
         return Rows(self._matrix(table), token_id, sequence, position, label)
+
+    def places(self, index: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
+        """Sequence and position of each row of one shard, without reading its activations."""
+        table = self._open(index).read(columns=["sequence", "position"], use_threads=False)
+        return table["sequence"].to_numpy(), table["position"].to_numpy()
 
     def _matrix(self, table: pa.Table) -> Array:
         chunks = [_chunk_matrix(chunk, self.d_in, self.dtype) for chunk in table["activation"].chunks]

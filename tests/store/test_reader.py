@@ -72,6 +72,19 @@ def test_a_shard_comes_back_with_its_places(stored: Store) -> None:
     assert rows.sequence[:3].tolist() == [5, 5, 5]
 
 
+@pytest.mark.parametrize(("start", "stop"), [(0, 7), (3, 5), (6, 15), (7, 14), (13, 20), (19, 20)])
+def test_a_part_of_a_shard_is_the_same_rows_of_the_whole(stored: Store, start: int, stop: int) -> None:
+    rows = Split(stored([3, 20]), "layer", "train").shard(1, start, stop)
+    assert rows.token_id.tolist() == list(range(3 + start, 3 + stop))
+    assert numbers(rows.activation) == list(range(3 + start, 3 + stop))
+
+
+def test_places_are_read_without_activations(stored: Store) -> None:
+    sequence, position = Split(stored([20, 11]), "layer", "train").places(1)
+    assert sequence[:5].tolist() == [5, 5, 5, 5, 6]
+    assert position[:5].tolist() == [0, 1, 2, 3, 0]
+
+
 def test_a_missing_shard_is_named(stored: Store) -> None:
     uri = stored([20, 11])
     key = next(o.key for o in open_store(uri).list("layer/train/00001"))
