@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -41,8 +42,10 @@ def content_identity(path: str) -> str:
         return "sha256-" + hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_sequences(tokens: str, first: int, n: int) -> npt.NDArray[np.int32]:
-    """Token ids [n, context_length] of sequences ``first`` to ``first + n`` of a tokens directory.
+def read_sequences(
+    tokens: str, first: int, n: int, column: Literal["token_ids", "document"] = "token_ids"
+) -> npt.NDArray[np.int32]:
+    """Token ids, or each token's document, [n, context_length] of sequences ``first`` to ``first + n``.
 
     Raises:
         ArtifactError: the directory does not hold these sequences.
@@ -56,11 +59,12 @@ def read_sequences(tokens: str, first: int, n: int) -> npt.NDArray[np.int32]:
         elif seen < first + n:
             groups.append(group)
         seen += rows
-    table = file.read_row_groups(groups, columns=["token_ids"], use_threads=False).slice(first - skipped, n)
+    table = file.read_row_groups(groups, columns=[column], use_threads=False).slice(first - skipped, n)
     if len(table) != n:
         raise ArtifactError(f"{tokens} holds {seen} sequences, not {first + n}. Delete it and run again.")
-    flat = pa.concat_arrays(chunk.flatten() for chunk in table["token_ids"].chunks).to_numpy()
-    return flat.reshape(n, -1)
+    flat = pa.concat_arrays(chunk.flatten() for chunk in table[column].chunks).to_numpy()
+    found: npt.NDArray[np.int32] = flat.reshape(n, -1)
+    return found
 
 
 class _RangeFile(io.RawIOBase):
