@@ -1,13 +1,16 @@
 """The deployments that ``saemill serve`` offers: ``pipeline``, by hand, and ``nightly``, by the clock."""
 
+import asyncio
+import contextlib
+import signal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from prefect import serve
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.deployments.runner import RunnerDeployment
 from prefect.exceptions import ObjectNotFound
+from prefect.runner import Runner
 from prefect.schedules import Cron
 from prefect.types.entrypoint import EntrypointType
 from pydantic import ValidationError
@@ -23,14 +26,33 @@ ONE_AT_A_TIME = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLi
 
 
 def serve_deployments(config: PipelineConfig, nightly_config: PipelineConfig, cron: str | None, timezone: str) -> None:
-    """Offer both deployments and run what is started, one run at a time, until SIGINT or SIGTERM."""
-    serve(
-        pipeline_deployment(config),
-        nightly_deployment(nightly_config, cron, timezone),
-        limit=1,
-        pause_on_shutdown=False,  # the schedule is the user's: a restart of this process must not switch it off
-        print_starting_message=False,
-    )
+    """Offer both deployments and run what is started, one run at a time, until SIGINT or SIGTERM.
+
+    A run that is under way then is cancelled; the same settings go on from what it wrote.
+    """
+    # The schedule is the user's: a restart of this process must not switch it off, as it would by default.
+    runner = Runner(limit=1, pause_on_shutdown=False)
+    runner.add_deployment(pipeline_deployment(config))
+    runner.add_deployment(nightly_deployment(nightly_config, cron, timezone))
+    asyncio.run(_run_until_signal(runner))
+
+
+async def _run_until_signal(runner: Runner) -> None:
+    """``Runner.start``, but stopped in order: its own handler of SIGTERM never awaits its own stop (prefect 3.8.8)."""
+    polling = asyncio.create_task(runner.start())
+    await asyncio.sleep(0)  # lets start() set its handler, so that ours come after
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    stopped = asyncio.create_task(stop.wait())
+    await asyncio.wait({polling, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    if stop.is_set() and runner.started:
+        await runner.astop()
+    elif stop.is_set():
+        polling.cancel()
+    stopped.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await polling
 
 
 def pipeline_deployment(config: PipelineConfig) -> RunnerDeployment:
@@ -52,13 +74,13 @@ def nightly_deployment(config: PipelineConfig, cron: str | None, timezone: str) 
         "nightly",
         description="The same pipeline by the clock, on whatever the corpus holds by then. Edit the schedule at will.",
         parameters={"config": config.model_dump(mode="json")},
-        schedule=Cron(cron or DEFAULT_CRON, timezone=timezone, slug="nightly"),
+        schedule=Cron(cron or DEFAULT_CRON, timezone=timezone),
         concurrency_limit=ONE_AT_A_TIME,
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
     if cron is None and _exists("nightly/nightly"):
-        # Only what was set is sent. An empty list would do as long as all schedules have a slug, but those that were
-        # added in the UI have none, and then the server deletes every schedule (prefect 3.8.8, api/deployments.py).
+        # Only what was set is sent; an empty list would delete the schedules (prefect 3.8.8, server/models/deployments.py).
+        # A slug would let the server match ours, but then its UI shows the slug in place of the time.
         deployment.schedules = None
         deployment.model_fields_set.discard("schedules")
     return deployment

@@ -19,6 +19,7 @@ class Settings(BaseModel):
         use_attribute_docstrings=True,
         validate_default=True,
         protected_namespaces=(),
+        field_title_generator=lambda name, _: name,  # Prefect's form would say "D Sae" for what --set calls d_sae
     )
     not_in_recipe: ClassVar[frozenset[str]] = frozenset()
 

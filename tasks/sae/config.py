@@ -14,7 +14,11 @@ class SAEConfig:
         ValueError: a value or a combination of values is impossible; the message says what is allowed.
     """
 
-    __pydantic_config__: ClassVar = {"extra": "forbid", "use_attribute_docstrings": True}
+    __pydantic_config__: ClassVar = {
+        "extra": "forbid",
+        "use_attribute_docstrings": True,
+        "field_title_generator": lambda name, _: name,
+    }
 
     arch: Architecture = "topk"
     """topk: keep the k largest pre-activations. l1: ReLU with L1 on latents weighted by decoder row norms.
