@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from tasks.errors import ArtifactError, InputError
 
@@ -23,6 +23,7 @@ class ObjectInfo:
     """Bytes."""
 
 
+@runtime_checkable  # tests execute annotations
 class ObjectStore(Protocol):
     """What a stage may do with storage; picklable, so that it can be sent to actors."""
 

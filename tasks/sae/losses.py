@@ -1,0 +1,64 @@
+"""The losses, as plain differentiable definitions over dense codes.
+
+``l1`` and ``dense`` are trained on these directly; for ``topk`` they are the oracle that the sparse gradients of
+``tasks.sae.topk`` are tested against. Everything is in scaled units, where a row has E||x||^2 = d_in.
+"""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn.functional import linear
+
+from tasks.sae.config import SAEConfig
+from tasks.sae.ops import top_k
+from tasks.sae.parameters import Parameters
+
+
+def squared_error(x: Float[Tensor, "n d_in"], x_hat: Float[Tensor, "n d_in"]) -> Float[Tensor, ""]:
+    """Sum over rows of ||x - x_hat||^2."""
+    return (x_hat - x).square().sum()
+
+
+def weighted_l1(codes: Float[Tensor, "n d_sae"], W_dec: Float[Tensor, "d_sae d_in"]) -> Float[Tensor, ""]:
+    """Sum over rows of sum_i codes_i ||W_dec_i||, so that shrinking codes and growing the decoder gains nothing.
+
+    Source: https://transformer-circuits.pub/2024/april-update
+    """
+    norms: Tensor = torch.linalg.vector_norm(W_dec, dim=1)
+    return (codes @ norms).sum()
+
+
+def relu_codes(parameters: Parameters, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n d_sae"]:
+    """Every positive pre-activation is a code."""
+    return linear(x, parameters.encoder, parameters.b_enc).relu()
+
+
+def top_k_codes(pre_acts: Float[Tensor, "n d_sae"], k: int) -> Float[Tensor, "n d_sae"]:
+    """The k largest pre-activations of each row, rectified, with gradients to those that are positive."""
+    indices = top_k(pre_acts.detach(), k).indices
+    return torch.zeros_like(pre_acts).scatter(1, indices, pre_acts.gather(1, indices).relu())
+
+
+def topk_loss(
+    config: SAEConfig, parameters: Parameters, x: Float[Tensor, "n d_in"], dead: Bool[Tensor, "d_sae"]
+) -> Float[Tensor, ""]:
+    """Mean squared error over variance, plus AuxK: dead latents rebuild what the live ones leave over.
+
+    The residual is a constant to AuxK, and its loss is relative to the residual's size, so that it weighs the same
+    from the first step to the last. Source: https://arxiv.org/abs/2406.04093, section 2.3 and appendix A.2.
+    """
+    pre_acts = linear(x, parameters.encoder, parameters.b_enc)
+    x_hat = top_k_codes(pre_acts, config.k) @ parameters.W_dec + parameters.b_dec
+    loss = squared_error(x, x_hat) / x.numel()
+    aux_k = min(resolved_aux_k(config, x.shape[1]), int(dead.sum()))
+    residual = (x - x_hat).detach()
+    if aux_k == 0 or not residual.any():
+        return loss
+    aux_codes = top_k_codes(pre_acts[:, dead], aux_k)
+    aux = squared_error(residual, aux_codes @ parameters.W_dec[dead]) / residual.square().sum()
+    return loss + config.aux_coefficient * aux
+
+
+def resolved_aux_k(config: SAEConfig, d_in: int) -> int:
+    """Dead latents per row in AuxK: half of d_in unless set (the paper's rule), and at most d_sae."""
+    return min(d_in // 2, config.d_sae) if config.aux_k is None else config.aux_k
