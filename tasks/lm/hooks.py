@@ -44,8 +44,8 @@ def capture(model: nn.Module, hooks: Sequence[str], token_ids: Tensor) -> dict[s
     seen: dict[str, Tensor] = {}
 
     def observe(hook: str, value: Any) -> None:
-        last = len(seen) + 1 == len(set(hooks))
         rows = _per_token(hook, value, token_ids)
+        last = len({*seen, hook}) == len(set(hooks))
         seen[hook] = rows if last else rows.clone()  # the rest of the pass may work in place
         if last:
             raise _Stop

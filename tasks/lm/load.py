@@ -27,6 +27,8 @@ def load_tokenizer(config: ModelConfig) -> Any:
     files = resolve(config)
     with _reading(config, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(files.location, trust_remote_code=False, **files.arguments)
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes up where there are no files
+        raise InputError(f"Model {config.name!r} comes without a tokenizer; put its tokenizer.json beside its weights.")
     if not tokenizer.is_fast:
         raise InputError(f"Model {config.name!r} has only a slow Python tokenizer, but needs a fast one (tokenizer.json).")
     return tokenizer

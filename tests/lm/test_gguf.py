@@ -1,0 +1,42 @@
+import functools
+
+import gguf
+import numpy as np
+import pytest
+
+from tasks.lm.gguf import _QuickReader, quick_gguf
+
+
+@pytest.fixture
+def path(tmp_path):
+    """A small GGUF file with a vocabulary and two tensors, one in blocks."""
+    writer = gguf.GGUFWriter(tmp_path / "tiny.gguf", "llama")
+    writer.add_token_list(["a", "é", "ccc"])
+    writer.add_array("numbers", [1.5, 2.5])
+    writer.add_tensor("plain", np.arange(6, dtype=np.float32).reshape(2, 3))
+    blocks = gguf.quantize(np.arange(64, dtype=np.float32).reshape(2, 32), gguf.GGMLQuantizationType.Q8_0)
+    writer.add_tensor("packed", blocks, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return tmp_path / "tiny.gguf"
+
+
+def test_the_quick_reader_reads_what_the_library_reads(path):
+    quick, plain = _QuickReader(path), gguf.GGUFReader(path)
+    assert list(quick.fields) == list(plain.fields)
+    for name, field in plain.fields.items():
+        assert quick.fields[name].contents() == field.contents()
+        assert [part.tobytes() for part in quick.fields[name].parts] == [part.tobytes() for part in field.parts]
+    for ours, theirs in zip(quick.tensors, plain.tensors, strict=True):
+        assert (ours.name, ours.tensor_type) == (theirs.name, theirs.tensor_type)
+        np.testing.assert_array_equal(ours.data, theirs.data)
+
+
+def test_the_library_is_as_it_was_after_a_quick_load_even_if_it_failed():
+    before = gguf.GGUFReader, gguf.get_tensor_name_map
+    with pytest.raises(KeyError), quick_gguf():
+        assert isinstance(gguf.GGUFReader, functools._lru_cache_wrapper)
+        raise KeyError
+    assert (gguf.GGUFReader, gguf.get_tensor_name_map) == before
