@@ -24,8 +24,11 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[None]:
-    """A local Ray cluster of four logical CPUs, so that workers and tasks fit on two real ones."""
+def ray_cluster(s3: str) -> Iterator[None]:
+    """A local Ray cluster of four logical CPUs, so that workers and tasks fit on two real ones.
+
+    The S3 server comes first: Ray's workers inherit the AWS_* variables that the cluster was started with.
+    """
     import ray
 
     from tasks.config import RayConfig
@@ -77,7 +80,15 @@ class s3_server:  # noqa: N801 - reads as a function: `with s3_server(folder) as
     def start(self) -> None:
         ports = [f"-{name}.port={port}" for name, port in self._ports.items()]
         grpc = [f"-{name}.port.grpc={free_port()}" for name in self._ports]
-        command = [_weed(), "server", f"-dir={self._folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3"]
+        command = [
+            _weed(),
+            "server",
+            f"-dir={self._folder / 'data'}",
+            "-ip=127.0.0.1",
+            "-ip.bind=127.0.0.1",
+            "-filer",
+            "-s3",
+        ]
         options = [f"-s3.config={self._folder / 's3.json'}", "-master.volumeSizeLimitMB=64", "-master.telemetry=false"]
         with open(self._folder / "log", "ab") as log:
             self._process = subprocess.Popen([*command, *ports, *grpc, *options], stdout=log, stderr=log)

@@ -1,0 +1,87 @@
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from tasks.artifacts import write_manifest
+from tasks.config import PipelineConfig, parse_config
+from tasks.harvest.on_ray import harvest
+from tasks.progress import Progress
+from tasks.store.objects import open_store
+
+CONTEXT = 8
+SPECIAL = 0
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Folder of a random three-layer Llama, 16 wide."""
+    folder = str(tmp_path_factory.mktemp("llama"))
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "vocab_size": 50}
+    LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=2, num_key_value_heads=1)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tokens_directory() -> Callable[[str], str]:
+    """Write a tokens directory of 40 train and 6 eval sequences of 8 tokens, token 0 being special."""
+
+    def write(root: str) -> str:
+        uri = f"{root}/tokens/tiny-{'a' * 12}"
+        ids = np.random.default_rng(0).integers(0, 50, (46, CONTEXT), dtype=np.int32)
+        sink = pa.BufferOutputStream()
+        columns: dict[str, Any] = {
+            "sequence": np.arange(46),
+            "split": ["train"] * 40 + ["eval"] * 6,
+            "token_ids": pa.array(list(ids), pa.list_(pa.int32())),
+        }
+        pq.write_table(pa.table(columns), sink, row_group_size=10)
+        open_store(uri).put("sequences.parquet", sink.getvalue())
+        n_sequences = {"train": 40, "eval": 6}
+        write_manifest(uri, {"n_sequences": n_sequences, "context_length": CONTEXT, "special_token_ids": [SPECIAL]})
+        return uri
+
+    return write
+
+
+def tiny_config(model: str, storage: str, actors: int = 1) -> PipelineConfig:
+    """A harvest of two hooks in shards of 4 sequences."""
+    return parse_config(
+        {
+            "storage": storage,
+            "model": {"name": model, "dtype": "float32"},
+            "text": {"source": "unused.txt", "context_length": CONTEXT},
+            "harvest": {
+                "hooks": ["model.layers.0", "model.layers.1.mlp:input"],
+                "dtype": "float32",
+                "shard_tokens": 32,
+                "row_group_rows": 16,
+                "batch_sequences": 3,
+                "actors": actors,
+            },
+        }
+    )
+
+
+@dataclass(frozen=True)
+class Harvested:
+    config: PipelineConfig
+    tokens: str
+    out: str
+    heard: list[Progress]
+
+
+@pytest.fixture(scope="session")
+def harvested(
+    tiny_llama: str, tokens_directory: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory, ray_cluster: None
+) -> Harvested:
+    """One undisturbed harvest, by two actors; tests that change it work on a copy."""
+    config = tiny_config(tiny_llama, str(tmp_path_factory.mktemp("harvested")), actors=2)
+    done = Harvested(config, tokens_directory(config.storage), f"{config.storage}/activations/tiny-{'b' * 12}", [])
+    harvest(config, done.tokens, done.out, done.heard.append)
+    return done

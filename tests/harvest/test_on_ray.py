@@ -1,0 +1,106 @@
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaForCausalLM
+
+from tasks.artifacts import read_json, require_manifest
+from tasks.config import PipelineConfig
+from tasks.errors import InputError
+from tasks.harvest.on_ray import harvest
+from tasks.progress import silent
+from tasks.store.files import read_sequences
+from tasks.store.objects import open_store
+from tasks.store.reader import Split
+from tests.harvest.conftest import Harvested
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+
+
+def changed(config: PipelineConfig, **groups: Any) -> PipelineConfig:
+    """The configuration with some settings of some groups replaced."""
+    values = config.model_dump()
+    for name, value in groups.items():
+        values[name] = {**values[name], **value} if isinstance(value, dict) else value
+    return PipelineConfig.model_validate(values)
+
+
+def test_harvested_rows_are_the_models_own_hidden_states(harvested: Harvested) -> None:
+    token_ids = read_sequences(harvested.tokens, 40, 6)
+    model = LlamaForCausalLM.from_pretrained(harvested.config.model.name)
+    expected = model(torch.from_numpy(token_ids.astype(np.int64)), output_hidden_states=True).hidden_states[1]
+    held_out = Split(harvested.out, "model.layers.0", "eval")
+    rows = [held_out.shard(i) for i in range(len(held_out.shards))]
+    kept = (token_ids != 0) & (np.arange(8) > 0)
+    stored = np.concatenate([r.activation for r in rows])
+    np.testing.assert_allclose(stored, expected.detach().numpy()[kept], rtol=1e-4, atol=1e-5)
+    assert np.concatenate([r.token_id for r in rows]).tolist() == token_ids[kept].tolist()
+    assert np.concatenate([r.sequence for r in rows])[0] == 40
+
+
+def test_every_token_is_kept_or_counted_as_masked(harvested: Harvested) -> None:
+    for entry in require_manifest(harvested.out)["hooks"].values():
+        for split, n_sequences in (("train", 40), ("eval", 6)):
+            rows = entry["splits"][split]["rows"]
+            assert rows + sum(entry["masked"][split].values()) == n_sequences * 8
+
+
+def test_train_rows_are_permuted_and_none_is_there_twice(harvested: Harvested) -> None:
+    first = Split(harvested.out, "model.layers.0", "train").shard(0)
+    places = list(zip(first.sequence.tolist(), first.position.tolist(), strict=True))
+    assert places != sorted(places)
+    assert len(set(places)) == len(places)
+
+
+def test_a_second_harvest_does_nothing(harvested: Harvested) -> None:
+    before = read_json(harvested.out, "run.json")
+    harvest(harvested.config, harvested.tokens, harvested.out, lambda _: pytest.fail("worked again"))
+    assert read_json(harvested.out, "run.json") == before
+
+
+def test_progress_ends_at_the_whole(harvested: Harvested) -> None:
+    last = harvested.heard[-1]
+    assert (last.stage, last.done, last.total) == ("harvest", 46 * 8, 46 * 8)
+
+
+def test_committed_shards_are_kept_and_the_manifest_is_the_same(harvested: Harvested, tmp_path: Path) -> None:
+    out = shutil.copytree(harvested.out, tmp_path / Path(harvested.out).name).as_posix()
+    store = open_store(out)
+    undisturbed = store.get("manifest.json")
+    store.delete("manifest.json")
+    store.delete("commits/train-00003.json")  # as after a kill between data and commit
+    kept = store.get("commits/train-00004.json")
+    harvest(changed(harvested.config, harvest={"actors": 1}), harvested.tokens, out, silent)
+    assert store.get("manifest.json") == undisturbed
+    assert store.get("commits/train-00004.json") == kept
+
+
+def test_more_actors_than_the_cluster_holds_are_refused(harvested: Harvested, tmp_path: Path) -> None:
+    config = changed(harvested.config, harvest={"actors": 9})
+    with pytest.raises(InputError, match="9 harvest actors need 9 CPUs"):
+        harvest(config, harvested.tokens, f"{tmp_path}/activations/x-{'b' * 12}", silent)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_float16_overflow_names_the_remedy(harvested: Harvested, tmp_path: Path) -> None:
+    model = LlamaForCausalLM.from_pretrained(harvested.config.model.name)
+    with torch.no_grad():
+        model.model.embed_tokens.weight.mul_(1e7)
+    model.save_pretrained(tmp_path / "huge")
+    config = changed(harvested.config, model={"name": str(tmp_path / "huge")}, harvest={"dtype": "float16", "actors": 1})
+    with pytest.raises(InputError, match=r"not finite in float16. Set harvest.dtype to bfloat16 or float32"):
+        harvest(config, harvested.tokens, f"{tmp_path}/activations/x-{'b' * 12}", silent)
+
+
+@pytest.mark.s3
+def test_the_same_rows_land_on_s3(harvested: Harvested, s3: str, tokens_directory: Callable[[str], str]) -> None:
+    config = changed(harvested.config, storage=f"{s3}/harvest", harvest={"actors": 1})
+    out = f"{config.storage}/activations/{Path(harvested.out).name}"
+    harvest(config, tokens_directory(config.storage), out, silent)
+    assert open_store(out).get("manifest.json") == open_store(harvested.out).get("manifest.json")
+    there, here = (Split(uri, "model.layers.0", "eval").shard(0) for uri in (out, harvested.out))
+    np.testing.assert_array_equal(there.activation, here.activation)
