@@ -89,7 +89,13 @@ class s3_server:  # noqa: N801 - reads as a function: `with s3_server(folder) as
             "-filer",
             "-s3",
         ]
-        options = [f"-s3.config={self._folder / 's3.json'}", "-master.volumeSizeLimitMB=64", "-master.telemetry=false"]
+        options = [
+            "-filer",
+            "-s3",
+            f"-s3.config={self._folder / 's3.json'}",
+            "-master.volumeSizeLimitMB=64",
+            "-master.telemetry=false",
+        ]
         with open(self._folder / "log", "ab") as log:
             self._process = subprocess.Popen([*command, *ports, *grpc, *options], stdout=log, stderr=log)
         self._wait()
