@@ -1,0 +1,134 @@
+"""Everything that the report shows, read from the directories of the stages before it."""
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tasks.artifacts import read_json, require_manifest
+from tasks.errors import ArtifactError
+from tasks.store.objects import open_store, require
+
+LATENT_COLUMNS = (
+    "latent",
+    "density",
+    "n_active",
+    "max_activation",
+    "mean_activation",
+    "decoder_norm",
+    "encoder_decoder_cosine",
+    "histogram",
+    "promoted",
+    "suppressed",
+    "neighbours",
+)
+EXAMPLE_COLUMNS = (
+    "latent",
+    "rank",
+    "kind",
+    "activation",
+    "sequence",
+    "position",
+    "title",
+    "tokens",
+    "token_activations",
+    "peak",
+    "label",
+)
+CURVE_COLUMNS = ("tokens",)
+HEATMAP_COLUMNS = ("label", "latent", "activation")
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What one report is made from."""
+
+    addresses: dict[str, str]
+    """Stage name -> URI, in the order of the pipeline."""
+    tokens: Json | None
+    """Manifest of tokens/, or None for activations of the user's own."""
+    activations: Json
+    sae: Json
+    """config.json of saes/."""
+    summary: Json
+    runs: dict[str, Json]
+    """Stage name -> run.json; empty where the stage left none."""
+    curve: pa.Table
+    latents: pa.Table
+    """Sorted by latent, which runs from 0 without gaps."""
+    examples: pa.Table
+    """Sorted by latent, then top before lower quantiles, then rank."""
+    heatmap: pa.Table | None
+
+    @property
+    def n_latents(self) -> int:
+        """Width of the SAE."""
+        return int(self.latents.num_rows)
+
+
+def read_inputs(tokens: str | None, activations: str, sae: str, scores: str) -> Inputs:
+    """Read what the report shows; the stages' manifests must be there.
+
+    Raises:
+        ArtifactError: a directory is unfinished, or a file of it is missing, damaged or lacks a column.
+    """
+    addresses = {"tokens": tokens, "activations": activations, "sae": sae, "scores": scores}
+    present = {stage: uri for stage, uri in addresses.items() if uri is not None}
+    manifests = {stage: require_manifest(uri) for stage, uri in present.items()}
+    has_heatmap = open_store(scores).head("heatmap.parquet") is not None
+    return Inputs(
+        addresses=present,
+        tokens=manifests.get("tokens"),
+        activations=manifests["activations"],
+        sae=_require_json(sae, "config.json"),
+        summary=_require_json(scores, "summary.json"),
+        runs={stage: read_json(uri, "run.json") or {} for stage, uri in present.items()},
+        curve=read_table(sae, "curve.parquet", CURVE_COLUMNS),
+        latents=_sorted_latents(scores),
+        examples=_sorted_examples(scores),
+        heatmap=read_table(scores, "heatmap.parquet", HEATMAP_COLUMNS) if has_heatmap else None,
+    )
+
+
+def read_table(uri: str, key: str, columns: tuple[str, ...]) -> pa.Table:
+    """A whole Parquet file, with at least ``columns``.
+
+    Raises:
+        ArtifactError: it is missing, not Parquet, or lacks a column.
+    """
+    try:
+        table = pq.read_table(io.BytesIO(require(open_store(uri), key)))
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ArtifactError(f"{uri}/{key} is not readable Parquet ({error}). Delete {uri} and run again.") from None
+    missing = [name for name in columns if name not in table.column_names]
+    if missing:
+        raise ArtifactError(f"{uri}/{key} lacks the columns {missing}. Delete {uri} and run again.")
+    return table
+
+
+def _require_json(uri: str, key: str) -> Json:
+    value = read_json(uri, key)
+    if value is None:
+        raise ArtifactError(f"{uri}/{key} is missing. Delete {uri} and run again.")
+    return value
+
+
+def _sorted_latents(scores: str) -> pa.Table:
+    table = read_table(scores, "latents.parquet", LATENT_COLUMNS).sort_by("latent")
+    if table["latent"].to_pylist() != list(range(table.num_rows)):
+        raise ArtifactError(
+            f"{scores}/latents.parquet does not number its latents 0, 1, 2... Delete {scores} and run again."
+        )
+    return table
+
+
+def _sorted_examples(scores: str) -> pa.Table:
+    table = read_table(scores, "examples.parquet", EXAMPLE_COLUMNS)
+    # "top" must come before "q1", "q2"...: as text it would come last.
+    order = [-1 if kind == "top" else int(kind.removeprefix("q")) for kind in table["kind"].to_pylist()]
+    table = table.append_column("order", pa.array(order, pa.int32()))
+    return table.sort_by([("latent", "ascending"), ("order", "ascending"), ("rank", "ascending")])

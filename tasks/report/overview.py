@@ -1,0 +1,142 @@
+"""The words and figures of the overview, ready to be set into the page."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from tasks.config import PipelineConfig
+from tasks.report.inputs import Inputs
+from tasks.report.numbers import compact, number, percent, shown
+
+ARCHITECTURES = {
+    "topk": "TopK sparse autoencoder",
+    "l1": "L1 sparse autoencoder",
+    "dense": "dense autoencoder",
+}
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """One key figure."""
+
+    name: str
+    value: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One row of the table of metrics."""
+
+    name: str
+    value: str
+    definition: str
+
+
+def title(config: PipelineConfig, inputs: Inputs) -> str:
+    """Heading of the report."""
+    if config.report.title is not None:
+        return config.report.title
+    if inputs.tokens is None:
+        return f"Latents of {_source_name(config)}"
+    return f"{_model(inputs)} · {config.hook}"
+
+
+def sentence(config: PipelineConfig, inputs: Inputs) -> str:
+    """What was made of what, in one sentence."""
+    sae = inputs.sae
+    kind = ARCHITECTURES.get(str(sae.get("arch")), f"{sae.get('arch')} autoencoder")
+    k = f" (k = {sae['k']})" if sae.get("arch") == "topk" and "k" in sae else ""
+    article = "An" if kind.startswith("L1") else "A"
+    return (
+        f"{article} {kind} with {inputs.n_latents:,} latents{k}, trained on {_activations(config, inputs)}, "
+        f"scored on {number(inputs.summary.get('tokens'))} {_scored_rows(inputs)}."
+    )
+
+
+def cards(inputs: Inputs) -> list[Card]:
+    """Key figures, most important first."""
+    summary = inputs.summary
+    fvu, dead = summary.get("fvu"), summary.get("dead_fraction")
+    found = [
+        Card("FVU", number(fvu, 3), "" if fvu is None else f"{percent(1 - fvu)} of variance explained"),
+        Card("L0", number(summary.get("l0"), 3), f"of {inputs.n_latents:,} latents active per {_row(inputs)}"),
+        Card(
+            "Dead latents",
+            percent(dead, 2),
+            "" if dead is None else f"{round(dead * inputs.n_latents):,} never fired when scored",
+        ),
+    ]
+    if summary.get("ce"):
+        ce = summary["ce"]
+        found.append(
+            Card("CE recovered", percent(summary.get("ce_recovered")), f"+{number(ce.get('delta_nats'), 3)} nats per token")
+        )
+    if summary.get("dense_fraction") is not None:
+        found.append(Card("Dense latents", percent(summary["dense_fraction"], 2), "fire on more than a tenth of rows"))
+    for stage, name in (("activations", "Harvest"), ("sae", "Training")):
+        rate = inputs.runs[stage].get("tokens_per_second")
+        if rate:
+            found.append(Card(name, compact(rate), f"{'tokens' if inputs.tokens else 'rows'} per second"))
+    return found
+
+
+def metrics(summary: Json) -> list[Metric]:
+    """Every metric that the summary defines, with its value and definition."""
+    definitions: dict[str, str] = summary.get("definitions") or {}
+    return [Metric(name, shown(_lookup(summary, name)), text) for name, text in definitions.items()]
+
+
+def ce_rows(summary: Json) -> list[tuple[str, str]]:
+    """Cross-entropy of the model and of the model with the SAE or an ablation in it, in nats."""
+    ce = summary.get("ce")
+    if not ce:
+        return []
+    names = {
+        "original": "Model as it is",
+        "sae": "SAE spliced in",
+        "mean_ablation": "Mean ablation",
+        "zero_ablation": "Zero ablation",
+    }
+    rows = [(text, f"{number(ce.get(key), 4)} nats") for key, text in names.items()]
+    rows.append(("Recovered against mean ablation", percent(ce.get("recovered_vs_mean"))))
+    rows.append(("Recovered against zero ablation", percent(ce.get("recovered_vs_zero"))))
+    rows.append(("Measured on", f"{number(ce.get('tokens'))} tokens"))
+    return rows
+
+
+def _activations(config: PipelineConfig, inputs: Inputs) -> str:
+    d_in = inputs.activations["hooks"][config.hook]["d_in"]
+    if inputs.tokens is None:
+        return f"{config.train.tokens:,} activations ({d_in:,} features) from {_source_name(config)}"
+    return f"the activations ({d_in:,} features) of {config.train.tokens:,} tokens at {config.hook} of {_model(inputs)}"
+
+
+def _scored_rows(inputs: Inputs) -> str:
+    if inputs.summary.get("eval_is_train"):
+        return "of the training rows themselves"
+    return "held-out tokens" if inputs.tokens else "held-out rows"
+
+
+def _row(inputs: Inputs) -> str:
+    return "token" if inputs.tokens else "row"
+
+
+def _model(inputs: Inputs) -> str:
+    name = str((inputs.activations.get("model") or {}).get("name") or "the model")
+    return name.rstrip("/").rsplit("/", 1)[-1]
+
+
+def _source_name(config: PipelineConfig) -> str:
+    return (config.activations.source or "activations").rstrip("/").rsplit("/", 1)[-1]
+
+
+def _lookup(summary: Json, name: str) -> Any:
+    """The value under a name such as 'fvu' or 'ce.sae'."""
+    value: Any = summary
+    for part in name.split("."):
+        if not isinstance(value, dict) or part not in value:
+            return None
+        value = value[part]
+    return value

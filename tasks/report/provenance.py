@@ -1,0 +1,98 @@
+"""Where the numbers come from: tokens left out, the statistics of the activations, times, settings, addresses."""
+
+import math
+from typing import Any
+
+import yaml
+
+from tasks.config import PipelineConfig
+from tasks.report.inputs import Inputs
+from tasks.report.numbers import compact, duration, number, percent
+
+Json = dict[str, Any]
+Rows = list[tuple[str, str, str]]
+"""Name, value, remark."""
+
+MASKS = {
+    "first_position": ("First position of each sequence", "an attention sink, whose norm is many times the others'"),
+    "special": ("Special tokens", "separators, BOS and EOS carry no text"),
+    "norm_outlier": ("Norm outliers", "beyond harvest.max_norm_multiple times the median norm"),
+}
+STAGES = {"tokens": "Tokens", "activations": "Activations", "sae": "Training", "scores": "Scores"}
+
+
+def corpus_rows(tokens: Json | None) -> Rows:
+    """Documents, sequences and tokens of the two splits: name, train, held out."""
+    if tokens is None:
+        return []
+    names = {
+        "n_documents": "Documents",
+        "n_sequences": "Sequences",
+        "n_tokens": "Tokens",
+        "dropped_tail_tokens": "Dropped at the end",
+    }
+    return [
+        (name, number(tokens[key].get("train")), number(tokens[key].get("eval")))
+        for key, name in names.items()
+        if tokens.get(key)
+    ]
+
+
+def packing(tokens: Json | None) -> str:
+    """How documents became sequences."""
+    if tokens is None:
+        return ""
+    cut = ", cut at text.max_tokens" if tokens.get("truncated_by_max_tokens") else ""
+    return f"Documents packed without padding into sequences of {number(tokens.get('context_length'))} tokens{cut}."
+
+
+def mask_rows(hook: Json) -> Rows:
+    """How many tokens each rule left out, and how many were kept."""
+    masked: dict[str, int] = hook.get("masked") or {}
+    kept = sum(split["rows"] for split in hook["splits"].values())
+    total = kept + sum(masked.values())
+    rows = [_mask(rule, count, total) for rule, count in masked.items()]
+    rows.append(("Kept", number(kept), percent(kept / total if total else None)))
+    return rows
+
+
+def norm_rows(hook: Json, summary: Json) -> Rows:
+    """Statistics of the training activations, and what few rows of high norm do to the FVU."""
+    statistics: Json = (hook.get("statistics") or {}).get("train") or {}
+    square = statistics.get("mean_square_norm")
+    found = [
+        ("Root mean square norm", None if square is None else math.sqrt(square), "sqrt of the mean of ‖x‖²"),
+        ("Median norm", statistics.get("median_norm"), ""),
+        (
+            "\N{GREEK SMALL LETTER GAMMA} = ‖mean‖ / rms deviation",
+            statistics.get("gamma"),
+            "the larger, the more an SAE gains from centring",
+        ),
+        ("Variance", statistics.get("variance"), "mean of ‖x \N{MINUS SIGN} mean‖², summed over features"),
+        ("FVU, all rows", summary.get("fvu"), ""),
+        ("FVU without high-norm rows", summary.get("fvu_without_high_norm"), "few rows can carry much of the variance"),
+    ]
+    rows = [(name, number(value), remark) for name, value, remark in found if value is not None]
+    if summary.get("high_norm_fraction") is not None:
+        rows.append(("High-norm rows", percent(summary["high_norm_fraction"]), "share of the scored rows"))
+    return rows
+
+
+def time_rows(inputs: Inputs) -> Rows:
+    """Wall time and rate of each stage, as it was when the stage ran."""
+    rows = []
+    for stage, run in inputs.runs.items():
+        rate = run.get("tokens_per_second")
+        rows.append((STAGES[stage], duration(run.get("seconds")), f"{compact(rate)} per second" if rate else ""))
+    return rows
+
+
+def settings_yaml(config: PipelineConfig) -> str:
+    """The resolved settings, in the form that `saemill run` takes."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
+
+
+def _mask(rule: str, count: int, total: int) -> tuple[str, str, str]:
+    name, why = MASKS.get(rule, (rule, ""))
+    share = percent(count / total if total else None)
+    return name, number(count), f"{share} · {why}" if why else share

@@ -1,0 +1,123 @@
+"""The report stage: scores in, a static site out, which opens from disk and from a bucket without a network."""
+
+import hashlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from tasks.artifacts import identity, read_manifest, to_json, write_manifest
+from tasks.config import PipelineConfig
+from tasks.report import details, figures, overview, provenance, tables
+from tasks.report.contexts import Contexts
+from tasks.report.inputs import Inputs, read_inputs
+from tasks.report.javascript import data_file
+from tasks.store.objects import open_store
+
+FORMAT_VERSION = 1
+TEMPLATES = Path(__file__).parent / "templates"
+ASSETS = (
+    "site.css",
+    "icon.svg",
+    "core.js",
+    "tokens.js",
+    "charts.js",
+    "overview.js",
+    "search.js",
+    "table.js",
+    "latent.js",
+    "heatmap.js",
+    "site.js",
+)
+
+
+def render(config: PipelineConfig, tokens: str | None, activations: str, sae: str, scores: str, out: str) -> None:
+    """Write the site to ``out``, its manifest last; nothing happens where it is finished already.
+
+    Files are written under their final names and always with the same bytes, so a killed run is simply repeated.
+
+    Raises:
+        ArtifactError: a directory of an earlier stage is unfinished or damaged.
+    """
+    if read_manifest(out) is not None:
+        return
+    began = time.monotonic()
+    inputs = read_inputs(tokens, activations, sae, scores)
+    store = open_store(out)
+    files: dict[str, dict[str, Any]] = {}
+    for key, content in site(config, inputs):
+        store.put(key, content)
+        files[key] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    store.put("run.json", to_json({"seconds": time.monotonic() - began, "tokens_per_second": None}))
+    write_manifest(out, _manifest(config, inputs, files))
+
+
+def site(config: PipelineConfig, inputs: Inputs) -> Iterator[tuple[str, bytes]]:
+    """Key and content of every file of the site."""
+    contexts = Contexts(inputs.examples, inputs.n_latents)
+    panels = tables.with_panel(inputs.latents, config.report.max_latents)
+    statistics = inputs.activations["hooks"][config.hook].get("statistics", {}).get("train", {})
+    for name in ASSETS:
+        yield f"assets/{name}", (TEMPLATES / name).read_bytes()
+    charts = {
+        "curves": figures.training_curves(inputs.curve),
+        "density": figures.density_histogram(inputs.summary),
+        "norms": figures.position_norms(statistics),
+    }
+    yield _data("overview", charts)
+    yield _data("index", tables.index(inputs.latents, contexts, panels))
+    yield _data("search", tables.search(inputs.latents, contexts))
+    if inputs.heatmap is not None:
+        yield _data("heatmap", figures.heat_map(inputs.heatmap))
+    for name, chunk in details.chunks(inputs.latents, contexts, panels):
+        yield _data(name, chunk)
+    yield "index.html", _page(config, inputs, charts)
+
+
+def _data(name: str, value: Any) -> tuple[str, bytes]:
+    return f"data/{name}.js", data_file(name, value)
+
+
+def _page(config: PipelineConfig, inputs: Inputs, charts: dict[str, Any]) -> bytes:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    hook = inputs.activations["hooks"][config.hook]
+    text = environment.get_template("index.html").render(
+        title=overview.title(config, inputs),
+        sentence=overview.sentence(config, inputs),
+        cards=overview.cards(inputs),
+        metrics=overview.metrics(inputs.summary),
+        ce=overview.ce_rows(inputs.summary),
+        baselines=figures.baselines(inputs.summary),
+        charts=charts,
+        eval_is_train=bool(inputs.summary.get("eval_is_train")),
+        n_latents=inputs.n_latents,
+        has_heatmap=inputs.heatmap is not None,
+        corpus=provenance.corpus_rows(inputs.tokens),
+        packing=provenance.packing(inputs.tokens),
+        masks=provenance.mask_rows(hook),
+        norms=provenance.norm_rows(hook, inputs.summary),
+        times=provenance.time_rows(inputs),
+        settings=provenance.settings_yaml(config),
+        addresses=inputs.addresses,
+        scripts=[name for name in ASSETS if name.endswith(".js")],
+    )
+    return text.encode()
+
+
+def _manifest(config: PipelineConfig, inputs: Inputs, files: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "format_version": FORMAT_VERSION,
+        "stage": "report",
+        "title": overview.title(config, inputs),
+        "entry": "index.html",
+        "inputs": {stage: identity(uri) for stage, uri in inputs.addresses.items()},
+        "files": files,
+    }

@@ -1,0 +1,50 @@
+"use strict";
+
+/* Tokens as readable text: what cannot be seen gets a quiet sign, what could scramble the line is spelled out. */
+(function (s) {
+  const { h, number, styled } = s;
+  const SIGNS = { "\n": "↵", "\r": "␍", "\t": "→" };
+  // Control characters, line separators, bidirectional marks and overrides. Joiners stay: scripts and emoji need them.
+  const HIDDEN = /([\u0000-\u001f\u007f-\u009f\u00ad\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff])/;
+  const HIDDEN_OR_SPACE = new RegExp(HIDDEN.source.replace("[", "[ "));
+
+  function sign(character) {
+    if (character === " ") return "·";
+    return SIGNS[character] || `U+${character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`;
+  }
+
+  function parts(text, pattern) {
+    return text.split(pattern).map((part, i) => (i % 2 ? h("span", { class: "sign", text: sign(part) }) : part));
+  }
+
+  /** Nodes for a token within running text. */
+  function running(text) {
+    return parts(text, HIDDEN);
+  }
+
+  /** A token on its own, with its spaces made visible. */
+  function chip(text) {
+    return h("span", { class: "chip", dir: "auto" }, parts(text, HIDDEN_OR_SPACE));
+  }
+
+  /** The same as plain text, for tooltips. */
+  function plain(text) {
+    return parts(text, HIDDEN_OR_SPACE).map((part) => part.textContent ?? part).join("");
+  }
+
+  /** A context: every token with its value on hover, shaded by its share of ``most``, the peak marked. */
+  function context(tokens, values, peak, firstPosition, most) {
+    const spans = tokens.map((text, i) => {
+      const value = values[i] ?? 0;
+      const tip = `“${plain(text)}”  ${number(value)}\nposition ${firstPosition + i}`;
+      const names = ["tok", value > 0 ? "hot" : "", i === peak ? "peak" : ""].filter(Boolean).join(" ");
+      // The space before a word stays outside of its shade, or words seem to run together.
+      const [, space, word] = /^( *)(.*)$/su.exec(text);
+      const span = h("span", { class: names, "data-tip": tip }, running(word || space));
+      return [word ? space : "", value > 0 ? styled(span, "--heat", Math.min(1, value / most).toFixed(3)) : span];
+    });
+    return h("p", { class: "text", dir: "auto" }, spans);
+  }
+
+  s.tokens = { running, chip, plain, context };
+})(window.saemill);
