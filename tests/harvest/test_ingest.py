@@ -169,5 +169,5 @@ def test_a_row_that_is_not_finite_is_named(tmp_path: Path) -> None:
     rows[70, 2] = np.nan
     np.save(tmp_path / "rows.npy", rows)
     settings = config(tmp_path, {"source": str(tmp_path / "rows.npy")})
-    with pytest.raises(InputError, match="Row 70 .* is not finite"):
+    with pytest.raises(InputError, match=r"Row 70 .* is not finite"):
         ingest(settings, str(tmp_path / f"x-{'d' * 12}"), silent)

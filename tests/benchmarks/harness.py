@@ -1,0 +1,54 @@
+"""What all benchmarks share: their arguments, what machine they ran on, and how they say what they found."""
+
+import argparse
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow
+import torch
+
+
+def arguments(description: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--quick", action="store_true", help="a smaller run, to see that it works")
+    parser.add_argument("--json", type=Path, help="write checks, rows and environment there")
+    return parser.parse_args()
+
+
+def environment() -> dict[str, Any]:
+    return {
+        "machine": platform.machine(),
+        "cpus": psutil.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "load_before": psutil.getloadavg()[0],
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "pyarrow": pyarrow.__version__,
+    }
+
+
+def show(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print rows as a Markdown table, ready for the README."""
+    names = list(rows[0])
+    print("| " + " | ".join(names) + " |")
+    print("|" + "|".join(" --- " for _ in names) + "|")
+    for row in rows:
+        print("| " + " | ".join(_text(row[name]) for name in names) + " |")
+
+
+def finish(
+    path: Path | None, checks: Mapping[str, float], rows: Sequence[Mapping[str, Any]], where: Mapping[str, Any]
+) -> None:
+    show(rows)
+    print(json.dumps(checks, indent=1))
+    if path is not None:
+        path.write_text(json.dumps({"checks": checks, "rows": rows, "environment": where}, indent=1) + "\n")
+
+
+def _text(value: object) -> str:
+    return f"{value:,.4g}" if isinstance(value, float) else str(value)
