@@ -71,16 +71,19 @@ def _join(address: str) -> None:
 
 @contextmanager
 def _signal_handlers_kept() -> Iterator[None]:
-    """Put SIGTERM's and SIGINT's handlers back after ``ray.init``, which takes them over.
+    """Keep SIGTERM's and SIGINT's handlers through ``ray.init``, which takes SIGTERM over, and the C++ handlers below it.
 
-    Otherwise Prefect cannot cancel a run cleanly: https://github.com/ray-project/ray/issues/17308
+    Otherwise a Prefect run that is cancelled ends as crashed: https://github.com/ray-project/ray/issues/17308. Restoring
+    them afterwards is not enough: a start takes seconds, and Prefect asks whose handler it is when it cancels.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may set handlers; Ray leaves them alone in other threads
         return
-    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    setter = ray._private.utils.set_sigterm_handler
+    ray._private.utils.set_sigterm_handler = lambda handler: None
     try:
         yield
     finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)
+        ray._private.utils.set_sigterm_handler = setter
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.getsignal(number))
