@@ -1,0 +1,76 @@
+"""Activations through the SAE, chunk by chunk, as the few latents that fire on each row."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int64
+
+from tasks.sae import SparseAutoencoder
+from tasks.store.schema import Array, to_float32
+
+# glibc maps and unmaps blocks above 32 MiB at every use, which costs up to 3x: 6M float32 stay below.
+_CHUNK_NUMBERS = 6_000_000
+_CHUNK_ROWS = 2_048
+
+
+@dataclass(frozen=True, slots=True)
+class Codes:
+    """The positive activations of some rows: one entry for each (row, latent) above 0, ordered by row."""
+
+    row: Int64[np.ndarray, "m"]
+    latent: Int64[np.ndarray, "m"]
+    value: Float32[np.ndarray, "m"]
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Rows [start, start + n) of what was given, their codes (whose rows count from ``start``) and reconstructions."""
+
+    start: int
+    x: Float32[np.ndarray, "n d_in"]
+    codes: Codes
+    x_hat: Float32[np.ndarray, "n d_in"]
+
+
+def chunk_rows(width: int) -> int:
+    """Rows of ``width`` float32 that are worked on at a time."""
+    return max(16, min(_CHUNK_ROWS, _CHUNK_NUMBERS // width))
+
+
+def in_chunks(rows: torch.Tensor, size: int) -> Iterator[torch.Tensor]:
+    """``size`` rows at a time."""
+    return (rows[start : start + size] for start in range(0, len(rows), size))
+
+
+def chunks(sae: SparseAutoencoder, activation: Array, dtype: str) -> Iterator[Chunk]:
+    """Encode and decode stored rows. Equal rows give equal bits every time, so a second look sees the same codes."""
+    size = chunk_rows(sae.d_sae)
+    for start in range(0, len(activation), size):
+        x = to_float32(activation[start : start + size], dtype)
+        codes, x_hat = encode_decode(sae, x)
+        yield Chunk(start, x, codes, x_hat)
+
+
+@torch.inference_mode()
+def encode_decode(sae: SparseAutoencoder, x: Float32[np.ndarray, "n d_in"]) -> tuple[Codes, Float32[np.ndarray, "n d_in"]]:
+    """Codes and reconstructions of raw activations."""
+    rows = torch.tensor(x)
+    if sae.config.arch == "topk":
+        values, indices = sae.encode_sparse(rows)
+        kept = values > 0
+        row = kept.nonzero()[:, 0]
+        codes = Codes(row.numpy(), indices[kept].numpy(), values[kept].numpy())
+        return codes, sae.decode_sparse(values, indices).numpy()
+    dense = sae.encode(rows)
+    row, latent = (dense > 0).nonzero(as_tuple=True)
+    return Codes(row.numpy(), latent.numpy(), dense[row, latent].numpy()), sae.decode(dense).numpy()
+
+
+@torch.inference_mode()
+def reconstruct(sae: SparseAutoencoder, x: torch.Tensor) -> torch.Tensor:
+    """Reconstructions [n, d_in] of raw activations [n, d_in], in float32, without ever holding [n, d_sae] for topk."""
+    if sae.config.arch == "topk":
+        return sae.decode_sparse(*sae.encode_sparse(x))
+    return sae.forward(x)

@@ -1,0 +1,101 @@
+"""What latents say by their weights alone: the tokens that they promote and suppress, and the latents nearest to them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from tasks.score.codes import chunk_rows, in_chunks
+
+
+@dataclass(frozen=True, slots=True)
+class Extremes:
+    """For each latent the n best entries and their scores, best first."""
+
+    index: Int[Tensor, "d_sae n"]
+    score: Float[Tensor, "d_sae n"]
+
+
+@dataclass(frozen=True, slots=True)
+class Unembedding:
+    """The way from the residual stream to logits: the final norm's weight, then the unembedding."""
+
+    W_U: Float[Tensor, "vocabulary d_model"]
+    norm_weight: Float[Tensor, "d_model"]
+    centred: bool
+    """The final norm is a LayerNorm, which takes the mean over features away."""
+
+    def rows(self, W_dec: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_model"]:
+        """Decoder rows as the unembedding sees them, up to the norm's scale, which differs from token to token."""
+        directions = W_dec - W_dec.mean(dim=1, keepdim=True) if self.centred else W_dec
+        return directions * self.norm_weight
+
+
+def unembedding(model: Any, d_in: int) -> Unembedding | None:
+    """The unembedding of a transformers causal LM; None where there is none or it does not read vectors of width d_in."""
+    head = model.get_output_embeddings()
+    if head is None or head.weight.shape[1] != d_in:
+        return None
+    norm = _final_norm(model, d_in)
+    weight = torch.ones(d_in) if norm is None else _scale(norm, d_in)
+    return Unembedding(head.weight.float(), weight, isinstance(norm, nn.LayerNorm))
+
+
+@torch.inference_mode()
+def promoted_and_suppressed(W_dec: Float[Tensor, "d_sae d_model"], head: Unembedding, n: int) -> tuple[Extremes, Extremes]:
+    """The ``n`` tokens with the highest and the lowest logit for each decoder row, by the direct path."""
+    n = min(n, len(head.W_U))
+    promoted, suppressed = [], []
+    for rows in _in_chunks(head.rows(W_dec), len(head.W_U)):
+        logits = rows @ head.W_U.T
+        promoted.append(logits.topk(n))
+        suppressed.append(logits.topk(n, largest=False))
+    return _extremes(promoted), _extremes(suppressed)
+
+
+@torch.inference_mode()
+def neighbours(W_dec: Float[Tensor, "d_sae d_in"], n: int) -> Extremes:
+    """The ``n`` other latents whose decoder rows have the highest cosine with each latent's; fewer where there are fewer."""
+    n = min(n, len(W_dec) - 1)
+    unit = nn.functional.normalize(W_dec, dim=1)
+    found, start = [], 0
+    for rows in _in_chunks(unit, len(unit)):
+        cosines = rows @ unit.T
+        cosines[torch.arange(len(rows)), torch.arange(start, start + len(rows))] = -torch.inf
+        found.append(cosines.topk(n))
+        start += len(rows)
+    return _extremes(found)
+
+
+def _in_chunks(rows: Tensor, width: int) -> Iterator[Tensor]:
+    return in_chunks(rows, chunk_rows(width))
+
+
+def _extremes(parts: list[torch.return_types.topk]) -> Extremes:
+    return Extremes(torch.cat([part.indices for part in parts]), torch.cat([part.values for part in parts]))
+
+
+def _final_norm(model: nn.Module, width: int) -> nn.Module | None:
+    """The last norm of this width that stands outside the stack of layers."""
+    found = None
+    for name, module in model.named_modules():
+        inside_layer = any(part.isdigit() for part in name.split("."))
+        weight = getattr(module, "weight", None)
+        if "norm" in type(module).__name__.lower() and not inside_layer and weight is not None and weight.shape == (width,):
+            found = module
+    return found
+
+
+def _scale(norm: nn.Module, width: int) -> Float[Tensor, "{width}"]:
+    """The factor of a norm for each feature, found by what it does: Gemma's norms multiply by 1 + weight, most by weight.
+
+    The probe alternates 1 and -1, so it has mean 0 and root mean square 1 and no norm changes its size.
+    """
+    weight = next(norm.parameters())
+    probe = (1.0 - 2.0 * (torch.arange(width) % 2)).to(weight)
+    with torch.inference_mode():
+        scale: Tensor = ((norm(probe[None]) - norm(-probe[None])) / 2 * probe)[0].float()
+    return scale

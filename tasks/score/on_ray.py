@@ -1,0 +1,154 @@
+"""Scoring as Ray tasks: each looks at some held-out rows and returns sums, which are added here in a fixed order."""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from functools import reduce
+from operator import add
+from typing import Any
+
+import ray
+import torch
+from ray.exceptions import RayTaskError
+
+from tasks.artifacts import read_manifest
+from tasks.config import PipelineConfig
+from tasks.errors import ArtifactError, SaemillError
+from tasks.on_ray import cluster_cpus, connect
+from tasks.progress import Listener, Progress
+from tasks.sae import load
+from tasks.score.examples import choose
+from tasks.score.results import Results, write_results
+from tasks.score.work import (
+    SPLICE_SEQUENCES,
+    Job,
+    baseline_k,
+    measure_baselines,
+    measure_splice,
+    read_weights,
+    show_piece,
+    splice_sequences,
+    survey_piece,
+)
+
+logger = logging.getLogger(__name__)
+
+_POLL_S = 0.5
+
+
+def score(config: PipelineConfig, tokens: str | None, activations: str, sae: str, out: str, listener: Listener) -> None:
+    """Score an SAE on held-out rows and write scores/ to ``out``; does nothing where it is finished.
+
+    ``tokens`` is None for activations of the user's own, which have no text and no model.
+
+    Raises:
+        ArtifactError: an input is damaged, or SAE and activations do not fit.
+    """
+    if read_manifest(out) is not None:
+        return
+    connect(config.ray)
+    began = time.monotonic()
+    job = Job(config, tokens, activations, sae)
+    results = _measure(job, listener)
+    seconds = time.monotonic() - began
+    write_results(job, out, load(sae), results, seconds)
+    logger.info("scored %d rows in %.1f s: %s", results.survey.latents.n_tokens, seconds, out)
+
+
+def _measure(job: Job, listener: Listener) -> Results:
+    pieces, sequences = job.pieces, splice_sequences(job)
+    if not pieces:
+        raise ArtifactError(f"{job.activations} has no held-out rows of {job.config.hook}. Harvest again.")
+    groups = [sequences[i : i + SPLICE_SEQUENCES] for i in range(0, len(sequences), SPLICE_SEQUENCES)]
+    pool = _Pool(job.config.score.tasks_in_flight, 2 * len(pieces) + len(groups) + 2, listener)
+    try:
+        surveys = [pool.submit(survey_piece, job, piece) for piece in pieces]
+        splices = [pool.submit(measure_splice, job, group) for group in groups]
+        weights = pool.submit(read_weights, job)
+        survey = reduce(add, pool.results(surveys))
+        baselines = pool.submit(measure_baselines, job, baseline_k(job, survey.latents.l0))
+        contexts = choose(survey.evidence, job.config.score)
+        inside = [contexts.between(piece.first, piece.first + piece.rows) for piece in pieces]
+        shown = [
+            pool.submit(show_piece, job, piece, part, survey.latents.largest)
+            for piece, part in zip(pieces, inside, strict=True)
+        ]
+        spliced = [part for part in pool.results(splices) if part is not None]
+        return Results(
+            survey=survey,
+            splice=reduce(add, spliced) if spliced else None,
+            baselines=next(pool.results([baselines])),
+            weights=next(pool.results([weights])),
+            examples=list(pool.results(shown)),
+        )
+    finally:
+        pool.cancel()
+
+
+def _one_thread(function: Callable[..., Any], *arguments: Any) -> Any:
+    """A task reserves one CPU, and Ray's own setting of threads comes too late where torch was imported before."""
+    torch.set_num_threads(1)
+    return function(*arguments)
+
+
+class _Pool:
+    """Runs work as Ray tasks of one CPU, so many at once, and tells how much is done."""
+
+    def __init__(self, limit: int | None, total: int, listener: Listener) -> None:
+        # Two per CPU: the next one waits on its worker while the last one ends.
+        self._limit = limit or 2 * max(1, int(cluster_cpus()))
+        self._total, self._finished, self._began = total, 0, time.monotonic()
+        self._listener = listener
+        self._task = ray.remote(num_cpus=1, max_retries=3)(_one_thread)
+        self._waiting: deque[tuple[int, tuple[Any, ...]]] = deque()
+        self._running: dict[ray.ObjectRef, int] = {}
+        self._done: dict[int, ray.ObjectRef] = {}
+        self._submitted = 0
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> int:
+        """Queue a call; the number returned asks for its result."""
+        self._submitted += 1
+        self._waiting.append((self._submitted, (function, *arguments)))
+        self._fill()
+        return self._submitted
+
+    def results(self, numbers: list[int]) -> Iterator[Any]:
+        """The results of these calls, in this order, each as soon as it and those before it are there.
+
+        Raises:
+            SaemillError: what the call itself raised.
+        """
+        for number in numbers:
+            while number not in self._done:
+                self._wait()
+            yield _result(self._done.pop(number))
+
+    def cancel(self) -> None:
+        """Stop whatever is not done."""
+        self._waiting.clear()
+        for reference in self._running:
+            ray.cancel(reference)
+
+    def _fill(self) -> None:
+        while self._waiting and len(self._running) < self._limit:
+            number, call = self._waiting.popleft()
+            self._running[self._task.remote(*call)] = number
+
+    def _wait(self) -> None:
+        ready, _ = ray.wait(list(self._running), timeout=_POLL_S)
+        for reference in ready:
+            self._done[self._running.pop(reference)] = reference
+            self._finished += 1
+        self._fill()
+        rate = self._finished / (time.monotonic() - self._began)
+        self._listener(Progress("score", self._finished, self._total, unit="parts", per_second=rate or None))
+
+
+def _result(reference: ray.ObjectRef) -> Any:
+    try:
+        return ray.get(reference)
+    except RayTaskError as error:
+        if isinstance(error.cause, SaemillError):
+            raise error.cause from None
+        raise

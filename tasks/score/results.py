@@ -1,0 +1,77 @@
+"""Everything that was measured, and how it is written: tables, summary, timings, and the manifest last."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Int64
+
+from tasks.artifacts import identity, require_manifest, to_json, write_manifest
+from tasks.sae import SparseAutoencoder
+from tasks.score.splice import SpliceSums
+from tasks.score.summary import summary
+from tasks.score.survey import Survey
+from tasks.score.tables import WeightColumns, examples_table, heatmap_table, latents_table, to_parquet
+from tasks.score.work import Job
+from tasks.store.objects import open_store
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """What all pieces of work found, added up."""
+
+    survey: Survey
+    splice: SpliceSums | None
+    baselines: dict[str, dict[str, Any]]
+    weights: WeightColumns
+    examples: list[tuple[pa.Table, Int64[np.ndarray, "d_sae bins"]]]
+    """Of each piece, the rows of examples.parquet and the histograms."""
+
+
+def write_results(job: Job, out: str, sae: SparseAutoencoder, results: Results, seconds: float) -> None:
+    """Write scores/; equal results are equal bytes, but for run.json."""
+    store = open_store(out)
+    objects = _objects(job, sae, results)
+    for key, data in objects.items():
+        store.put(key, data)
+    rows = results.survey.latents.n_tokens
+    store.put("run.json", to_json({"seconds": seconds, "tokens": rows, "tokens_per_second": rows / seconds}))
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "stage": "scores",
+        "recipe": {"score": job.config.score.recipe(), "hook": job.config.hook},
+        "sae": identity(job.sae),
+        "activations": identity(job.activations),
+        "tokens": None if job.tokens is None else identity(job.tokens),
+        "objects": {key: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for key, data in objects.items()},
+    }
+    write_manifest(out, manifest)
+
+
+def _objects(job: Job, sae: SparseAutoencoder, results: Results) -> dict[str, bytes]:
+    survey = results.survey
+    histogram = sum((part for _, part in results.examples), np.zeros((), np.int64))
+    latents = latents_table(sae, survey.latents, histogram, results.weights)
+    objects = {
+        "latents.parquet": to_parquet(latents),
+        "examples.parquet": to_parquet(examples_table([table for table, _ in results.examples])),
+        "summary.json": to_json(_summary(job, sae, results)),
+    }
+    if survey.labels.rows:
+        objects["heatmap.parquet"] = to_parquet(heatmap_table(survey.labels, survey.latents))
+    return objects
+
+
+def _summary(job: Job, sae: SparseAutoencoder, results: Results) -> dict[str, Any]:
+    about = {
+        "hook": job.config.hook,
+        "d_in": sae.d_in,
+        "d_sae": sae.d_sae,
+        "eval_is_train": bool(require_manifest(job.activations).get("eval_is_train", False)),
+    }
+    splice = results.splice.summary() if results.splice else None
+    return summary(results.survey, splice, results.baselines, about)
