@@ -4,6 +4,7 @@ Results go to stdout, everything else to stderr. Exit codes: 0 done; 2 the user'
 130 and 143 stopped by SIGINT and SIGTERM; 1 anything else.
 """
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -11,6 +12,7 @@ import os
 import shlex
 import signal
 import sys
+from collections.abc import Iterator
 from importlib.metadata import version
 from types import FrameType
 from typing import Annotated, NoReturn
@@ -54,8 +56,11 @@ app = typer.Typer(
 )
 
 
-class Terminated(BaseException):
-    """SIGTERM came; not an Exception, so that nothing on the way takes it for a failure."""
+class Stopped(BaseException):
+    """SIGINT or SIGTERM came; not an Exception, so that nothing on the way takes it for a failure."""
+
+    def __init__(self, number: int) -> None:
+        self.exit_code = 128 + number
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -64,11 +69,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         os.environ.setdefault(name, value)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     arguments = sys.argv[1:] if arguments is None else arguments
-    before = signal.signal(signal.SIGTERM, _on_sigterm)
-    try:
+    with _stoppable():
         sys.exit(_exit_code(arguments))
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _exit_code(arguments: list[str]) -> int:
@@ -81,13 +83,27 @@ def _exit_code(arguments: list[str]) -> int:
         # Ray wraps what its workers raise; the cause is the sentence, the wrapper a traceback.
         _complain(str(getattr(error, "cause", error)))
         return 2 if isinstance(error, InputError) else 1
-    except (KeyboardInterrupt, Terminated) as stopped:
+    except Stopped as stopped:
         _complain(f"Stopped. The same command goes on from here: saemill {shlex.join(arguments)}")
-        return 130 if isinstance(stopped, KeyboardInterrupt) else 143
+        return stopped.exit_code
 
 
-def _on_sigterm(signal_number: int, frame: FrameType | None) -> NoReturn:
-    raise Terminated
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """Raise ``Stopped`` on SIGINT and SIGTERM, unless whoever started this process had them ignored."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in numbers if signal.getsignal(number) != signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, _stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    raise Stopped(number)
 
 
 def _complain(sentence: str) -> None:
@@ -202,3 +218,7 @@ def _printed(result: Result, until: StageName) -> str:
     if until == "report":
         return f"{result.report}/index.html"
     return str({"harvest": result.activations, "train": result.sae, "score": result.scores}[until])
+
+
+if __name__ == "__main__":
+    main()

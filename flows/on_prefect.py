@@ -74,6 +74,7 @@ def run_stage(name: StageName, config: PipelineConfig, at: Addresses) -> str | S
     out = stage.out(at)
     if stage.finished(at):
         return Completed(name="FinishedEarlier", message=f"{out} was finished before.", data=out)
+    get_run_logger().info("writing %s", out)
     stage.run(config, at, _listener(name))
     return out
 

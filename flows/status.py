@@ -33,7 +33,15 @@ def status_of(config: PipelineConfig) -> list[StageStatus]:
         InputError: the corpus or the model cannot be read, so the addresses are unknown.
         ArtifactError: a manifest is damaged.
     """
-    at = addresses(config)
+    return status_at(config, addresses(config))
+
+
+def status_at(config: PipelineConfig, at: Addresses) -> list[StageStatus]:
+    """The same where the addresses are known.
+
+    Raises:
+        ArtifactError: a manifest is damaged.
+    """
     return [_status(stage, config, at) for stage in stages(config)]
 
 

@@ -1,0 +1,70 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flows.pipeline import Stage, StageName, result, run_pipeline, stages
+from tasks.addresses import Addresses, addresses
+from tasks.artifacts import to_json, write_manifest
+from tasks.config import PipelineConfig, parse_config
+from tasks.store.objects import open_store
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> PipelineConfig:
+    """A configuration on twenty activations of the user's own."""
+    np.save(tmp_path / "four.npy", np.eye(20, 4, dtype=np.float32))
+    return parse_config({"storage": str(tmp_path / "runs"), "activations": {"source": str(tmp_path / "four.npy")}})
+
+
+def finish(uri: str, **objects: dict[str, object]) -> None:
+    for name, content in objects.items():
+        open_store(uri).put(f"{name}.json", to_json(content))
+    write_manifest(uri, {})
+
+
+def test_text_is_tokenized_and_harvested_before_training() -> None:
+    config = parse_config({"text": {"source": "x.txt"}})
+    assert [(stage.name, stage.writes) for stage in stages(config)] == [
+        ("tokenize", "tokens"),
+        ("harvest", "activations"),
+        ("train", "sae"),
+        ("score", "scores"),
+        ("report", "report"),
+    ]
+
+
+def test_own_activations_take_the_place_of_text_and_harvest(own: PipelineConfig) -> None:
+    assert [stage.name for stage in stages(own)] == ["harvest", "train", "score", "report"]
+
+
+@pytest.mark.parametrize("until, n", [("harvest", 1), ("train", 2), ("score", 3), ("report", 4)])
+def test_the_stages_up_to_the_one_asked_for_are_called_in_order(own: PipelineConfig, until: StageName, n: int) -> None:
+    called: list[str] = []
+
+    def call(stage: Stage, config: PipelineConfig, at: Addresses) -> None:
+        called.append(stage.name)
+
+    run_pipeline(own, call, until)
+    assert called == ["harvest", "train", "score", "report"][:n]
+
+
+def test_what_is_not_finished_is_not_in_the_result(own: PipelineConfig) -> None:
+    at = addresses(own)
+    finish(at.activations, run={"tokens_per_second": 250.5})
+    open_store(at.sae).put("curve.parquet", b"unfinished")
+    found = result(own, at)
+    assert (found.tokens, found.activations, found.sae) == (None, at.activations, None)
+    assert found.summary == {"tokens_per_second": {"harvest": 250.5, "training": None}}
+
+
+def test_the_summary_is_the_scores_with_the_rates_of_harvest_and_training(own: PipelineConfig) -> None:
+    at = addresses(own)
+    finish(at.activations, run={"tokens_per_second": None})
+    finish(at.sae, run={"tokens_per_second": 9.0})
+    finish(at.scores, summary={"fvu": 0.1, "baselines": {}})
+    assert result(own, at).summary == {
+        "fvu": 0.1,
+        "baselines": {},
+        "tokens_per_second": {"harvest": None, "training": 9.0},
+    }

@@ -1,0 +1,51 @@
+from pathlib import Path
+
+from flows.status import StageStatus, describe_status, status_at
+from tasks.addresses import Addresses
+from tasks.artifacts import write_manifest
+from tasks.config import PipelineConfig, parse_config
+from tasks.store.objects import open_store
+
+
+def places(root: Path) -> Addresses:
+    return Addresses(*(str(root / name) for name in ("tokens", "activations", "saes", "scores", "reports")))
+
+
+def config() -> PipelineConfig:
+    return parse_config(
+        {"text": {"source": "x.txt"}, "harvest": {"shard_tokens": 640}, "train": {"tokens": 4096, "batch_tokens": 256}}
+    )
+
+
+def found(root: Path) -> dict[str, StageStatus]:
+    return {stage.result: stage for stage in status_at(config(), places(root))}
+
+
+def test_before_a_run_everything_is_absent_and_nothing_is_made(tmp_path: Path) -> None:
+    assert {stage.state for stage in found(tmp_path).values()} == {"absent"}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_running_harvest_shows_its_committed_shards(tmp_path: Path) -> None:
+    at = places(tmp_path)
+    assert at.tokens is not None
+    write_manifest(at.tokens, {"n_sequences": {"train": 25, "eval": 4}, "context_length": 64})
+    for name in ("train-00000", "eval-00000"):
+        open_store(at.activations).put(f"commits/{name}.json", b"{}")
+    stages = found(tmp_path)
+    assert stages["tokens"].state == "finished"
+    # 640 tokens are 10 sequences of 64: 25 train sequences make 3 shards, 4 eval sequences 1.
+    assert stages["activations"] == StageStatus("activations", at.activations, "unfinished", 2, 4, "shards")
+    assert stages["sae"].state == "absent"
+
+
+def test_a_killed_training_shows_its_last_checkpoint(tmp_path: Path) -> None:
+    at = places(tmp_path)
+    for step in (4, 8):
+        open_store(at.sae).put(f"checkpoints/run/step-{step:08d}/state.safetensors", b"x")
+    assert found(tmp_path)["sae"] == StageStatus("sae", at.sae, "unfinished", 8 * 256, 4096, "tokens")
+
+
+def test_a_status_is_a_line() -> None:
+    line = describe_status(StageStatus("activations", "/r/activations/a-0", "unfinished", 3, 14, "shards"))
+    assert line.split() == ["activations", "unfinished", "3/14", "shards", "/r/activations/a-0"]
