@@ -1,0 +1,132 @@
+"""The files of a corpus: found by path, glob, folder or s3:// URI, identified by content, opened decompressed."""
+
+import functools
+import glob
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+
+from tasks.errors import InputError
+from tasks.store.objects import s3_filesystem
+
+SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".txt")
+_CODECS = {".gz": "gzip", ".zst": "zstd"}
+_HASH_BLOCK = 8 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class CorpusFile:
+    """One file of a corpus."""
+
+    uri: str
+    """Absolute path or s3:// URI."""
+    name: str
+    """Path below what all files of the corpus have in common."""
+
+    @property
+    def kind(self) -> str:
+        """Suffix without compression: '.parquet', '.jsonl' or '.txt'."""
+        stem, suffix = os.path.splitext(self.uri)
+        return os.path.splitext(stem)[1] if suffix in _CODECS else suffix
+
+    def open(self) -> Any:
+        """The content as a pyarrow stream, decompressed."""
+        if self.uri.startswith("s3://"):
+            stream = pa.PythonFile(s3_filesystem().open(self.uri, "rb"), mode="r")
+        else:
+            stream = pa.OSFile(self.uri)
+        codec = _CODECS.get(os.path.splitext(self.uri)[1])
+        return pa.CompressedInputStream(stream, codec) if codec else stream
+
+    def identity(self) -> str:
+        """SHA-256 of a local file's content; size and ETag of an s3:// object."""
+        if self.uri.startswith("s3://"):
+            info = s3_filesystem().info(self.uri)
+            return f"{info['size']} {info.get('ETag', '').strip(chr(34))}"
+        stat = os.stat(self.uri)
+        return _sha256(self.uri, stat.st_size, stat.st_mtime_ns)
+
+
+def find_files(source: str) -> list[CorpusFile]:
+    """The files that a path, glob, folder or s3:// URI stands for, by name. Hidden files of a folder are passed over.
+
+    Raises:
+        InputError: there is no such file, nothing matches, or a file is of an unknown kind.
+    """
+    found = _find_s3(source) if source.startswith("s3://") else _find_local(os.path.expanduser(source))
+    unknown = next((uri for uri in found if _suffix(uri) is None), None)
+    if unknown is not None:
+        raise InputError(f"text.source: {unknown} is of an unknown kind; its name must end in {', '.join(SUFFIXES)}.")
+    return [CorpusFile(uri, name) for uri, name in sorted(zip(found, _names(found), strict=True))]
+
+
+def looks_like_files(source: str) -> bool:
+    """Whether a source means files rather than the name of a dataset on the Hugging Face hub."""
+    here = os.path.exists(os.path.expanduser(source))
+    written_so = source.startswith(("s3://", "/", "./", "../", "~")) or glob.has_magic(source)
+    return here or written_so or _suffix(source) is not None or source.count("/") > 1
+
+
+def _suffix(uri: str) -> str | None:
+    return next((suffix for suffix in SUFFIXES if uri.endswith(suffix)), None)
+
+
+def _find_local(source: str) -> list[str]:
+    if os.path.isfile(source):
+        return [os.path.abspath(source)]
+    if os.path.isdir(source):
+        return _of_known_kind(source, (str(path) for path in Path(source).absolute().rglob("*") if path.is_file()))
+    found = [os.path.abspath(path) for path in glob.glob(source, recursive=True) if os.path.isfile(path)]
+    if not found and glob.has_magic(source):
+        raise InputError(f"text.source: no file matches {source}.")
+    if not found:
+        raise InputError(f"text.source: no such file or folder: {source}.")
+    return found
+
+
+def _find_s3(source: str) -> list[str]:
+    from botocore.exceptions import BotoCoreError
+
+    store = s3_filesystem()
+    try:
+        if glob.has_magic(source):
+            found = [f"s3://{key}" for key in store.glob(source)]
+        elif store.isfile(source):
+            found = [source]
+        else:
+            found = _of_known_kind(source, (f"s3://{key}" for key in store.find(source)))
+    except (OSError, BotoCoreError) as error:
+        raise InputError(f"text.source: {source} cannot be read: {error}.") from None
+    if not found:
+        raise InputError(f"text.source: no object matches {source}.")
+    return found
+
+
+def _of_known_kind(folder: str, paths: Iterator[str]) -> list[str]:
+    def hidden(path: str) -> bool:
+        return any(part.startswith(".") for part in PurePosixPath(path.removeprefix(folder)).parts)
+
+    found = [path for path in paths if _suffix(path) is not None and not hidden(path)]
+    if not found:
+        raise InputError(f"text.source: folder {folder} holds no file whose name ends in {', '.join(SUFFIXES)}.")
+    return found
+
+
+def _names(uris: Sequence[str]) -> list[str]:
+    common = os.path.commonpath([os.path.dirname(uri) for uri in uris])
+    return [os.path.relpath(uri, common) for uri in uris]
+
+
+@functools.lru_cache(maxsize=4096)
+def _sha256(path: str, size: int, mtime_ns: int) -> str:
+    """Hash of a file's content; size and time of change are there to notice that a remembered hash is stale."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(_HASH_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()

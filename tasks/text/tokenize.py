@@ -1,0 +1,206 @@
+"""From a corpus to a tokens directory: packed sequences with the document of each token, and the split of each document."""
+
+import hashlib
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tasks.artifacts import read_manifest, to_json, write_manifest
+from tasks.errors import InputError
+from tasks.lm.load import load_tokenizer, model_identity
+from tasks.progress import Listener, Progress
+from tasks.store.objects import open_store
+from tasks.text.config import TextConfig
+from tasks.text.corpus import corpus_identity, stream_documents
+from tasks.text.pack import Ids, Packer, Split, split_of, text_hash
+from tasks.text.readers import Document
+from tasks.text.writer import DocumentsWriter, SequencesWriter
+
+if TYPE_CHECKING:
+    from tasks.config import PipelineConfig
+
+FORMAT_VERSION = 1
+SPLITS: tuple[Split, Split] = ("train", "eval")
+_BATCH_CHARACTERS = 2**20  # guess: large enough to keep all cores busy, small enough to stop near max_tokens
+_BATCH_DOCUMENTS = 1024
+
+
+def tokenize(config: "PipelineConfig", out: str, listener: Listener) -> None:
+    """Write the tokens directory of ``config.text`` for ``config.model``'s tokenizer; nothing if it is finished.
+
+    Everything is made in a scratch folder first, so nothing is written where the corpus turns out to be too small.
+
+    Raises:
+        InputError: the corpus or the tokenizer cannot be read, or either split has less than one sequence.
+    """
+    if read_manifest(out) is not None:
+        return
+    began = time.monotonic()
+    tokenizer = load_tokenizer(config.model)
+    with tempfile.TemporaryDirectory(prefix="saemill-tokens-") as scratch:
+        folder = Path(scratch)
+        work = _Work(config.text, tokenizer, folder, listener)
+        work.run()
+        work.refuse_an_empty_split()
+        tokenizer.save_pretrained(folder / "tokenizer")
+        hashes = _publish(folder, out)
+    seconds, n_tokens = time.monotonic() - began, sum(work.n_tokens.values())
+    open_store(out).put("run.json", to_json({"seconds": seconds, "tokens_per_second": n_tokens / seconds}))
+    recipe = {
+        "text": config.text.recipe(),
+        "model_identity": model_identity(config.model),
+        "corpus_identity": corpus_identity(config.text),
+    }
+    write_manifest(out, {**work.facts(), "recipe": recipe, "sha256": hashes})
+
+
+def special_token_ids(tokenizer: Any) -> list[int]:
+    """All ids that stand for no text: the named ones (BOS, EOS, ...) and the added ones that are marked special."""
+    added = (i for i, token in tokenizer.added_tokens_decoder.items() if token.special)
+    return sorted({*tokenizer.all_special_ids, *added})
+
+
+def separator_and_prefix(tokenizer: Any) -> tuple[int | None, int | None]:
+    """The token between documents (EOS, else BOS) and the one that the tokenizer itself puts before any text.
+
+    Models trained behind a BOS or CLS token give unusual activations without it, so every sequence gets it then.
+    """
+    separator = tokenizer.bos_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
+    around_nothing = tokenizer("")["input_ids"]
+    begins = {tokenizer.bos_token_id, tokenizer.cls_token_id} - {None}
+    prefix = around_nothing[0] if around_nothing and around_nothing[0] in begins else None
+    return separator, prefix
+
+
+class _Work:
+    """One pass over the corpus."""
+
+    def __init__(self, config: TextConfig, tokenizer: Any, folder: Path, listener: Listener) -> None:
+        self.config = config
+        self.tokenizer = tokenizer
+        self.listener = listener
+        self.separator, self.prefix = separator_and_prefix(tokenizer)
+        self.packers = {split: Packer(config.context_length, self.separator, self.prefix) for split in SPLITS}
+        self.sequences = SequencesWriter(folder / "sequences.parquet", config.context_length)
+        self.documents = DocumentsWriter(folder / "documents.parquet")
+        self.n_documents: dict[Split, int] = {"train": 0, "eval": 0}
+        self.surplus: dict[Split, int] = {"train": 0, "eval": 0}
+        self.empty_documents = 0
+        self.began = self.told = time.monotonic()
+
+    @property
+    def n_tokens(self) -> dict[Split, int]:
+        return {split: n * self.config.context_length for split, n in self.sequences.n_sequences.items()}
+
+    @property
+    def room(self) -> int | None:
+        """Sequences that text.max_tokens leaves room for; None if there is no limit."""
+        if self.config.max_tokens is None:
+            return None
+        return (self.config.max_tokens - sum(self.n_tokens.values())) // self.config.context_length
+
+    def run(self) -> None:
+        """Read, tokenize and pack until the corpus or the room is at its end."""
+        for batch in _batches(stream_documents(self.config)):
+            for document, token_ids in zip(batch, self._encode(batch), strict=True):
+                if self.room == 0:
+                    break
+                self._add(document, token_ids)
+            self._tell()
+            if self.room == 0:
+                break
+        self.sequences.close()
+        self.documents.close()
+
+    def facts(self) -> dict[str, Any]:
+        """What the manifest says of the pass."""
+        return {
+            "format_version": FORMAT_VERSION,
+            "stage": "tokens",
+            "context_length": self.config.context_length,
+            "n_sequences": self.sequences.n_sequences,
+            "n_tokens": self.n_tokens,
+            "n_documents": self.n_documents,
+            "dropped_tail_tokens": {s: self.surplus[s] + self.packers[s].n_pending for s in SPLITS},
+            "empty_documents": self.empty_documents,
+            "truncated_by_max_tokens": self.room == 0,
+            "separator_token_id": self.separator,
+            "prefix_token_id": self.prefix,
+            "special_token_ids": special_token_ids(self.tokenizer),
+            "vocab_size": len(self.tokenizer),
+        }
+
+    def refuse_an_empty_split(self) -> None:
+        """Raise InputError, saying what to change, unless both splits have a sequence."""
+        config, found = self.config, self.sequences.n_sequences
+        if found["train"] and found["eval"]:
+            return
+        if not sum(self.n_documents.values()):
+            raise InputError(f"text.source: {config.source} holds no text ({self.empty_documents} empty documents).")
+        short: Split = "eval" if found["train"] else "train"
+        n_tokens = {split: self.n_tokens[split] + self.packers[split].n_pending for split in SPLITS}
+        more = f"Raise text.max_tokens (now {config.max_tokens})" if self.room == 0 else "Use more text"
+        share = f"{'raise' if short == 'eval' else 'lower'} text.eval_fraction (now {config.eval_fraction:g})"
+        raise InputError(
+            f"The {short} split gets {n_tokens[short]} tokens from {self.n_documents[short]} of "
+            f"{sum(self.n_documents.values())} documents, less than one sequence of {config.context_length} tokens. "
+            f"{more}, {share}, or lower text.context_length."
+        )
+
+    def _encode(self, batch: Sequence[Document]) -> Iterator[Ids]:
+        # The backend's own call: 2.1 times as fast as the tokenizer's, and it does not warn about long documents.
+        backend = self.tokenizer.backend_tokenizer
+        for encoding in backend.encode_batch_fast([document.text for document in batch], add_special_tokens=False):
+            yield np.array(encoding.ids, np.int32)
+
+    def _add(self, document: Document, token_ids: Ids) -> None:
+        if not len(token_ids):
+            self.empty_documents += 1
+            return
+        sha256 = text_hash(document.text)
+        split = split_of(sha256, self.config.eval_fraction)
+        index = sum(self.n_documents.values())
+        self.n_documents[split] += 1
+        self.documents.add(index, sha256, split, document.title, document.source, len(token_ids))
+        ids, documents = self.packers[split].add(index, token_ids)
+        room = self.room
+        self.surplus[split] += ids[room:].size if room is not None else 0
+        self.sequences.add(split, ids[:room], documents[:room])
+
+    def _tell(self) -> None:
+        now = time.monotonic()
+        if now - self.told < 1:
+            return
+        self.told = now
+        done = sum(self.n_tokens.values())
+        rate = done / (now - self.began)
+        self.listener(Progress("tokens", done, max(done, self.config.max_tokens or 0), per_second=rate))
+
+
+def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
+    batch: list[Document] = []
+    characters = 0
+    for document in documents:
+        batch.append(document)
+        characters += len(document.text)
+        if characters >= _BATCH_CHARACTERS or len(batch) == _BATCH_DOCUMENTS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+def _publish(folder: Path, out: str) -> dict[str, str]:
+    """Put every file of a folder under ``out``; returns the SHA-256 of each by key."""
+    store = open_store(out)
+    hashes = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        key = path.relative_to(folder).as_posix()
+        data = np.memmap(path, np.uint8, "r").data
+        hashes[key] = hashlib.sha256(data).hexdigest()
+        store.put(key, data)
+    return hashes
