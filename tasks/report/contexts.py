@@ -46,7 +46,6 @@ class Contexts:
         self.token_activations = Ragged.of(examples["token_activations"])
         lengths = np.diff(self.tokens.offsets)
         self.peak = np.clip(examples["peak"].to_numpy(), 0, np.maximum(lengths - 1, 0))
-        self._labels: list[str | None] = examples["label"].to_pylist()
 
     def rows_of(self, latent: int) -> range:
         """Rows of one latent."""
@@ -61,9 +60,7 @@ class Contexts:
         return [row for row in self.rows_of(latent) if self._top[row]]
 
     def parts(self, row: int) -> tuple[str, str, str]:
-        """A context's text before the peak, at it and behind it; a row of the user's own is its label alone."""
+        """A context's text before the peak, at it and behind it."""
         tokens: list[str] = self.tokens.row(row).to_pylist()
-        if not tokens:
-            return "", self._labels[row] or "", ""
         peak = int(self.peak[row])
         return "".join(tokens[:peak]), tokens[peak], "".join(tokens[peak + 1 :])

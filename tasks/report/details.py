@@ -81,8 +81,7 @@ class _Examples:
         self._plain = {name: table[name].to_pylist() for name in ("kind", "sequence", "position")}
         self._plain["activation"] = significant(table["activation"].to_numpy())
         self._plain["peak"] = contexts.peak[self._start : stop].tolist()
-        for name in ("title", "label"):
-            self._plain[name] = [None if text is None else strings.add(text) for text in table[name].to_pylist()]
+        self._plain["title"] = [None if text is None else strings.add(text) for text in table["title"].to_pylist()]
 
     def of(self, latent: int) -> dict[str, list[Any]]:
         """Columns of one latent's contexts, a list entry per context."""

@@ -48,11 +48,17 @@ def baselines(summary: Json) -> list[Json]:
 
 
 def density_histogram(summary: Json) -> Json | None:
-    """Edges (log10 of density) and counts, or None where the summary has none."""
+    """Edges (log10 of density) and counts, or None where the summary has none.
+
+    Bins below one row in all that were scored hold only latents that never fired; they are counted apart, as ``dead``.
+    """
     histogram = summary.get("density_histogram")
     if not histogram or not histogram.get("counts"):
         return None
-    return {"edges": significant(histogram["edges"]), "counts": [int(count) for count in histogram["counts"]]}
+    edges, counts = np.array(histogram["edges"]), np.array(histogram["counts"])
+    lowest = np.floor(-np.log10(max(10, summary.get("tokens") or 10)))
+    first = min(int(np.searchsorted(edges, lowest)), len(counts) - 1)
+    return {"edges": significant(edges[first:]), "counts": counts[first:].tolist(), "dead": int(counts[:first].sum())}
 
 
 def position_norms(statistics: Json) -> Json | None:

@@ -35,7 +35,6 @@ EXAMPLE_COLUMNS = (
     "tokens",
     "token_activations",
     "peak",
-    "label",
 )
 CURVE_COLUMNS = ("tokens",)
 HEATMAP_COLUMNS = ("label", "latent", "activation")
@@ -63,6 +62,11 @@ class Inputs:
     examples: pa.Table
     """Sorted by latent, then top before lower quantiles, then rank."""
     heatmap: pa.Table | None
+
+    @property
+    def unit(self) -> str:
+        """What a row of activations is: a token, or just a row of the user's own."""
+        return "row" if self.tokens is None else "token"
 
     @property
     def n_latents(self) -> int:

@@ -51,13 +51,15 @@ def duration(seconds: float | None) -> str:
 
 
 def shown(value: Any) -> str:
-    """Any JSON value of a summary: numbers short, groups as 'name value' pairs."""
+    """Any JSON value of a summary: numbers short, groups as 'name: value' pairs."""
     if value is None:
         return DASH
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, dict) and any(isinstance(inner, list) for inner in value.values()):
+        return "see the chart"
     if isinstance(value, dict):
-        return " · ".join(f"{name} {shown(inner)}" for name, inner in value.items())
+        return " · ".join(f"{name}: {shown(inner)}" for name, inner in value.items())
     if isinstance(value, int | float):
         return number(value, 3)
     return str(value)

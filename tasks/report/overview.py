@@ -61,7 +61,7 @@ def cards(inputs: Inputs) -> list[Card]:
     fvu, dead = summary.get("fvu"), summary.get("dead_fraction")
     found = [
         Card("FVU", number(fvu, 3), "" if fvu is None else f"{percent(1 - fvu)} of variance explained"),
-        Card("L0", number(summary.get("l0"), 3), f"of {inputs.n_latents:,} latents active per {_row(inputs)}"),
+        Card("L0", number(summary.get("l0"), 3), f"of {inputs.n_latents:,} latents active per {inputs.unit}"),
         Card(
             "Dead latents",
             percent(dead, 2),
@@ -78,7 +78,7 @@ def cards(inputs: Inputs) -> list[Card]:
     for stage, name in (("activations", "Harvest"), ("sae", "Training")):
         rate = inputs.runs[stage].get("tokens_per_second")
         if rate:
-            found.append(Card(name, compact(rate), f"{'tokens' if inputs.tokens else 'rows'} per second"))
+            found.append(Card(name, compact(rate), f"{inputs.unit}s per second"))
     return found
 
 
@@ -98,8 +98,9 @@ def ce_rows(summary: Json) -> list[tuple[str, str]]:
         "sae": "SAE spliced in",
         "mean_ablation": "Mean ablation",
         "zero_ablation": "Zero ablation",
+        "kl": "KL divergence from the model as it is",
     }
-    rows = [(text, f"{number(ce.get(key), 4)} nats") for key, text in names.items()]
+    rows = [(text, f"{number(ce.get(key), 4)} nats") for key, text in names.items() if ce.get(key) is not None]
     rows.append(("Recovered against mean ablation", percent(ce.get("recovered_vs_mean"))))
     rows.append(("Recovered against zero ablation", percent(ce.get("recovered_vs_zero"))))
     rows.append(("Measured on", f"{number(ce.get('tokens'))} tokens"))
@@ -108,19 +109,16 @@ def ce_rows(summary: Json) -> list[tuple[str, str]]:
 
 def _activations(config: PipelineConfig, inputs: Inputs) -> str:
     d_in = inputs.activations["hooks"][config.hook]["d_in"]
+    rows = (inputs.sae.get("training") or {}).get("tokens", config.train.tokens)
     if inputs.tokens is None:
-        return f"{config.train.tokens:,} activations ({d_in:,} features) from {_source_name(config)}"
-    return f"the activations ({d_in:,} features) of {config.train.tokens:,} tokens at {config.hook} of {_model(inputs)}"
+        return f"{rows:,} activations ({d_in:,} features) from {_source_name(config)}"
+    return f"the activations ({d_in:,} features) of {rows:,} tokens at {config.hook} of {_model(inputs)}"
 
 
 def _scored_rows(inputs: Inputs) -> str:
     if inputs.summary.get("eval_is_train"):
         return "of the training rows themselves"
-    return "held-out tokens" if inputs.tokens else "held-out rows"
-
-
-def _row(inputs: Inputs) -> str:
-    return "token" if inputs.tokens else "row"
+    return f"held-out {inputs.unit}s"
 
 
 def _model(inputs: Inputs) -> str:

@@ -46,14 +46,18 @@ def packing(tokens: Json | None) -> str:
     return f"Documents packed without padding into sequences of {number(tokens.get('context_length'))} tokens{cut}."
 
 
-def mask_rows(hook: Json) -> Rows:
-    """How many tokens each rule left out, and how many were kept."""
-    masked: dict[str, int] = hook.get("masked") or {}
-    kept = sum(split["rows"] for split in hook["splits"].values())
-    total = kept + sum(masked.values())
-    rows = [_mask(rule, count, total) for rule, count in masked.items()]
-    rows.append(("Kept", number(kept), percent(kept / total if total else None)))
-    return rows
+def mask_rows(hook: Json) -> list[tuple[str, str, str, str]]:
+    """Rows of activations that each rule left out and that were kept: name, train, held out, why."""
+    masked, splits = hook.get("masked") or {}, hook["splits"]
+    totals = {split: splits[split]["rows"] + sum((masked.get(split) or {}).values()) for split in ("train", "eval")}
+    rules = dict.fromkeys(rule for counts in masked.values() for rule in counts)
+    rows = []
+    for rule in rules:
+        name, why = MASKS.get(rule, (rule, ""))
+        train, held_out = (_part(masked.get(split, {}).get(rule, 0), totals[split]) for split in ("train", "eval"))
+        rows.append((name, train, held_out, why))
+    kept = [_part(splits[split]["rows"], totals[split]) for split in ("train", "eval")]
+    return [*rows, ("Kept", kept[0], kept[1], "")]
 
 
 def norm_rows(hook: Json, summary: Json) -> Rows:
@@ -92,7 +96,5 @@ def settings_yaml(config: PipelineConfig) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
 
 
-def _mask(rule: str, count: int, total: int) -> tuple[str, str, str]:
-    name, why = MASKS.get(rule, (rule, ""))
-    share = percent(count / total if total else None)
-    return name, number(count), f"{share} · {why}" if why else share
+def _part(count: int, total: int) -> str:
+    return f"{number(count)} ({percent(count / total if total else None, 2)})"

@@ -67,7 +67,7 @@ def site(config: PipelineConfig, inputs: Inputs) -> Iterator[tuple[str, bytes]]:
         "norms": figures.position_norms(statistics),
     }
     yield _data("overview", charts)
-    yield _data("index", tables.index(inputs.latents, contexts, panels))
+    yield _data("index", tables.index(inputs.latents, contexts, panels, inputs.unit))
     yield _data("search", tables.search(inputs.latents, contexts))
     if inputs.heatmap is not None:
         yield _data("heatmap", figures.heat_map(inputs.heatmap))
@@ -99,6 +99,7 @@ def _page(config: PipelineConfig, inputs: Inputs, charts: dict[str, Any]) -> byt
         charts=charts,
         eval_is_train=bool(inputs.summary.get("eval_is_train")),
         n_latents=inputs.n_latents,
+        unit=inputs.unit,
         has_heatmap=inputs.heatmap is not None,
         corpus=provenance.corpus_rows(inputs.tokens),
         packing=provenance.packing(inputs.tokens),

@@ -19,13 +19,14 @@ SEARCH_CHARACTERS = 12_000_000
 """Context text that is searched, over all latents: 8 x 25 tokens of 4,608 latents are about 4.5 million."""
 
 
-def index(latents: pa.Table, contexts: Contexts, panels: list[int] | None) -> dict[str, Any]:
-    """The table's columns, by latent. ``panels`` are the latents that have one (None: all)."""
+def index(latents: pa.Table, contexts: Contexts, panels: list[int] | None, unit: str) -> dict[str, Any]:
+    """The table's columns, by latent. ``panels`` are the latents that have one (None: all); ``unit`` is token or row."""
     strings = Strings()
     rows = range(latents.num_rows)
     promoted = Ragged.of(latents["promoted"])
     return {
         "n": latents.num_rows,
+        "unit": unit,
         "columns": {name: significant(latents[name].to_numpy()) for name in SORTABLE},
         "fires": [strings.add_all(_peaks(contexts, latent)) for latent in rows],
         "promotes": [strings.add_all(_tokens(promoted, latent)[:SHOWN_TOKENS]) for latent in rows],

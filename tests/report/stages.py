@@ -17,12 +17,13 @@ from tasks.config import PipelineConfig, parse_config
 from tasks.report.render import render
 
 TEXT = (
-    "The state of the Union is strong because our people are strong . We have seen a year of peace with foreign nations ,"
-    " and the revenue of the Treasury has grown by eleven million dollars . Congress will be asked to provide for the Navy ,"
-    " for the public lands , and for the Indian tribes west of the Mississippi .\n The war in Europe has ended ; our"
-    " soldiers are coming home to their families , to schools and to jobs . I ask you to pass this law without delay . Health care ,"
-    " energy and the climate concern every citizen . President Lincoln said that a house divided cannot stand . In 1862 the"
-    " railroad , the telegraph and the post office joined one coast to the other ."
+    "The state of the Union is strong because our people are strong . We have seen a year of peace with foreign "
+    "nations , and the revenue of the Treasury has grown by eleven million dollars . Congress will be asked to "
+    "provide for the Navy , for the public lands , and for the Indian tribes west of the Mississippi .\n The war "
+    "in Europe has ended ; our soldiers are coming home to their families , to schools and to jobs . I ask you to"
+    " pass this law without delay . Health care , energy and the climate concern every citizen . President "
+    "Lincoln said that a house divided cannot stand . In 1862 the railroad , the telegraph and the post office "
+    "joined one coast to the other ."
 )
 VOCABULARY = [" " + word if word != "\n" else word for word in TEXT.replace("\n", "\n ").split(" ") if word]
 TITLES = ["Abraham Lincoln, 1862", "Franklin D. Roosevelt, 1942", "George Washington, 1790", "Barack Obama, 2010"]
@@ -66,6 +67,7 @@ SUMMARY: dict[str, Any] = {
         "zero_ablation": 9.81,
         "mean_ablation": 6.19,
         "delta_nats": 0.128,
+        "kl": 0.094,
         "recovered_vs_zero": 0.9806,
         "recovered_vs_mean": 0.957,
         "tokens": 8192,
@@ -81,7 +83,7 @@ SUMMARY: dict[str, Any] = {
     "high_norm_fraction": 0.019,
     "cosine": 0.948,
     "shrinkage": 1.012,
-    "l0_percentiles": {"p5": 31, "p50": 32, "p95": 32},
+    "l0_percentiles": {"5": 31, "50": 32, "95": 32},
     "tokens": 102_144,
     "definitions": DEFINITIONS,
     "eval_is_train": False,
@@ -161,7 +163,7 @@ def _write_tokens(folder: Path) -> None:
 
 
 def _write_activations(folder: Path, hook: str, d_in: int) -> None:
-    positions = [None, 140.2, *np.round(127 + np.sin(np.arange(254) / 9), 2).tolist()] if d_in > 4 else []
+    positions = [602.3, 140.2, *np.round(127 + np.sin(np.arange(254) / 9), 2).tolist()] if d_in > 4 else []
     train = {
         "count": 1_001_000,
         "mean": [0.0] * d_in,
@@ -175,7 +177,10 @@ def _write_activations(folder: Path, hook: str, d_in: int) -> None:
         "d_in": d_in,
         "dtype": "bfloat16",
         "splits": {"train": {"rows": 1_001_000, "shards": []}, "eval": {"rows": 111_300, "shards": []}},
-        "masked": {"first_position": 4367, "special": 233, "norm_outlier": 52},
+        "masked": {
+            "train": {"first_position": 3930, "special": 210, "norm_outlier": 47},
+            "eval": {"first_position": 437, "special": 23, "norm_outlier": 5},
+        },
         "statistics": {"train": train, "eval": train},
     }
     model = {"name": "SmolLM2-135M-Instruct"} if hook != "source" else None
@@ -202,7 +207,7 @@ def _write_sae(folder: Path, n_latents: int) -> None:
     _finish(
         folder,
         {
-            "config.json": {"arch": arch, "k": 32, "d_sae": n_latents},
+            "config.json": {"arch": arch, "k": 32, "d_sae": n_latents, "training": {"tokens": 1_000_448}},
             "run.json": {"seconds": 122, "tokens_per_second": 8230},
         },
     )
@@ -216,7 +221,7 @@ def _write_scores(folder: Path, rng: np.random.Generator, n_latents: int) -> Non
     _write_examples(
         folder, [row for latent in range(n_latents) if n_active[latent] for row in _rows(rng, latent, most[latent])]
     )
-    counts, edges = np.histogram(np.log10(np.maximum(n_active, 0.1) / 102_144), bins=40, range=(-6, 0))
+    counts, edges = np.histogram(np.log10(n_active / 102_144 + 1e-10), bins=80, range=(-10, 0))
     _finish(folder, {"summary.json": {**SUMMARY, "density_histogram": {"edges": edges.tolist(), "counts": counts.tolist()}}})
 
 
@@ -290,8 +295,8 @@ def _text(rng: np.random.Generator, latent: int, activation: float) -> dict[str,
 
 
 def _row_of_own(row: int, latent: int, activation: float) -> dict[str, Any]:
-    place = {"sequence": int(row), "position": 0, "document": None, "title": None, "label": CONCEPTS[row]}
-    text: dict[str, Any] = {"tokens": [], "token_activations": [], "peak": 0}
+    place = {"sequence": int(row), "position": 0, "document": -1, "title": "", "label": CONCEPTS[row]}
+    text: dict[str, Any] = {"tokens": [CONCEPTS[row]], "token_activations": [float(activation)], "peak": 0}
     return {"latent": latent, "rank": 0, "kind": "top", "activation": float(activation), **place, **text}
 
 

@@ -9,7 +9,7 @@
   function ticks(low, high, count) {
     const span = high - low || Math.abs(high) || 1;
     const power = 10 ** Math.floor(Math.log10(span / count));
-    const step = power * [1, 2, 5, 10].find((m) => span / (power * m) <= count);
+    const step = power * [1, 2, 2.5, 5, 10].find((m) => span / (power * m) <= count);
     const found = [];
     for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9; i++) found.push(Number((i * step).toPrecision(12)));
     return found;

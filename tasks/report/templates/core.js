@@ -39,7 +39,7 @@ window.saemill = (function () {
       else if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
       else if (value !== null && value !== undefined && value !== false) element.setAttribute(name, value);
     }
-    element.append(...children.flat().filter((child) => child !== null && child !== undefined));
+    element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
     return element;
   }
 
@@ -58,7 +58,7 @@ window.saemill = (function () {
 
   function percent(share, digits = 3) {
     if (share === null || share === undefined) return "–";
-    return `${number(100 * share, digits)} %`;
+    return `${figure(100 * share, digits)} %`;
   }
 
   /** A number with exactly ``digits`` significant digits, so that columns of them line up. */

@@ -68,20 +68,20 @@
       data.suppressed.tokens.length ? card("Suppressed tokens", logits(data.suppressed, chunk.strings)) : null,
       data.neighbours.latents.length ? card("Nearest by decoder", neighbours(data.neighbours, index)) : null,
     ];
-    return h("div", { class: "latent-body" }, h("div", { class: "stack" }, groups(data.contexts, chunk.strings, most)), h("aside", { class: "stack" }, side));
+    return h("div", { class: "latent-body" }, h("div", { class: "stack" }, groups(data.contexts, chunk.strings, most, index.unit)), h("aside", { class: "stack" }, side));
   }
 
   function card(title, ...content) {
     return h("section", { class: "card" }, h("h2", { text: title }), content);
   }
 
-  function groups(contexts, strings, most) {
+  function groups(contexts, strings, most, unit) {
     const kinds = [...new Set(contexts.kind)];
     if (!kinds.length) return card("Contexts", h("p", { class: "muted", text: "This latent never fired on the scored rows, so there is nothing to show." }));
     const quantiles = kinds.filter((kind) => kind !== "top").length;
     return kinds.map((kind) => {
       const rows = contexts.kind.flatMap((other, i) => (other === kind ? [i] : []));
-      return card(groupTitle(kind, quantiles), h("ol", { class: "contexts" }, rows.map((i) => context(contexts, strings, i, most))));
+      return card(groupTitle(kind, quantiles), h("ol", { class: "contexts" }, rows.map((i) => context(contexts, strings, i, most, unit))));
     });
   }
 
@@ -92,31 +92,28 @@
     return `Weaker contexts: quantile ${at} of ${quantiles}${where}`;
   }
 
-  function context(contexts, strings, i, most) {
+  function context(contexts, strings, i, most, unit) {
     const activation = contexts.activation[i];
     const bar = styled(h("span", { class: "meter", "aria-hidden": "true" }), "--part", (activation / most).toFixed(3));
     return h(
       "li",
       {},
       h("div", { class: "strength num" }, figure(activation, 4), bar),
-      h("div", { class: "quote" }, contextText(contexts, strings, i, most), caption(contexts, strings, i)),
+      h("div", { class: "quote" }, contextText(contexts, strings, i, most), caption(contexts, strings, i, unit)),
     );
   }
 
   function contextText(contexts, strings, i, most) {
     const tokens = contexts.tokens[i].map((id) => strings[id]);
-    const label = contexts.label[i];
-    if (!tokens.length) return h("p", { class: "text", text: label === null ? `Row ${contexts.sequence[i]}` : strings[label] });
     const peak = contexts.peak[i];
     return s.tokens.context(tokens, contexts.values[i], peak, contexts.position[i] - peak, most);
   }
 
-  function caption(contexts, strings, i) {
-    const own = contexts.tokens[i].length === 0;
-    const label = own ? null : contexts.label[i];
-    const where = own ? `row ${number(contexts.sequence[i])}` : `sequence ${number(contexts.sequence[i])}, position ${contexts.position[i]}`;
-    const named = [contexts.title[i], label].filter((id) => id !== null && strings[id]).map((id) => strings[id]);
-    return h("p", { class: "caption", dir: "auto" }, named.map((text) => h("strong", { text })), h("span", { text: where }));
+  function caption(contexts, strings, i, unit) {
+    const sequence = number(contexts.sequence[i]);
+    const where = unit === "row" ? `row ${sequence}` : `sequence ${sequence}, position ${contexts.position[i]}`;
+    const title = contexts.title[i] === null ? "" : strings[contexts.title[i]];
+    return h("p", { class: "caption", dir: "auto" }, title ? h("strong", { text: title }) : null, h("span", { text: where }));
   }
 
   function activations(counts, most) {
@@ -152,7 +149,7 @@
       "ol",
       { class: "neighbours" },
       column.latents.map((latent, i) => {
-        const fires = (index.fires[latent] || []).slice(0, 3).map((id) => s.tokens.chip(index.strings[id]));
+        const fires = (index.fires[latent] || []).map((id) => s.tokens.chip(index.strings[id]));
         const about = fires.length ? fires : h("span", { class: "muted", text: "never fired" });
         return h("li", {}, h("a", { href: `#latent/${latent}`, text: latent }), h("span", { class: "line" }, about), h("span", { class: "num", text: figure(column.cosines[i], 2) }));
       }),

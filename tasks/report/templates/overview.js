@@ -12,8 +12,8 @@
     s.charts.line(host, data, {
       label: `${data.title} over tokens`,
       log: LOG.has(data.name),
-      formatY: PERCENT.has(data.name) ? (v) => percent(v, 2) : compact,
-      describe: (x, y) => `${data.title} ${format(y)}\nafter ${number(x)} tokens`,
+      formatY: PERCENT.has(data.name) ? (v) => `${number(100 * v)} %` : compact,
+      describe: (x, y) => `${data.title} ${format(y)}\nafter ${number(x)}`,
     });
   }
 
@@ -39,6 +39,7 @@
   function norms(host, data) {
     s.charts.line(host, data, {
       label: "Mean norm by position",
+      log: true,
       describe: (x, y) => `position ${x}\nmean norm ${number(y)}`,
     });
   }

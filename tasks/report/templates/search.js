@@ -2,7 +2,8 @@
 
 /* Which latents match a query, and where. The text is loaded when the first search begins. */
 (function (s) {
-  const AROUND = 40;
+  const BEFORE = 30, AFTER = 60;
+  const KINDS = ["number", "fires", "promoted", "context"];
   let text = null;
 
   async function prepare() {
@@ -19,15 +20,17 @@
     return { words, latent: digits ? Number(digits[1]) : null, numberOnly: words.startsWith("#") && digits !== null };
   }
 
-  /** Latents that match, as a Map to what matched: "number", "promoted" or "context". Needs prepare(). */
-  function find(query, n) {
+  /** Latents that match, as a Map to the best of KINDS that does. Needs prepare(). */
+  function find(query, { n, fires, strings }) {
     const { words, latent, numberOnly } = parse(query);
     const found = new Map();
     if (latent !== null && latent < n) found.set(latent, "number");
     if (numberOnly) return found;
+    const firing = new Set(strings.flatMap((string, id) => (string.toLowerCase().includes(words) ? [id] : [])));
     for (let i = 0; i < n; i++) {
       if (found.has(i)) continue;
-      if (text.lowerPromoted[i].includes(words)) found.set(i, "promoted");
+      if (fires[i].some((id) => firing.has(id))) found.set(i, "fires");
+      else if (text.lowerPromoted[i].includes(words)) found.set(i, "promoted");
       else if (text.lowerContexts[i].includes(words)) found.set(i, "context");
     }
     return found;
@@ -39,10 +42,13 @@
     const at = text.lowerContexts[latent].indexOf(words);
     if (at < 0) return null;
     const whole = text.contexts[latent];
-    const begin = Math.max(whole.lastIndexOf("\n", at) + 1, at - AROUND);
+    const line = whole.lastIndexOf("\n", at) + 1;
+    const cut = at - line > BEFORE;
+    // From a whole word on, as the strongest context is shown.
+    const before = cut ? `…${whole.slice(at - BEFORE, at).replace(/^\S*\s/, "")}` : whole.slice(line, at);
     const newline = whole.indexOf("\n", at + words.length);
-    const end = Math.min(newline < 0 ? whole.length : newline, at + words.length + AROUND);
-    return [whole.slice(begin, at), whole.slice(at, at + words.length), whole.slice(at + words.length, end)];
+    const end = Math.min(newline < 0 ? whole.length : newline, at + words.length + AFTER);
+    return [before, whole.slice(at, at + words.length), whole.slice(at + words.length, end)];
   }
 
   /** Promoted tokens of a latent in which the query occurs. */
@@ -51,5 +57,5 @@
     return text.promoted[latent].split("\n").filter((token) => token.toLowerCase().includes(words));
   }
 
-  s.search = { prepare, find, excerpt, promoted, isComplete: () => text === null || text.complete };
+  s.search = { KINDS, prepare, find, excerpt, promoted, isComplete: () => text === null || text.complete };
 })(window.saemill);

@@ -41,7 +41,7 @@
 
   function update(changes) {
     Object.assign(state, changes, { page: 0 });
-    state.matches = state.query ? s.search.find(state.query, state.index.n) : null;
+    state.matches = state.query ? s.search.find(state.query, state.index) : null;
     state.order = ordered();
     render();
   }
@@ -50,12 +50,15 @@
     const { n, columns } = state.index;
     const order = [];
     for (let i = 0; i < n; i++) if (isListed(i, columns.n_active[i])) order.push(i);
-    if (state.sort === "latent") {
-      if (state.descending) order.reverse();
-    } else {
-      sortByColumn(order, columns[state.sort], state.descending ? -1 : 1);
-    }
-    return exactFirst(order);
+    if (state.sort !== "latent") sortByColumn(order, columns[state.sort], state.descending ? -1 : 1);
+    else if (state.descending) order.reverse();
+    else if (state.matches) return bestFirst(order);
+    return order;
+  }
+
+  /** In the table's plain order, a search puts better kinds of match first. */
+  function bestFirst(order) {
+    return s.search.KINDS.flatMap((kind) => order.filter((latent) => state.matches.get(latent) === kind));
   }
 
   function sortByColumn(order, column, sign) {
@@ -67,11 +70,6 @@
     if (state.matches === null) return state.dead || active > 0;
     const match = state.matches.get(latent);
     return match !== undefined && (state.dead || active > 0 || match === "number");
-  }
-
-  function exactFirst(order) {
-    const at = state.matches ? order.findIndex((latent) => state.matches.get(latent) === "number") : -1;
-    return at > 0 ? [order[at], ...order.slice(0, at), ...order.slice(at + 1)] : order;
   }
 
   function pages() {
@@ -144,7 +142,7 @@
     if (excerpt) return [s.tokens.running(excerpt[0]), h("mark", {}, s.tokens.running(excerpt[1])), s.tokens.running(excerpt[2])].flat();
     const [before, peak, after] = state.index.snippets[latent];
     if (peak === undefined) return [h("span", { class: "muted", text: dead ? "never fired" : "no context kept" })];
-    const [, space, word] = /^( *)(.*)$/su.exec(peak);
+    const [space, word] = s.tokens.split(peak);
     return [s.tokens.running(before), space, h("span", { class: "hot peak" }, s.tokens.running(word)), s.tokens.running(after)].flat();
   }
 

@@ -6,45 +6,42 @@
   const SIGNS = { "\n": "↵", "\r": "␍", "\t": "→" };
   // Control characters, line separators, bidirectional marks and overrides. Joiners stay: scripts and emoji need them.
   const HIDDEN = /([\u0000-\u001f\u007f-\u009f\u00ad\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff])/;
-  const HIDDEN_OR_SPACE = new RegExp(HIDDEN.source.replace("[", "[ "));
 
   function sign(character) {
-    if (character === " ") return "·";
     return SIGNS[character] || `U+${character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`;
-  }
-
-  function parts(text, pattern) {
-    return text.split(pattern).map((part, i) => (i % 2 ? h("span", { class: "sign", text: sign(part) }) : part));
   }
 
   /** Nodes for a token within running text. */
   function running(text) {
-    return parts(text, HIDDEN);
+    return text.split(HIDDEN).map((part, i) => (i % 2 ? h("span", { class: "sign", text: sign(part) }) : part));
   }
 
-  /** A token on its own, with its spaces made visible. */
+  /** The spaces before a token, and the rest; nothing but spaces counts as the rest. */
+  function split(text) {
+    const [, spaces, rest] = /^( *)(.*)$/su.exec(text);
+    return rest ? [spaces, rest] : ["", spaces];
+  }
+
+  /** A token on its own, with the spaces at its ends made visible. */
   function chip(text) {
-    return h("span", { class: "chip", dir: "auto" }, parts(text, HIDDEN_OR_SPACE));
-  }
-
-  /** The same as plain text, for tooltips. */
-  function plain(text) {
-    return parts(text, HIDDEN_OR_SPACE).map((part) => part.textContent ?? part).join("");
+    const [, before, middle, after] = /^( *)(.*?)( *)$/su.exec(text);
+    const dots = (spaces) => (spaces ? h("span", { class: "sign", text: "·".repeat(spaces.length) }) : null);
+    return h("span", { class: "chip", dir: "auto" }, dots(before), running(middle), dots(after));
   }
 
   /** A context: every token with its value on hover, shaded by its share of ``most``, the peak marked. */
   function context(tokens, values, peak, firstPosition, most) {
     const spans = tokens.map((text, i) => {
       const value = values[i] ?? 0;
-      const tip = `“${plain(text)}”  ${number(value)}\nposition ${firstPosition + i}`;
+      const tip = `“${chip(text).textContent}”  ${number(value)}\nposition ${firstPosition + i}`;
       const names = ["tok", value > 0 ? "hot" : "", i === peak ? "peak" : ""].filter(Boolean).join(" ");
       // The space before a word stays outside of its shade, or words seem to run together.
-      const [, space, word] = /^( *)(.*)$/su.exec(text);
-      const span = h("span", { class: names, "data-tip": tip }, running(word || space));
-      return [word ? space : "", value > 0 ? styled(span, "--heat", Math.min(1, value / most).toFixed(3)) : span];
+      const [space, word] = split(text);
+      const span = h("span", { class: names, "data-tip": tip }, running(word));
+      return [i > 0 ? space : "", value > 0 ? styled(span, "--heat", Math.min(1, value / most).toFixed(3)) : span];
     });
     return h("p", { class: "text", dir: "auto" }, spans);
   }
 
-  s.tokens = { running, chip, plain, context };
+  s.tokens = { running, split, chip, context };
 })(window.saemill);
