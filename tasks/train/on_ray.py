@@ -1,0 +1,226 @@
+"""Training on a Ray cluster: Ray Train runs the workers, restarts them from checkpoints, and keeps those on storage."""
+
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs
+import ray
+import ray.train
+import torch
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from tasks.artifacts import identity, read_manifest, to_json, write_manifest
+from tasks.config import PipelineConfig
+from tasks.errors import ArtifactError, InputError, SaemillError
+from tasks.on_ray import cluster_cpus, cluster_gpus, connect
+from tasks.progress import Listener, Progress
+from tasks.sae.exchange import Alone
+from tasks.store.objects import open_store, s3_filesystem
+from tasks.train.curve import CurveRow
+from tasks.train.distributed import TorchExchange
+from tasks.train.loop import Run, ignore
+from tasks.train.state import checkpoint_name, run_to_files
+from tasks.train.worker import CHECKPOINTS, Worker
+
+_SNAPSHOT = f"{CHECKPOINTS}/checkpoint_manager_snapshot.json"
+_POLL_S = 0.5
+_TELL_S = 1.0
+
+
+def train(config: PipelineConfig, activations: str, out: str, listener: Listener) -> None:
+    """Train the SAE of ``config`` on ``activations`` and write it below ``out``; nothing happens where it is finished.
+
+    A run that was killed goes on from its newest checkpoint below ``out``.
+
+    Raises:
+        InputError: the cluster is too small, settings disagree with the activations, or the loss is not finite.
+        ArtifactError: the activations are unfinished or damaged.
+        SaemillError: workers were lost more often than train.max_failures.
+    """
+    if read_manifest(out) is not None:
+        return
+    started = time.perf_counter()
+    connect(config.ray)
+    _check_room(config)
+    _drop_unusable_snapshot(out)
+    finished = _supervise(config, activations, out, listener)
+    timing = {"seconds": time.perf_counter() - started, "workers": config.train.workers} | finished.pop("timing")
+    open_store(out).put("run.json", to_json(timing))
+    recipe = {"sae": config.model_dump(mode="json")["sae"], "train": config.train.recipe()}
+    inputs = {"activations": identity(activations), "hook": config.hook}
+    write_manifest(out, {"format_version": 1, "stage": "saes", "recipe": recipe, **inputs, **finished})
+
+
+def _check_room(config: PipelineConfig) -> None:
+    """Ray Train would wait for ever for workers that do not fit."""
+    settings = config.train
+    wanted, there = settings.workers * settings.cpus_per_worker, cluster_cpus()
+    if wanted > there:
+        raise InputError(
+            f"train.workers is {settings.workers} with {settings.cpus_per_worker:g} CPUs each (train.cpus_per_worker), "
+            f"but the Ray cluster has {there:g} CPUs. Lower one of them, or raise ray.num_cpus."
+        )
+    if settings.use_gpu and settings.workers > cluster_gpus():
+        raise InputError(
+            f"train.use_gpu is on and train.workers is {settings.workers}, but the Ray cluster has {cluster_gpus():g} GPUs. "
+            "Lower train.workers or turn train.use_gpu off."
+        )
+
+
+def _supervise(config: PipelineConfig, activations: str, out: str, listener: Listener) -> dict[str, Any]:
+    """Run the job in an actor of its own and watch it, so that this process can be interrupted at any time.
+
+    ``TorchTrainer.fit`` would block and take over SIGINT here. Killing the actor ends Ray Train's controller, which it
+    owns, and with that the workers.
+    """
+    job = ray.remote(num_cpus=0, max_concurrency=4)(_Job).remote()
+    try:
+        done = job.run.remote(config, activations, out)
+        while True:
+            ready, _ = ray.wait([done], timeout=_POLL_S)
+            progress, refusal = ray.get(job.news.remote())
+            if refusal is not None:
+                raise refusal
+            if progress is not None:
+                listener(progress)
+            if ready:
+                result: dict[str, Any] = ray.get(done)
+                return result
+    except ray.exceptions.RayTaskError as error:
+        raise _plain(error) from error
+    finally:
+        ray.kill(job)
+
+
+def _plain(error: ray.exceptions.RayTaskError) -> Exception:
+    cause = error.cause
+    failures = getattr(cause, "worker_failures", {})
+    for failure in failures.values():
+        if isinstance(failure, SaemillError):
+            return failure
+    return SaemillError(f"Training stopped: {cause}")
+
+
+class _Job:
+    """Runs Ray Train, and carries news from the workers to whoever watches."""
+
+    def __init__(self) -> None:
+        self._progress: Progress | None = None
+        self._refusal: SaemillError | None = None
+
+    def run(self, config: PipelineConfig, activations: str, out: str) -> dict[str, Any]:
+        settings = config.train
+        me = ray.get_runtime_context().current_actor
+        path, filesystem = _storage(out)
+        trainer = TorchTrainer(
+            _work,
+            train_loop_config={"config": config, "activations": activations, "out": out, "job": me},
+            torch_config=TorchConfig(backend="nccl" if settings.use_gpu else "gloo", timeout_s=600),
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=settings.workers,
+                use_gpu=settings.use_gpu,
+                resources_per_worker={"CPU": settings.cpus_per_worker} | ({"GPU": 1} if settings.use_gpu else {}),
+            ),
+            run_config=ray.train.RunConfig(
+                name=CHECKPOINTS,
+                storage_path=path,
+                storage_filesystem=filesystem,
+                failure_config=ray.train.FailureConfig(max_failures=settings.max_failures, controller_failure_limit=3),
+                checkpoint_config=ray.train.CheckpointConfig(num_to_keep=settings.keep_checkpoints),
+                logging_config=ray.train.LoggingConfig(log_level="ERROR"),
+            ),
+        )
+        result: dict[str, Any] = trainer.fit().return_value
+        return result
+
+    def tell(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def refuse(self, error: SaemillError) -> None:
+        self._refusal = error
+
+    def news(self) -> tuple[Progress | None, SaemillError | None]:
+        """The latest progress, once, and the error that no restart would cure."""
+        progress, self._progress = self._progress, None
+        return progress, self._refusal
+
+
+def _work(task: dict[str, Any]) -> dict[str, Any]:
+    """One worker's part; rank 0 writes the finished SAE and returns what the manifest says about it."""
+    config, job = task["config"], task["job"]
+    context = ray.train.get_context()
+    rank, device = context.get_world_rank(), str(ray.train.torch.get_device())
+    torch.set_num_threads(max(1, int(config.train.cpus_per_worker)))
+    exchange = TorchExchange() if context.get_world_size() > 1 else Alone()
+    try:
+        worker = Worker(config, task["activations"], task["out"], exchange, rank, device)
+        run = worker.train(_Teller(config, job) if rank == 0 else ignore, _report)
+        return worker.finish(run) if rank == 0 else {}
+    except (InputError, ArtifactError) as error:  # a restart would not help
+        ray.get(job.refuse.remote(error))
+        raise
+
+
+class _Teller:
+    """Tells the job how far training is, at most once a second."""
+
+    def __init__(self, config: PipelineConfig, job: Any) -> None:
+        self._total = config.train.tokens
+        self._job = job
+        self._first: tuple[float, int] | None = None
+        self._told = 0.0
+
+    def __call__(self, row: CurveRow) -> None:
+        now = time.monotonic()
+        done = min(row.tokens, self._total)
+        self._first = self._first or (now, done)
+        if now - self._told < _TELL_S and done < self._total:
+            return
+        self._told = now
+        since, rows = now - self._first[0], done - self._first[1]
+        numbers = {name: getattr(row, name) for name in ("loss", "fvu", "l0", "dead_fraction", "lr")}
+        rate = rows / since if since > 0 else None
+        self._job.tell.remote(Progress("train", done, self._total, per_second=rate, numbers=numbers))
+
+
+def _report(run: Run) -> None:
+    """Hand a checkpoint to Ray Train; a barrier, so every rank comes here at the same steps."""
+    metrics = {"step": run.state.step}
+    if ray.train.get_context().get_world_rank() != 0:
+        ray.train.report(metrics, checkpoint_dir_name=checkpoint_name(run.state.step))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for name, data in run_to_files(run).items():
+            Path(folder, name).write_bytes(data)
+        checkpoint = ray.train.Checkpoint.from_directory(folder)
+        ray.train.report(metrics, checkpoint=checkpoint, checkpoint_dir_name=checkpoint_name(run.state.step))
+
+
+def _storage(out: str) -> tuple[str, pyarrow.fs.FileSystem | None]:
+    uri = open_store(out).uri
+    if not uri.startswith("s3://"):
+        return uri, None
+    return uri.removeprefix("s3://"), pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(s3_filesystem()))
+
+
+def _drop_unusable_snapshot(out: str) -> None:
+    """Remove Ray Train's list of checkpoints where a kill cut it short or it names what is gone.
+
+    Ray writes it in place and refuses to start over a damaged one. Checkpoints are found without it.
+    """
+    store = open_store(out)
+    try:
+        snapshot = json.loads(store.get(_SNAPSHOT))
+        names = [result["checkpoint_dir_name"] for result in snapshot["checkpoint_results"]]
+        usable = snapshot["ray_version"] == ray.__version__ and all(
+            any(store.list(f"{CHECKPOINTS}/{name}/")) for name in names
+        )
+    except FileNotFoundError:
+        return
+    except (ValueError, KeyError, TypeError):
+        usable = False
+    if not usable:
+        store.delete(_SNAPSHOT)

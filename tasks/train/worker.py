@@ -1,0 +1,117 @@
+"""What one training worker does, whoever started it: read its lanes, go on from the newest checkpoint, take the steps."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tasks.config import PipelineConfig
+from tasks.errors import ArtifactError, InputError
+from tasks.sae.exchange import Exchange
+from tasks.sae.scaling import scaling
+from tasks.store.objects import open_store
+from tasks.store.reader import LaneReader
+from tasks.store.schema import Array
+from tasks.train.curve import CurveRow
+from tasks.train.finish import write_sae
+from tasks.train.loop import Run, ignore, train
+from tasks.train.plan import plan
+from tasks.train.state import newest_run
+from tasks.train.step import initial_state
+
+CHECKPOINTS = "checkpoints"
+SAMPLE_ROWS = 8192
+"""Training rows that the initial weights are drawn from."""
+
+
+class Worker:
+    """One of ``world_size`` workers that train one SAE together."""
+
+    def __init__(
+        self,
+        config: PipelineConfig,
+        activations: str,
+        out: str,
+        exchange: Exchange,
+        rank: int = 0,
+        device: str = "cpu",
+    ) -> None:
+        """Open the activations and resolve the settings against them.
+
+        Raises:
+            InputError: sae.d_in is set and disagrees with the activations, or there are fewer rows than lanes.
+            ArtifactError: the activations are unfinished or lack the hook.
+        """
+        self.config = config
+        self.activations = activations
+        self.out = out
+        self.exchange = exchange
+        self.device = device
+        self._reader = self._open(rank, exchange.world_size)
+        d_in, statistics = self._reader.d_in, self._reader.statistics
+        if config.sae.d_in not in (None, d_in):
+            raise InputError(
+                f"sae.d_in is {config.sae.d_in} but activations of {config.hook!r} have {d_in} features. "
+                "Leave sae.d_in empty or correct it."
+            )
+        self.plan = plan(config.sae, config.train, d_in)
+        mean = torch.tensor(statistics["mean"], dtype=torch.float32, device=device)
+        self.scaling = scaling(mean, statistics["variance"])
+
+    def train(self, on_row: Callable[[CurveRow], None] = ignore, on_checkpoint: Callable[[Run], None] = ignore) -> Run:
+        """Train to the end, from the newest whole checkpoint below ``out`` if there is one.
+
+        Raises:
+            InputError: the loss is not a finite number any more.
+            ArtifactError: a shard is damaged, or workers do not see the same storage.
+        """
+        run = self._start()
+        before, started = run.seconds, time.perf_counter()
+
+        def timed(run: Run) -> None:
+            run.seconds = before + time.perf_counter() - started
+            on_checkpoint(run)
+
+        first = run.state.step
+        batches = (self._tensor(rows) for rows in self._reader.batches(first, self.plan.n_steps - first))
+        return train(run, batches, self.plan, self.scaling, self.exchange, on_row, timed)
+
+    def finish(self, run: Run) -> dict[str, Any]:
+        """Write the finished SAE below ``out``; what its manifest says about it."""
+        return write_sae(self.config, self.plan, run, self.scaling, self.out)
+
+    def _start(self) -> Run:
+        run = newest_run(open_store(self.out), f"{CHECKPOINTS}/", self.plan, self.device)
+        run = run or Run(initial_state(self.plan, self._sample(), self.device))
+        step = torch.tensor([run.state.step], device=self.device)
+        if bool((self.exchange.gather([step])[0] != step).any()):
+            raise ArtifactError(
+                f"Workers see different checkpoints below {self.out}/{CHECKPOINTS}. Storage must be shared by all machines."
+            )
+        return run
+
+    def _sample(self) -> Tensor:
+        """Scaled rows of the first batches, over all lanes, so that every worker has the same."""
+        reader = self._open(rank=0, world_size=1)
+        n_batches = -(-min(SAMPLE_ROWS, reader.rows) // self.plan.batch_rows)
+        rows = np.concatenate(list(reader.batches(0, n_batches)))
+        return self.scaling.apply(self._tensor(rows)).cpu()
+
+    def _open(self, rank: int, world_size: int) -> LaneReader:
+        settings = self.config.train
+        return LaneReader(
+            self.activations,
+            self.config.hook,
+            batch_rows=settings.batch_tokens,
+            lanes=settings.lanes,
+            seed=settings.seed,
+            rank=rank,
+            world_size=world_size,
+        )
+
+    def _tensor(self, rows: Array) -> Tensor:
+        tensor = torch.from_numpy(rows)
+        return (tensor.view(torch.bfloat16) if self._reader.dtype == "bfloat16" else tensor).to(self.device)
