@@ -24,7 +24,7 @@ class HarvestConfig(Settings):
     """Leave out the tokenizer's special tokens (BOS, EOS, separators)."""
     max_norm_multiple: float | None = Field(10.0, gt=1)
     """Leave out activations whose norm exceeds this multiple of their shard's median norm. Empty: keep all."""
-    shard_tokens: int = Field(65_536, ge=1)
+    shard_tokens: int = Field(32_768, ge=1)
     """Tokens per shard, the unit of work and of resumption."""
     row_group_rows: int = Field(4_096, ge=1)
     """Rows per Parquet row group, the unit of reading and shuffling."""

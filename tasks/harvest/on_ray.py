@@ -68,7 +68,7 @@ def harvest(config: PipelineConfig, tokens: str, out: str, listener: Listener) -
     _finish(config, tokens, out, shards, harvested, time.monotonic() - began)
 
 
-def _finish(config: PipelineConfig, tokens: str, out: str, shards: list[Shard], harvested: int, seconds: float) -> None:
+def _finish(config: PipelineConfig, tokens: str, out: str, shards: list[Shard], observed: dict[str, float | None]) -> None:
     records = read_commits(out, shards)
     objects = records[0]["objects"]
     hooks = {
@@ -77,7 +77,6 @@ def _finish(config: PipelineConfig, tokens: str, out: str, shards: list[Shard], 
     for hook, entry in hooks.items():
         if empty := [split for split, rows in entry["splits"].items() if not rows["rows"]]:
             raise InputError(f"The harvest's masks leave no {empty[0]} rows at {hook}. Loosen harvest.drop_* or add text.")
-    observed = {"seconds": seconds, "tokens": harvested, "tokens_per_second": harvested / seconds if harvested else None}
     open_store(out).put("run.json", to_json(observed))
     recipe = {"harvest": config.harvest.recipe(), "model": config.model.recipe(), "hash": identity(out)}
     write_manifest(
@@ -138,10 +137,10 @@ class _Pool:
         self._tokens_left = sum(shard.n_sequences for shard in pending) * context_length
         self._listener = listener
         self._counts: dict[ray.actor.ActorHandle, int] = {}
+        self._ready_at: float | None = None
 
-    def run(self) -> None:
-        """Harvest all pending shards."""
-        began = time.monotonic()
+    def run(self) -> float:
+        """Harvest all pending shards; tokens per second since the first actor had its model."""
         try:
             self._actors = [self._start() for _ in range(self._size)]
             while self._pending or self._running:
@@ -149,7 +148,8 @@ class _Pool:
                 ready, _ = ray.wait(list(self._running), timeout=_POLL_S)
                 for reference in ready:
                     self._settle(reference)
-                self._tell(time.monotonic() - began)
+                self._tell()
+            return self._tokens_left / max(self._seconds(), _POLL_S)
         finally:
             for actor in self._actors:
                 ray.kill(actor)
@@ -215,7 +215,10 @@ class _Pool:
             self._actors[self._actors.index(dead)] = self._start()
             self._counts.pop(dead, None)
 
-    def _tell(self, seconds: float) -> None:
+    def _seconds(self) -> float:
+        return time.monotonic() - self._ready_at if self._ready_at is not None else 0.0
+
+    def _tell(self) -> None:
         asked = {actor.tokens.remote(): actor for actor in self._actors}
         ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_POLL_S)
         for reference in ready:
@@ -223,5 +226,7 @@ class _Pool:
                 self._counts[asked[reference]] = ray.get(reference)
             except RayActorError:
                 continue  # its shards' own errors say so too, and are dealt with there
+        if self._ready_at is None and ready:
+            self._ready_at = time.monotonic()
         done = min(sum(self._counts.values()), self._tokens_left)
-        self._listener(Progress("harvest", done, self._tokens_left, per_second=done / seconds if done else None))
+        self._listener(Progress("harvest", done, self._tokens_left, per_second=done / self._seconds() if done else None))
