@@ -60,12 +60,12 @@ def harvest(config: PipelineConfig, tokens: str, out: str, listener: Listener) -
     done = committed(out)
     pending = [shard for shard in shards if shard.commit_key not in done]
     began = time.monotonic()
-    harvested = sum(shard.n_sequences for shard in pending) * read["context_length"]
+    rate = None
     if pending:
         connect(config.ray)
         job = Job(config, tokens, out, read["special_token_ids"], _gpus_per_actor(config))
-        _Pool(job, pending, read["context_length"], listener).run()
-    _finish(config, tokens, out, shards, harvested, time.monotonic() - began)
+        rate = _Pool(job, pending, read["context_length"], listener).run()
+    _finish(config, tokens, out, shards, {"seconds": time.monotonic() - began, "tokens_per_second": rate})
 
 
 def _finish(config: PipelineConfig, tokens: str, out: str, shards: list[Shard], observed: dict[str, float | None]) -> None:
