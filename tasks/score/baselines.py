@@ -1,9 +1,9 @@
 """How far one gets without training: ways to rebuild activations with as many numbers per row as the SAE, or none."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
@@ -23,45 +23,67 @@ _RIDGE = 1e-9
 _CHOSEN_NUMBERS = 4_000_000
 
 
-def sample_training_rows(split: Split, wanted: int = TRAINING_ROWS) -> Float[Tensor, "n d_in"]:
-    """About ``wanted`` rows, from row groups evenly spaced over all shards (within a shard rows lie in random order)."""
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """What the baselines know of training rows."""
+
+    mean: Float64[Tensor, "d_in"]
+    covariance: Float64[Tensor, "d_in d_in"]
+    """Mean of (x - mean) (x - mean)^T."""
+    directions: Float[Tensor, "n d_in"]
+    """Rows drawn without replacement, less the mean and scaled to norm 1."""
+
+
+def fit_training_rows(split: Split, n_directions: int, wanted: int = TRAINING_ROWS) -> Fit:
+    """Fit to about ``wanted`` rows, from row groups evenly spaced over all shards (rows of a shard lie in random order)."""
     units = split.units()[:: max(1, split.rows // wanted)]
-    rows = np.concatenate([to_float32(split.activations(unit), split.dtype) for unit in units])
-    return torch.tensor(rows[:wanted])
+    parts = (torch.from_numpy(to_float32(split.activations(unit), split.dtype).copy()) for unit in units)
+    return fit(parts, sum(unit.rows for unit in units), n_directions)
+
+
+def fit(parts: Iterable[Float[Tensor, "m d_in"]], n_rows: int, n_directions: int) -> Fit:
+    """Fit to all ``n_rows`` rows of some parts; all rows serve as directions where there are no more than wanted.
+
+    In float64 nothing is lost by taking the mean out of the second moments at the end.
+    """
+    drawn = torch.randperm(n_rows, generator=torch.Generator().manual_seed(_SEED))[:n_directions].sort().values
+    total, moments, rows, first = torch.zeros(()), torch.zeros(()), [], 0
+    for part in parts:
+        exact = part.double()
+        total, moments = total + exact.sum(dim=0), moments + exact.T @ exact
+        rows.append(part[drawn[(drawn >= first) & (drawn < first + len(part))] - first])
+        first += len(part)
+    mean = total / n_rows
+    directions = torch.nn.functional.normalize(torch.cat(rows).double() - mean, dim=1)
+    return Fit(mean, moments / n_rows - torch.outer(mean, mean), directions.float())
 
 
 @torch.inference_mode()
-def baselines(
-    sae: SparseAutoencoder, train: Float[Tensor, "n d_in"], rows: Float[Tensor, "m d_in"], k: int
-) -> dict[str, dict[str, Any]]:
-    """FVU of each baseline, and of the SAE, on the held-out ``rows``; fitted on the training rows ``train``.
+def baselines(sae: SparseAutoencoder, training: Fit, rows: Float[Tensor, "m d_in"], k: int) -> dict[str, dict[str, Any]]:
+    """FVU of each baseline, and of the SAE, on held-out ``rows``.
 
-    All but the SAE rebuild rows less the training mean. ``k`` is the number of components or of directions per row.
+    All but the SAE rebuild rows less the training mean. ``k`` is the number of components, or of directions per row.
     """
-    mean = train.double().mean(dim=0)
-    centred = rows.double() - mean
+    centred = rows.double() - training.mean
     deviation = float((rows.double() - rows.double().mean(dim=0)).square().sum())
-    random = random_directions(sae.d_sae, sae.d_in)
-    drawn = training_directions(train - mean.float(), sae.d_sae)
-    components = principal_components(train, mean, k)
+    random, drawn = random_directions(sae.d_sae, sae.d_in), training.directions
+    components = principal_components(training, k)
     return {
         "mean": {"fvu": ratio(deviation, deviation)},
         "pca": {"fvu": ratio(component_error(centred, components), deviation), "components": components.shape[1]},
-        "random_directions": {"fvu": ratio(dictionary_error(centred, random, k), deviation), "k": k, "rows": len(random)},
-        "training_rows": {"fvu": ratio(dictionary_error(centred, drawn, k), deviation), "k": k, "rows": len(drawn)},
+        "random_directions": {
+            "fvu": ratio(dictionary_error(centred, random, k), deviation),
+            "k": k,
+            "directions": len(random),
+        },
+        "training_rows": {"fvu": ratio(dictionary_error(centred, drawn, k), deviation), "k": k, "directions": len(drawn)},
         "sae_same_rows": {"fvu": ratio(sae_error(sae, rows), deviation)},
     }
 
 
-def principal_components(
-    train: Float[Tensor, "n d_in"], mean: Float64[Tensor, "d_in"], k: int
-) -> Float64[Tensor, "d_in components"]:
-    """The ``k`` directions in which training rows vary most (all of them where there are fewer)."""
-    covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64)
-    for part in in_chunks(train, chunk_rows(len(mean))):
-        centred = part.double() - mean
-        covariance.addmm_(centred.T, centred)
-    _, vectors = torch.linalg.eigh(covariance)
+def principal_components(training: Fit, k: int) -> Float64[Tensor, "d_in components"]:
+    """The ``k`` directions in which training rows vary most; all of them where there are fewer."""
+    _, vectors = torch.linalg.eigh(training.covariance)
     components: Tensor = vectors[:, -k:]
     return components
 
@@ -70,12 +92,6 @@ def random_directions(n: int, d_in: int) -> Float[Tensor, "n d_in"]:
     """``n`` seeded directions, uniform on the sphere."""
     directions = torch.randn(n, d_in, generator=torch.Generator().manual_seed(_SEED))
     return torch.nn.functional.normalize(directions, dim=1)
-
-
-def training_directions(centred: Float[Tensor, "rows d_in"], n: int) -> Float[Tensor, "m d_in"]:
-    """The directions of ``n`` training rows drawn without replacement, of all that there are where there are fewer."""
-    drawn = torch.randperm(len(centred), generator=torch.Generator().manual_seed(_SEED))[:n]
-    return torch.nn.functional.normalize(centred[drawn], dim=1)
 
 
 def component_error(rows: Float64[Tensor, "m d_in"], components: Float64[Tensor, "d_in k"]) -> float:

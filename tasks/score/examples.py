@@ -181,15 +181,13 @@ def _may_enter(
     worst = np.full(width, score.max(initial=0), score.dtype)
     np.minimum.at(worst, latent, score)
     worst[np.bincount(latent, minlength=width) < n] = 0
-    good: Bool[np.ndarray, "m"] = new_score >= worst[new_latent]
-    return good
+    return np.asarray(new_score >= worst[new_latent])
 
 
 def _by_latent_and_strength(hits: Hits) -> UInt64[np.ndarray, "m"]:
     """One key that sorts by latent, then from strong to weak: the bits of positive floats are in the floats' order."""
     weakness = np.uint32(0xFFFFFFFF) - hits.value.view(np.uint32)
-    key: UInt64[np.ndarray, "m"] = (hits.latent.astype(np.uint64) << np.uint64(32)) | weakness
-    return key
+    return np.asarray((hits.latent.astype(np.uint64) << np.uint64(32)) | weakness)
 
 
 def _first_of_each(latent: Int64[np.ndarray, "m"], other: Int64[np.ndarray, "m"]) -> Int64[np.ndarray, "n"]:
@@ -199,4 +197,4 @@ def _first_of_each(latent: Int64[np.ndarray, "m"], other: Int64[np.ndarray, "m"]
 
 def _pair(latent: Int64[np.ndarray, "m"], other: Int64[np.ndarray, "m"]) -> Int64[np.ndarray, "m"]:
     """One number per pair; ``other`` (a row, a sequence or a group) stays below 2^40 and latents below 2^23."""
-    return (latent << 40) | other
+    return np.asarray((latent << 40) | other)

@@ -34,7 +34,7 @@ from tasks.score.work import (
 
 logger = logging.getLogger(__name__)
 
-_POLL_S = 0.5
+_POLL_S = 1.0
 
 
 def score(config: PipelineConfig, tokens: str | None, activations: str, sae: str, out: str, listener: Listener) -> None:

@@ -15,7 +15,7 @@ from tasks.errors import ArtifactError
 from tasks.lm.config import ModelConfig
 from tasks.lm.load import load_model
 from tasks.sae import SparseAutoencoder, load
-from tasks.score.baselines import baselines, sample_training_rows
+from tasks.score.baselines import baselines, fit_training_rows
 from tasks.score.contexts import show
 from tasks.score.examples import Contexts
 from tasks.score.logits import neighbours, promoted_and_suppressed, unembedding
@@ -92,9 +92,9 @@ def baseline_k(job: Job, l0: float) -> int:
 
 def measure_baselines(job: Job, k: int) -> dict[str, dict[str, Any]]:
     """FVU of the baselines, and of the SAE on the same rows."""
-    split = job.split("eval")
+    split, sae = job.split("eval"), _sae(job.sae)
     rows = to_float32(spread_rows(split, job.pieces, job.config.score.baseline_tokens), split.dtype)
-    return baselines(_sae(job.sae), sample_training_rows(job.split("train")), torch.tensor(rows), k)
+    return baselines(sae, fit_training_rows(job.split("train"), sae.d_sae), torch.tensor(rows), k)
 
 
 def read_weights(job: Job) -> WeightColumns:
