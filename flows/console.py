@@ -65,7 +65,7 @@ def describe(progress: Progress) -> str:
     """The progress in words, such as '1,024/4,096 tokens, 512 tokens/s, 6 s left, loss 0.25'."""
     parts = [f"{progress.done:,}/{progress.total:,} {progress.unit}"]
     if progress.per_second is not None:
-        parts.append(f"{progress.per_second:,.0f} {progress.unit}/s")
+        parts.append(f"{progress.per_second:,.{0 if progress.per_second >= 10 else 2}f} {progress.unit}/s")
     if progress.eta_s is not None and progress.done < progress.total:
         parts.append(f"{duration(progress.eta_s)} left")
     parts += [f"{name} {value:.3g}" for name, value in progress.numbers.items()]

@@ -13,7 +13,7 @@ def test_progress_is_told_with_rate_time_left_and_figures() -> None:
 
 
 def test_a_finished_stage_has_no_time_left() -> None:
-    assert describe(Progress("train", 10, 10, unit="rows", per_second=5)) == "10/10 rows, 5 rows/s"
+    assert describe(Progress("train", 10, 10, unit="rows", per_second=0.5)) == "10/10 rows, 0.50 rows/s"
 
 
 @pytest.mark.parametrize("seconds, said", [(0.4, "0 s"), (89, "89 s"), (600, "10 min"), (9000, "2.5 h")])

@@ -1,0 +1,150 @@
+"""A real `saemill serve` on loopback, what its API says, and Debian's chromium to look at its pages."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from tests.conftest import ROOT, free_port
+
+TOY = str(ROOT / "configs/toy.yaml")
+CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
+CHROMIUM_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+class Served:
+    """A `saemill serve` of the toy configuration in a process of its own, and its server's API."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.storage = folder / "runs"
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def start(self, *options: str) -> None:
+        """Start, and wait until both deployments are there."""
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+        environment["PREFECT_HOME"] = str(self.folder / "prefect")
+        common = ["--port", str(self.port), "--config", TOY, "--nightly", TOY, "--storage", str(self.storage)]
+        with open(self.folder / "serve.log", "ab") as log:
+            self.process = psutil.Popen(
+                [sys.executable, "-m", "flows.cli", "serve", *common, *options],
+                cwd=ROOT,
+                env=environment,
+                stdout=log,
+                stderr=log,
+            )
+        self.wait(lambda: {"pipeline", "nightly"} <= {d["name"] for d in self.deployments()}, "the deployments")
+
+    def stop(self, number: int = signal.SIGTERM) -> list[psutil.Process]:
+        """Stop it; the processes that it left behind, which are killed then."""
+        family = self.process.children(recursive=True)
+        self.process.send_signal(number)
+        try:
+            self.process.wait(60)
+        finally:
+            _, alive = psutil.wait_procs(family, timeout=10)
+            for process in [*alive, self.process]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+        return alive
+
+    def wait(self, ready: Callable[[], bool], what: str, timeout: float = 240) -> None:
+        """Wait until something holds, and show the log where it never does."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            assert self.process.poll() is None, self.log()
+            with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
+                if ready():
+                    return
+            time.sleep(0.5)
+        raise TimeoutError(f"waited {timeout} s for {what}:\n{self.log()}")
+
+    def log(self) -> str:
+        return (self.folder / "serve.log").read_text()[-6000:]
+
+    def call(self, method: str, path: str, body: Any = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"content-type": "application/json"}
+        request = urllib.request.Request(f"{self.url}/api/{path}", data=data, headers=headers, method=method)
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            text = answer.read()
+        return json.loads(text) if text else None
+
+    def deployments(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.call("POST", "deployments/filter", {})
+        return found
+
+    def deployment(self, name: str) -> dict[str, Any]:
+        (found,) = (deployment for deployment in self.deployments() if deployment["name"] == name)
+        return found
+
+    def start_run(self, name: str, parameters: dict[str, Any], **state: Any) -> str:
+        body = {"parameters": parameters, "state": {"type": "SCHEDULED", **state}}
+        run: str = self.call("POST", f"deployments/{self.deployment(name)['id']}/create_flow_run", body)["id"]
+        return run
+
+    def runs(self, deployment: str) -> list[dict[str, Any]]:
+        only = {"deployments": {"name": {"any_": [deployment]}}}
+        found: list[dict[str, Any]] = self.call("POST", "flow_runs/filter", only)
+        return found
+
+    def state(self, run: str) -> dict[str, Any]:
+        state: dict[str, Any] = self.call("GET", f"flow_runs/{run}")["state"]
+        return state
+
+    def history(self, run: str) -> list[str]:
+        """The types of all states that the run has been in, in order."""
+        return [state["type"] for state in self.call("GET", f"flow_run_states/?flow_run_id={run}")]
+
+    def wait_until_ended(self, run: str) -> dict[str, Any]:
+        ends = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+        self.wait(lambda: self.state(run)["type"] in ends, f"the end of run {run}")
+        return self.state(run)
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    service = Served(tmp_path_factory.mktemp("served"))
+    service.start()
+    yield service
+    service.stop()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Debian's chromium; in CI it must be there."""
+    if not Path(CHROMIUM).exists() and not os.environ.get("CI"):
+        pytest.skip("chromium is not installed: apt-get install chromium")
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    opened = browser.new_page(viewport={"width": 1300, "height": 1000})
+    opened.set_default_timeout(60_000)
+    yield opened
+    opened.close()

@@ -1,0 +1,128 @@
+"""`saemill serve`, with a real Prefect server, a real browser and real runs of the toy configuration."""
+
+import copy
+import signal
+import socket
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from playwright.sync_api import Locator, Page
+
+from flows.cli import main
+from tasks.artifacts import read_json
+from tests.flows.conftest import TOY, Served
+
+pytestmark = pytest.mark.prefect
+
+
+def settings(served: Served, **train: Any) -> dict[str, Any]:
+    """The pipeline deployment's own parameters with some training settings changed."""
+    parameters: dict[str, Any] = copy.deepcopy(served.deployment("pipeline")["parameters"])
+    parameters["config"]["train"].update(train)
+    return parameters
+
+
+def field(page: Page, name: str) -> Locator:
+    """The innermost group of the form with this label."""
+    label = page.get_by_text(f"{name} (Optional)", exact=True)
+    return page.locator("div.schema-form-property").filter(has=label).last
+
+
+@pytest.mark.browser
+def test_both_deployments_and_the_nightly_schedule_show(served: Served, page: Page) -> None:
+    page.goto(f"{served.url}/deployments")
+    page.get_by_role("link", name="pipeline").first.wait_for()
+    page.get_by_role("link", name="nightly").first.wait_for()
+    page.goto(f"{served.url}/deployments/deployment/{served.deployment('nightly')['id']}")
+    page.get_by_text("At 02:17 AM").first.wait_for()
+    (schedule,) = served.deployment("nightly")["schedules"]
+    assert schedule["active"]
+    assert (schedule["schedule"]["cron"], schedule["schedule"]["timezone"]) == ("17 2 * * *", "Europe/London")
+    assert served.deployment("pipeline")["schedules"] == []
+
+
+@pytest.mark.browser
+@pytest.mark.ray
+def test_a_run_from_the_form_with_a_changed_value_completes_and_its_report_opens(served: Served, page: Page) -> None:
+    page.goto(f"{served.url}/deployments/deployment/{served.deployment('pipeline')['id']}/run")
+    width = field(page, "d_sae").locator("input")
+    before = int(width.input_value())
+    width.fill(str(before + 3))
+    page.get_by_role("button", name="Submit").click()
+    served.wait(lambda: len(served.runs("pipeline")) == 1, "the run that the form starts")
+    (run,) = served.runs("pipeline")
+    assert run["parameters"]["config"]["sae"]["d_sae"] == before + 3
+    assert served.wait_until_ended(run["id"])["type"] == "COMPLETED", served.log()
+
+    page.goto(f"{served.url}/artifacts/key/summary")
+    page.get_by_text("fvu", exact=True).first.wait_for()
+    link = page.get_by_role("link", name="Open the report").first
+    assert str(link.get_attribute("href")).startswith("http://127.0.0.1:")
+    with page.expect_popup() if link.get_attribute("target") == "_blank" else page.expect_navigation():
+        link.click()
+    report = page.context.pages[-1]
+    report.wait_for_load_state()
+    assert "/reports" not in report.url
+    assert str(before + 3) in report.inner_text("body")
+    (sae,) = served.storage.glob("saes/*")
+    config = read_json(str(sae), "config.json")
+    assert config is not None
+    assert config["d_sae"] == before + 3
+
+
+@pytest.mark.ray
+def test_a_cancelled_run_ends_as_cancelled_and_leaves_no_process(served: Served) -> None:
+    run = served.start_run("pipeline", settings(served, tokens=2_000_000_000))
+    served.wait(lambda: trained_steps(served.storage) > 0, "the first checkpoint of training")
+    (engine,) = (child for child in served.process.children() if "prefect.engine" in " ".join(child.cmdline()))
+    family = engine.children(recursive=True)
+    assert any("raylet" in process.name() for process in family)
+    served.call("POST", f"flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})
+    assert served.wait_until_ended(run)["type"] == "CANCELLED"
+    assert "CRASHED" not in served.history(run)
+    _, alive = psutil.wait_procs([engine, *family], timeout=30)
+    assert alive == []
+
+
+def trained_steps(storage: Path) -> int:
+    return len(list(storage.glob("saes/*/checkpoints/**/*.safetensors")))
+
+
+def test_a_nightly_run_that_should_have_started_long_ago_is_skipped(served: Served) -> None:
+    due = datetime.now(UTC) - timedelta(hours=30)
+    run = served.start_run("nightly", {}, state_details={"scheduled_time": due.isoformat()})
+    state = served.wait_until_ended(run)
+    assert (state["type"], state["name"]) == ("COMPLETED", "SkippedStale")
+
+
+def test_only_one_run_is_made_at_a_time(served: Served) -> None:
+    for name in ("pipeline", "nightly"):
+        deployment = served.deployment(name)
+        assert deployment["global_concurrency_limit"]["limit"] == 1
+        assert deployment["concurrency_options"]["collision_strategy"] == "ENQUEUE"
+
+
+def test_schedules_edited_in_the_ui_survive_a_restart_and_stopping_leaves_nothing(served: Served) -> None:
+    nightly = served.deployment("nightly")
+    path = f"deployments/{nightly['id']}/schedules"
+    edited = {"cron": "5 4 * * *", "timezone": "Asia/Tokyo"}
+    served.call("PATCH", f"{path}/{nightly['schedules'][0]['id']}", {"schedule": edited, "active": False})
+    served.call("POST", path, [{"schedule": {"cron": "0 12 * * 0", "timezone": "UTC"}, "active": True}])
+    assert served.stop(signal.SIGINT) == []
+    assert served.process.wait() == 0
+    served.start()
+    kept = {s["schedule"]["cron"]: s["active"] for s in served.deployment("nightly")["schedules"]}
+    assert kept == {"5 4 * * *": False, "0 12 * * 0": True}
+
+
+def test_a_taken_port_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+    monkeypatch.setenv("PREFECT_API_URL", "")  # `serve` sets it; this has it put back
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SystemExit) as stopped:
+        main(["serve", "--config", TOY, "--nightly", TOY, "--port", str(taken.getsockname()[1])])
+    assert stopped.value.code == 2
+    assert "is taken" in capfd.readouterr().err
+    assert list(tmp_path.iterdir()) == []
