@@ -105,16 +105,17 @@ class _Work:
 
     def run(self) -> None:
         """Read, tokenize and pack until the corpus or the room is at its end."""
-        for batch in _batches(stream_documents(self.config)):
-            for document, token_ids in zip(batch, self._encode(batch), strict=True):
+        with self.sequences, self.documents:
+            for batch in _batches(stream_documents(self.config)):
+                for document, token_ids in zip(batch, self._encode(batch), strict=True):
+                    if self.room == 0:
+                        break
+                    self._add(document, token_ids)
+                self._tell()
                 if self.room == 0:
                     break
-                self._add(document, token_ids)
-            self._tell()
-            if self.room == 0:
-                break
-        self.sequences.close()
-        self.documents.close()
+            self.sequences.finish()
+            self.documents.finish()
 
     def facts(self) -> dict[str, Any]:
         """What the manifest says of the pass."""
@@ -139,7 +140,7 @@ class _Work:
         config, found = self.config, self.sequences.n_sequences
         if found["train"] and found["eval"]:
             return
-        if not sum(self.n_documents.values()):
+        if not sum(self.n_documents.values()) and self.room != 0:
             raise InputError(f"text.source: {config.source} holds no text ({self.empty_documents} empty documents).")
         short: Split = "eval" if found["train"] else "train"
         n_tokens = {split: self.n_tokens[split] + self.packers[split].n_pending for split in SPLITS}

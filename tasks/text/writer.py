@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -30,12 +31,13 @@ class SequencesWriter:
     """sequences.parquet: all train sequences, then all eval sequences, numbered through, in row groups of 1,024.
 
     Train sequences are written as they come; eval sequences, the smaller part, wait in a scratch file.
+    Finish, then leave the context.
     """
 
     def __init__(self, path: Path, context_length: int) -> None:
         self._context_length = context_length
         self._parquet = pq.ParquetWriter(path, SEQUENCES, compression="zstd")
-        self._spool = tempfile.TemporaryFile(dir=path.parent)  # noqa: SIM115  # open until close()
+        self._spool = tempfile.TemporaryFile(dir=path.parent)  # noqa: SIM115  # open until __exit__
         self._waiting: list[tuple[Split, Ids, Ids]] = []
         self._n_waiting = 0
         self._n_written = 0
@@ -49,11 +51,16 @@ class SequencesWriter:
         else:
             self._spool.write(np.stack([token_ids, documents], axis=1).astype("<i4").tobytes())
 
-    def close(self) -> None:
-        """Append the eval sequences and finish the file."""
+    def finish(self) -> None:
+        """Append the eval sequences, and what waits to be written."""
         for pairs in self._spooled():
             self._write("eval", pairs[:, 0], pairs[:, 1])
         self._flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._parquet.close()
         self._spool.close()
 
@@ -91,7 +98,7 @@ class SequencesWriter:
 
 
 class DocumentsWriter:
-    """documents.parquet: a row per document, in the order in which they were read."""
+    """documents.parquet: a row per document, in the order in which they were read. Finish, then leave the context."""
 
     _BATCH = 8192
 
@@ -105,9 +112,14 @@ class DocumentsWriter:
         if len(self._rows) == self._BATCH:
             self._flush()
 
-    def close(self) -> None:
-        """Finish the file."""
+    def finish(self) -> None:
+        """Append what waits to be written."""
         self._flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._parquet.close()
 
     def _flush(self) -> None:
