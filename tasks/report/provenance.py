@@ -97,4 +97,4 @@ def settings_yaml(config: PipelineConfig) -> str:
 
 
 def _part(count: int, total: int) -> str:
-    return f"{number(count)} ({percent(count / total if total else None, 2)})"
+    return f"{number(count)} ({percent(count / total if total else None)})"

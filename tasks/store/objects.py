@@ -4,6 +4,7 @@ Keys are relative to the store's root and use '/'. Objects are whole or absent: 
 """
 
 import contextlib
+import mimetypes
 import os
 import uuid
 from collections.abc import Iterator
@@ -142,7 +143,9 @@ class S3Store:
         return data
 
     def put(self, key: str, data: bytes | memoryview) -> None:  # noqa: D102
-        self._fs().pipe_file(self._path(key), bytes(data), chunksize=_single_put(len(data)))
+        # Without a content type, a browser downloads a bucket's pages instead of opening them.
+        kind = mimetypes.guess_type(key)[0] or "application/octet-stream"
+        self._fs().pipe_file(self._path(key), bytes(data), chunksize=_single_put(len(data)), ContentType=kind)
 
     def put_if_absent(self, key: str, data: bytes) -> bool:  # noqa: D102
         try:

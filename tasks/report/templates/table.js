@@ -147,8 +147,9 @@
   }
 
   function promotesOf(latent) {
-    const known = state.index.promotes[latent].map((id) => state.index.strings[id]);
-    if (!state.query) return known.map(s.tokens.chip);
+    const { unit, promotes, fires, strings } = state.index;
+    const known = (unit === "token" ? promotes : fires)[latent].map((id) => strings[id]);
+    if (!state.query || unit !== "token") return known.map(s.tokens.chip);
     const found = s.search.promoted(state.query, latent);
     const rest = known.filter((token) => !found.includes(token.trim()));
     return [...found.map((token) => h("mark", {}, s.tokens.chip(token))), ...rest.map(s.tokens.chip)];
