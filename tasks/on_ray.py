@@ -1,5 +1,6 @@
 """The one way to a Ray cluster: started or joined once per process, leaving signals as they were."""
 
+import logging
 import os
 import signal
 import threading
@@ -52,6 +53,8 @@ def cluster_gpus() -> float:
 
 
 def _start_local(config: RayConfig) -> None:
+    # Ray guards local clusters with a token by itself, and says so at each start; nobody needs to act on that.
+    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     ray.init(
         num_cpus=config.num_cpus,
         object_store_memory=config.object_store_mb * 2**20,
