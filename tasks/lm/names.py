@@ -1,5 +1,6 @@
 """The names of hooks: a module's dotted name, and which side of it."""
 
+import contextlib
 import difflib
 import re
 from collections.abc import Sequence
@@ -47,9 +48,11 @@ def find_module(model: nn.Module, hook: str) -> nn.Module:
         InputError: the model has no such module; the message names the nearest ones and those at the top.
     """
     name = parse_hook(hook).module
+    with contextlib.suppress(AttributeError):
+        module = model.get_submodule(name)
+        if not isinstance(module, _CONTAINERS):
+            return module
     names = hook_names(model)
-    if name in names:
-        return model.get_submodule(name)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f" Nearest: {', '.join(near)}." if near else ""
     raise InputError(f"The model has no module {name!r}.{hint} There are: {', '.join(_outline(names))}.")

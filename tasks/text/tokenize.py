@@ -5,11 +5,12 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from tasks.artifacts import read_manifest, to_json, write_manifest
+from tasks.config import PipelineConfig
 from tasks.errors import InputError
 from tasks.lm.load import load_tokenizer, model_identity
 from tasks.progress import Listener, Progress
@@ -20,16 +21,13 @@ from tasks.text.pack import Ids, Packer, Split, split_of, text_hash
 from tasks.text.readers import Document
 from tasks.text.writer import DocumentsWriter, SequencesWriter
 
-if TYPE_CHECKING:
-    from tasks.config import PipelineConfig
-
 FORMAT_VERSION = 1
 SPLITS: tuple[Split, Split] = ("train", "eval")
 _BATCH_CHARACTERS = 2**20  # guess: large enough to keep all cores busy, small enough to stop near max_tokens
 _BATCH_DOCUMENTS = 1024
 
 
-def tokenize(config: "PipelineConfig", out: str, listener: Listener) -> None:
+def tokenize(config: PipelineConfig, out: str, listener: Listener) -> None:
     """Write the tokens directory of ``config.text`` for ``config.model``'s tokenizer; nothing if it is finished.
 
     Everything is made in a scratch folder first, so nothing is written where the corpus turns out to be too small.
