@@ -84,9 +84,10 @@ def absolute(config: PipelineConfig) -> PipelineConfig:
     activations = config.activations.model_copy(
         update={name: _absolute_if_there(getattr(config.activations, name)) for name in ("source", "labels")}
     )
-    model = config.model.model_copy(update={"name": _absolute_if_there(config.model.name)})
     storage = config.storage if "://" in config.storage else os.path.abspath(config.storage)
-    return config.model_copy(update={"storage": storage, "text": text, "activations": activations, "model": model})
+    return config.model_copy(
+        update={"storage": storage, "text": text, "activations": activations, "model": config.model.absolute()}
+    )
 
 
 def _absolute_if_there(name: str | None) -> str | None:

@@ -16,6 +16,7 @@ from tasks.errors import InputError, SaemillError
 from tasks.harvest.capture import Subject, harvest_shard
 from tasks.harvest.commit import commit_shard, committed, hook_entry, manifest, read_commits
 from tasks.harvest.shards import Shard, plan_shards
+from tasks.lm.config import ModelConfig
 from tasks.lm.hooks import prune_after
 from tasks.lm.load import load_model
 from tasks.on_ray import cluster_cpus, cluster_gpus, connect
@@ -35,6 +36,8 @@ class Job:
     """What an actor must know; small, since it is sent to each."""
 
     config: PipelineConfig
+    model: ModelConfig
+    """``config.model`` with an absolute path: Ray's workers have a directory of their own."""
     tokens: str
     out: str
     special_token_ids: list[int]
@@ -63,7 +66,7 @@ def harvest(config: PipelineConfig, tokens: str, out: str, listener: Listener) -
     rate = None
     if pending:
         connect(config.ray)
-        job = Job(config, tokens, out, read["special_token_ids"], _gpus_per_actor(config))
+        job = Job(config, config.model.absolute(), tokens, out, read["special_token_ids"], _gpus_per_actor(config))
         rate = _Pool(job, pending, read["context_length"], listener).run()
     _finish(config, tokens, out, shards, {"seconds": time.monotonic() - began, "tokens_per_second": rate})
 
@@ -80,7 +83,8 @@ def _finish(config: PipelineConfig, tokens: str, out: str, shards: list[Shard], 
     open_store(out).put("run.json", to_json(observed))
     recipe = {"harvest": config.harvest.recipe(), "model": config.model.recipe(), "hash": identity(out)}
     write_manifest(
-        out, manifest(recipe, hooks, tokens=identity(tokens), model={"name": config.model.name, "dtype": config.model.dtype})
+        out,
+        manifest(recipe, hooks, tokens=identity(tokens), model={"name": config.model.label, "dtype": config.model.dtype}),
     )
 
 
@@ -96,10 +100,10 @@ class _Harvester:
     def __init__(self, job: Job) -> None:
         self._job = job
         config = job.config
-        model = load_model(config.model, device="cpu")
+        model = load_model(job.model, device="cpu")
         prune_after(model, config.harvest.hooks)
         model.to("cuda" if job.gpus else "cpu")
-        self._subject = Subject(model, config.model.name, config.model.revision or "", job.special_token_ids)
+        self._subject = Subject(model, config.model.label, config.model.revision or "", job.special_token_ids)
         self._store = open_store(job.out)
         self._forward = threading.Lock()
         self._tokens = 0

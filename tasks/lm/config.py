@@ -1,5 +1,6 @@
 """Which language model is studied."""
 
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -18,3 +19,14 @@ class ModelConfig(Settings):
     """Hub revision (branch, tag or commit); empty for the default branch."""
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     """Precision in which the model runs."""
+
+    def absolute(self) -> "ModelConfig":
+        """The same model with a local path made absolute, for processes that start in another directory."""
+        path = Path(self.name).expanduser()
+        return self.model_copy(update={"name": str(path.absolute())}) if path.exists() else self
+
+    @property
+    def label(self) -> str:
+        """The model's name as results show it: of a path, the last part."""
+        path = Path(self.name).expanduser()
+        return path.absolute().name if path.exists() else self.name
