@@ -59,7 +59,9 @@ def shown(value: Any) -> str:
     if isinstance(value, dict) and any(isinstance(inner, list) for inner in value.values()):
         return "see the chart"
     if isinstance(value, dict):
-        return " · ".join(f"{name}: {shown(inner)}" for name, inner in value.items())
+        # JSON keeps names in alphabetical order; percentiles are read in the order of their numbers.
+        names = sorted(value, key=float) if all(name.isdecimal() for name in value) else list(value)
+        return " · ".join(f"{name}: {shown(value[name])}" for name in names)
     if isinstance(value, int | float):
         return number(value, 3)
     return str(value)

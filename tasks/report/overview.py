@@ -13,6 +13,38 @@ ARCHITECTURES = {
     "dense": "dense autoencoder",
 }
 
+FIRST = (
+    "fvu",
+    "explained_variance",
+    "fvu_without_high_norm",
+    "high_norm_fraction",
+    "l0",
+    "l0_percentiles",
+    "dead_fraction",
+    "dense_fraction",
+    "density_histogram",
+    "cosine",
+    "shrinkage",
+    "gamma",
+    "tokens",
+    "ce_recovered",
+    "ce.tokens",
+    "ce.original",
+    "ce.sae",
+    "ce.zero_ablation",
+    "ce.mean_ablation",
+    "ce.delta_nats",
+    "ce.recovered_vs_zero",
+    "ce.recovered_vs_mean",
+    "ce.kl",
+    "baselines.sae_same_rows.fvu",
+    "baselines.mean.fvu",
+    "baselines.pca.fvu",
+    "baselines.random_directions.fvu",
+    "baselines.training_rows.fvu",
+)
+"""Metrics in the order in which their definitions build on one another; JSON keeps them by name."""
+
 Json = dict[str, Any]
 
 
@@ -85,7 +117,8 @@ def cards(inputs: Inputs) -> list[Card]:
 def metrics(summary: Json) -> list[Metric]:
     """Every metric that the summary defines, with its value and definition."""
     definitions: dict[str, str] = summary.get("definitions") or {}
-    return [Metric(name, shown(_lookup(summary, name)), text) for name, text in definitions.items()]
+    names = [name for name in FIRST if name in definitions] + [name for name in definitions if name not in FIRST]
+    return [Metric(name, shown(_lookup(summary, name)), definitions[name]) for name in names]
 
 
 def ce_rows(summary: Json) -> list[tuple[str, str]]:

@@ -50,9 +50,11 @@ def mask_rows(hook: Json) -> list[tuple[str, str, str, str]]:
     """Rows of activations that each rule left out and that were kept: name, train, held out, why."""
     masked, splits = hook.get("masked") or {}, hook["splits"]
     totals = {split: splits[split]["rows"] + sum((masked.get(split) or {}).values()) for split in ("train", "eval")}
-    rules = dict.fromkeys(rule for counts in masked.values() for rule in counts)
+    rules = dict.fromkeys([*MASKS, *(rule for counts in masked.values() for rule in counts)])
     rows = []
     for rule in rules:
+        if not any(rule in counts for counts in masked.values()):
+            continue
         name, why = MASKS.get(rule, (rule, ""))
         train, held_out = (_part(masked.get(split, {}).get(rule, 0), totals[split]) for split in ("train", "eval"))
         rows.append((name, train, held_out, why))
@@ -87,7 +89,9 @@ def time_rows(inputs: Inputs) -> Rows:
     rows = []
     for stage, run in inputs.runs.items():
         rate = run.get("tokens_per_second")
-        rows.append((STAGES[stage], duration(run.get("seconds")), f"{compact(rate)} per second" if rate else ""))
+        rows.append(
+            (STAGES[stage], duration(run.get("seconds")), f"{compact(rate)} {inputs.unit}s per second" if rate else "")
+        )
     return rows
 
 

@@ -41,7 +41,8 @@ def test_durations_are_in_the_units_of_their_size(seconds: float | None, text: s
 
 
 def test_groups_are_shown_by_name_and_charts_are_referred_to() -> None:
-    assert shown({"5": 31, "95": 32}) == "5: 31 · 95: 32"
+    assert shown({"25": 31, "5": 30, "95": 32}) == "5: 30 · 25: 31 · 95: 32"
+    assert shown({"train": 0.5}) == "train: 0.500"
     assert shown({"edges": [0.0], "counts": [1]}) == "see the chart"
     assert shown(True) == "yes"
 

@@ -99,7 +99,7 @@
       "li",
       {},
       h("div", { class: "strength num" }, figure(activation, 4), bar),
-      h("div", { class: "quote" }, contextText(contexts, strings, i, most), caption(contexts, strings, i, unit)),
+      h("div", { class: "quote" }, contextText(contexts, strings, i, most), unit === "row" ? rowCaption(contexts, strings, i) : caption(contexts, strings, i)),
     );
   }
 
@@ -109,9 +109,14 @@
     return s.tokens.context(tokens, contexts.values[i], peak, contexts.position[i] - peak, most);
   }
 
-  function caption(contexts, strings, i, unit) {
-    const sequence = number(contexts.sequence[i]);
-    const where = unit === "row" ? `row ${sequence}` : `sequence ${sequence}, position ${contexts.position[i]}`;
+  /** Which row it is, unless it is called by its number already. */
+  function rowCaption(contexts, strings, i) {
+    const name = `row ${contexts.sequence[i]}`;
+    return strings[contexts.tokens[i][0]] === name ? null : h("p", { class: "caption", text: name });
+  }
+
+  function caption(contexts, strings, i) {
+    const where = `sequence ${number(contexts.sequence[i])}, position ${contexts.position[i]}`;
     const title = contexts.title[i] === null ? "" : strings[contexts.title[i]];
     return h("p", { class: "caption", dir: "auto" }, title ? h("strong", { text: title }) : null, h("span", { text: where }));
   }

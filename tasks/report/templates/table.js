@@ -143,7 +143,7 @@
     const [before, peak, after] = state.index.snippets[latent];
     if (peak === undefined) return [h("span", { class: "muted", text: dead ? "never fired" : "no context kept" })];
     const [space, word] = s.tokens.split(peak);
-    return [s.tokens.running(before), space, h("span", { class: "hot peak" }, s.tokens.running(word)), s.tokens.running(after)].flat();
+    return [s.tokens.running(before), space, h("span", { class: "hot peak" }, s.tokens.visible(word)), s.tokens.running(after)].flat();
   }
 
   function promotesOf(latent) {

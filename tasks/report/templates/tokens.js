@@ -22,6 +22,11 @@
     return rest ? [spaces, rest] : ["", spaces];
   }
 
+  /** A token that must be seen, even where it is nothing but spaces. */
+  function visible(text) {
+    return /^ +$/.test(text) ? h("span", { class: "sign", text: "␣".repeat(text.length) }) : running(text);
+  }
+
   /** A token on its own, with the spaces at its ends made visible. */
   function chip(text) {
     const [, before, middle, after] = /^( *)(.*?)( *)$/su.exec(text);
@@ -37,11 +42,11 @@
       const names = ["tok", value > 0 ? "hot" : "", i === peak ? "peak" : ""].filter(Boolean).join(" ");
       // The space before a word stays outside of its shade, or words seem to run together.
       const [space, word] = split(text);
-      const span = h("span", { class: names, "data-tip": tip }, running(word));
+      const span = h("span", { class: names, "data-tip": tip }, value > 0 ? visible(word) : running(word));
       return [i > 0 ? space : "", value > 0 ? styled(span, "--heat", Math.min(1, value / most).toFixed(3)) : span];
     });
     return h("p", { class: "text", dir: "auto" }, spans);
   }
 
-  s.tokens = { running, split, chip, context };
+  s.tokens = { running, visible, split, chip, context };
 })(window.saemill);
