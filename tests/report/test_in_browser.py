@@ -212,6 +212,7 @@ def test_a_report_on_rows_of_ones_own_shows_their_labels(labelled_report: Path, 
     expect(page.locator("#rows .peak").first).to_have_text(re.compile("cat|dog|robot|AI"))
     expect(page.locator("thead .c-promotes")).to_have_text("Fires on")
     page.locator("#rows tr").first.click()
+    expect(page.get_by_role("heading", name="Strongest rows")).to_be_visible()
     expect(page.locator("#view-latent .caption").first).to_have_text(re.compile(r"^row \d+$"))
 
 

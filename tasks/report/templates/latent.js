@@ -78,18 +78,20 @@
   function groups(contexts, strings, most, unit) {
     const kinds = [...new Set(contexts.kind)];
     if (!kinds.length) return card("Contexts", h("p", { class: "muted", text: "This latent never fired on the scored rows, so there is nothing to show." }));
-    const quantiles = kinds.filter((kind) => kind !== "top").length;
+    // A latent that fires seldom may have none of a quantile in the middle; the lowest has the largest number.
+    const quantiles = Math.max(0, ...kinds.filter((kind) => kind !== "top").map((kind) => Number(kind.slice(1))));
+    const noun = unit === "row" ? "rows" : "contexts";
     return kinds.map((kind) => {
       const rows = contexts.kind.flatMap((other, i) => (other === kind ? [i] : []));
-      return card(groupTitle(kind, quantiles), h("ol", { class: "contexts" }, rows.map((i) => context(contexts, strings, i, most, unit))));
+      return card(groupTitle(kind, quantiles, noun), h("ol", { class: "contexts" }, rows.map((i) => context(contexts, strings, i, most, unit))));
     });
   }
 
-  function groupTitle(kind, quantiles) {
-    if (kind === "top") return "Strongest contexts";
+  function groupTitle(kind, quantiles, noun) {
+    if (kind === "top") return `Strongest ${noun}`;
     const at = Number(kind.slice(1));
     const where = at === 1 ? ", highest" : at === quantiles ? ", lowest" : "";
-    return `Weaker contexts: quantile ${at} of ${quantiles}${where}`;
+    return `Weaker ${noun}: quantile ${at} of ${quantiles}${where}`;
   }
 
   function context(contexts, strings, i, most, unit) {

@@ -93,7 +93,7 @@
     byId("page-back").disabled = state.page === 0;
     byId("page-on").disabled = state.page >= pages() - 1;
     byId("count").textContent = summary();
-    byId("text-heading").textContent = state.query ? "Context with match" : "Strongest context";
+    byId("text-heading").textContent = state.query ? "First match" : `Strongest ${state.index.unit === "token" ? "context" : "row"}`;
     for (const button of document.querySelectorAll("[data-sort]")) markSorted(button);
   }
 
