@@ -1,0 +1,42 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tasks.config import PipelineConfig, parse_config
+from tasks.harvest.ingest import ingest
+from tasks.progress import silent
+
+
+def pipeline(tmp_path: Path, **settings: Any) -> PipelineConfig:
+    """A tiny run on activations of the user's own: 600 rows in 6 dimensions that are sparse sums of 12 directions."""
+    source = tmp_path / "rows.npy"
+    if not source.exists():
+        rng = np.random.default_rng(0)
+        codes = rng.exponential(size=(600, 12)) * (rng.random((600, 12)) < 0.2)
+        np.save(source, (codes @ rng.normal(size=(12, 6)) + 3).astype(np.float32))
+    train = {"tokens": 1280, "batch_tokens": 32, "lanes": 4, "workers": 1, "precision": "fp32", "lr": 0.01}
+    return parse_config(
+        {
+            "storage": str(tmp_path),
+            "activations": {"source": str(source), "eval_fraction": 0},
+            "sae": {"d_sae": 24, "k": 3, **settings.pop("sae", {})},
+            "train": {**train, **settings},
+            "ray": {"num_cpus": 4},
+        }
+    )
+
+
+@pytest.fixture
+def tiny_run(tmp_path: Path) -> Callable[..., tuple[PipelineConfig, str]]:
+    """Settings with overrides, and the address of their ingested activations."""
+
+    def make(**settings: Any) -> tuple[PipelineConfig, str]:
+        config = pipeline(tmp_path, **settings)
+        activations = f"{tmp_path}/activations/tiny-{'0' * 12}"
+        ingest(config, activations, silent)
+        return config, activations
+
+    return make

@@ -1,0 +1,41 @@
+import pytest
+
+from tasks.sae.config import SAEConfig
+from tasks.train.config import TrainConfig
+from tasks.train.plan import plan
+
+
+def resolved(**settings):
+    return plan(SAEConfig(), TrainConfig(**settings), d_in=576)
+
+
+def test_the_last_batch_is_filled_so_steps_round_up():
+    assert resolved(tokens=2049, batch_tokens=1024).n_steps == 3
+
+
+def test_learning_rate_rises_stays_and_falls():
+    p = resolved(tokens=100 * 1024, lr=1.0, warmup_fraction=0.1, decay_fraction=0.2)
+    assert [round(p.lr_at(s), 3) for s in (0, 4, 9, 10, 79, 80, 90, 99)] == [0.1, 0.5, 1, 1, 1, 1, 0.5, 0.05]
+
+
+def test_without_warmup_and_decay_the_rate_is_constant():
+    p = resolved(tokens=10 * 1024, lr=1.0, warmup_fraction=0, decay_fraction=0)
+    assert {p.lr_at(s) for s in range(10)} == {1.0}
+
+
+@pytest.mark.parametrize("tokens", [1024, 10_000, 1_000_000, 123_456_789])
+def test_checkpoints_fall_on_steps_that_close_a_row_of_the_curve(tokens):
+    p = resolved(tokens=tokens)
+    assert p.checkpoint_every % p.log_every == 0
+    assert p.n_steps // p.log_every <= 500
+
+
+def test_checkpoints_come_no_more_often_than_asked():
+    p = resolved(tokens=1_000_000, checkpoint_every_tokens=100_000)
+    assert 100_000 <= p.checkpoint_every * 1024 < 110_000
+
+
+def test_what_is_left_empty_follows_the_length_of_the_run():
+    short, long = resolved(tokens=100_000), resolved(tokens=100_000_000)
+    assert short.dead_after < long.dead_after
+    assert short.lr > long.lr

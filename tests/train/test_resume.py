@@ -1,0 +1,98 @@
+"""Killed and started again, a run ends with the bits that it would have had undisturbed."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+
+from tasks.errors import ArtifactError
+from tasks.sae.exchange import Alone
+from tasks.store.objects import open_store
+from tasks.train.loop import Run
+from tasks.train.state import checkpoint_name, newest_run, read_run, run_to_files
+from tasks.train.worker import Worker
+
+
+class Killed(Exception):
+    """Stands for a process that ends at once."""
+
+
+def keep(out: str, run: Run) -> None:
+    for name, data in run_to_files(run).items():
+        open_store(out).put(f"checkpoints/{checkpoint_name(run.state.step)}/{name}", data)
+
+
+def train_to_the_end(config, activations: str, out: Path) -> Run:
+    return Worker(config, activations, str(out), Alone()).train(on_checkpoint=lambda run: keep(str(out), run))
+
+
+def assert_equal_bits(a: Run, b: Run) -> None:
+    assert torch.equal(a.state.parameters.flat, b.state.parameters.flat)
+    assert torch.equal(a.state.silent, b.state.silent)
+    assert a.curve == b.curve
+    adam = [run.state.optimizer.state_dict()["state"][0] for run in (a, b)]
+    assert all(torch.equal(adam[0][name], adam[1][name]) for name in ("step", "exp_avg", "exp_avg_sq"))
+
+
+@pytest.mark.parametrize("arch", ["topk", "l1"])
+@pytest.mark.parametrize("kill_at", [1, 13, 39])
+def test_a_run_killed_at_any_step_ends_with_the_bits_of_an_undisturbed_one(arch, kill_at, tiny_run, tmp_path):
+    config, activations = tiny_run(sae={"arch": arch}, checkpoint_every_tokens=5 * 32)
+    undisturbed = train_to_the_end(config, activations, tmp_path / "one")
+
+    def stop(row) -> None:
+        if row.step == kill_at:
+            raise Killed
+
+    out = str(tmp_path / "two")
+    with pytest.raises(Killed):
+        Worker(config, activations, out, Alone()).train(on_row=stop, on_checkpoint=lambda run: keep(out, run))
+    assert_equal_bits(train_to_the_end(config, activations, tmp_path / "two"), undisturbed)
+
+
+def test_a_process_killed_with_sigkill_goes_on_from_its_checkpoint(tiny_run, tmp_path):
+    config, activations = tiny_run(checkpoint_every_tokens=5 * 32)
+    undisturbed = train_to_the_end(config, activations, tmp_path / "one")
+    out = tmp_path / "two"
+    (tmp_path / "config.json").write_text(config.model_dump_json())
+    code = f"""
+        import os, signal
+        from pathlib import Path
+        from tasks.config import PipelineConfig
+        from tasks.sae.exchange import Alone
+        from tasks.train.worker import Worker
+        from tests.train.test_resume import keep
+
+        config = PipelineConfig.model_validate_json(Path({str(tmp_path / "config.json")!r}).read_text())
+        kill = lambda row: os.kill(os.getpid(), signal.SIGKILL) if row.step == 22 else None
+        Worker(config, {activations!r}, {str(out)!r}, Alone()).train(kill, lambda run: keep({str(out)!r}, run))
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=Path(__file__).parents[2], timeout=120)
+    assert done.returncode == -signal.SIGKILL
+    assert sorted(os.listdir(out / "checkpoints"))[-1] == checkpoint_name(20)
+    assert_equal_bits(train_to_the_end(config, activations, out), undisturbed)
+
+
+def test_a_checkpoint_that_was_cut_short_is_passed_over(tiny_run, tmp_path):
+    config, activations = tiny_run(checkpoint_every_tokens=5 * 32)
+    out = tmp_path / "one"
+    train_to_the_end(config, activations, out)
+    plan = Worker(config, activations, str(out), Alone()).plan
+    cut = out / "checkpoints" / checkpoint_name(40) / "state.safetensors"
+    cut.write_bytes(cut.read_bytes()[:1000])
+    with pytest.raises(ArtifactError, match="not the file"):
+        read_run(open_store(str(out)), f"checkpoints/{checkpoint_name(40)}", plan)
+    found = newest_run(open_store(str(out)), "checkpoints/", plan)
+    assert found is not None
+    assert found.state.step == 35
+
+
+def test_where_nothing_was_kept_there_is_nothing_to_go_on_from(tiny_run, tmp_path):
+    config, activations = tiny_run()
+    plan = Worker(config, activations, str(tmp_path / "new"), Alone()).plan
+    assert newest_run(open_store(str(tmp_path / "new")), "checkpoints/", plan) is None
