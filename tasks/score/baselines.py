@@ -41,8 +41,8 @@ def fit_training_rows(split: Split, n_directions: int, wanted: int = TRAINING_RO
     return fit(parts, sum(unit.rows for unit in units), n_directions)
 
 
-def fit(parts: Iterable[Float[Tensor, "m d_in"]], n_rows: int, n_directions: int) -> Fit:
-    """Fit to all ``n_rows`` rows of some parts; all rows serve as directions where there are no more than wanted.
+def fit(parts: Iterable[Tensor], n_rows: int, n_directions: int) -> Fit:
+    """Fit to all ``n_rows`` rows of some parts, each [m, d_in]; all become directions where there are no more than wanted.
 
     In float64 nothing is lost by taking the mean out of the second moments at the end.
     """
@@ -66,19 +66,20 @@ def baselines(sae: SparseAutoencoder, training: Fit, rows: Float[Tensor, "m d_in
     """
     centred = rows.double() - training.mean
     deviation = float((rows.double() - rows.double().mean(dim=0)).square().sum())
-    random, drawn = random_directions(sae.d_sae, sae.d_in), training.directions
-    components = principal_components(training, k)
-    return {
+    found: dict[str, dict[str, Any]] = {
         "mean": {"fvu": ratio(deviation, deviation)},
-        "pca": {"fvu": ratio(component_error(centred, components), deviation), "components": components.shape[1]},
-        "random_directions": {
-            "fvu": ratio(dictionary_error(centred, random, k), deviation),
-            "k": k,
-            "directions": len(random),
-        },
-        "training_rows": {"fvu": ratio(dictionary_error(centred, drawn, k), deviation), "k": k, "directions": len(drawn)},
         "sae_same_rows": {"fvu": ratio(sae_error(sae, rows), deviation)},
     }
+    components = principal_components(training, k)
+    found["pca"] = {"fvu": ratio(component_error(centred, components), deviation), "components": components.shape[1]}
+    dictionaries = {
+        "random_directions": random_directions(sae.d_sae, sae.d_in),
+        "training_rows": training.directions,
+    }
+    for name, dictionary in dictionaries.items():
+        error = dictionary_error(centred, dictionary, k)
+        found[name] = {"fvu": ratio(error, deviation), "k": min(k, len(dictionary)), "directions": len(dictionary)}
+    return found
 
 
 def principal_components(training: Fit, k: int) -> Float64[Tensor, "d_in components"]:

@@ -49,7 +49,7 @@ def score(config: PipelineConfig, tokens: str | None, activations: str, sae: str
         return
     connect(config.ray)
     began = time.monotonic()
-    job = Job(config, tokens, activations, sae)
+    job = Job(config.model_copy(update={"model": config.model.absolute()}), tokens, activations, sae)
     results = _measure(job, listener)
     seconds = time.monotonic() - began
     write_results(job, out, load(sae), results, seconds)

@@ -8,7 +8,9 @@ E[x^2] - E[x]^2 cancels, and activations have means many times their spread.
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64, Integer
+from jaxtyping import Float32, Float64, Int64
+
+from tasks.score.codes import Codes
 
 DENSITY_EDGES: Float64[np.ndarray, "edges"] = np.linspace(-10.0, 0.0, 81)
 """Edges of the density histogram, in log10."""
@@ -94,12 +96,12 @@ class ReconstructionSums:
     @property
     def mean_cosine(self) -> float | None:
         """Mean over rows of cos(x, x_hat)."""
-        return ratio(self.cosine, self.x.count)
+        return ratio(self.cosine, float(self.x.count))
 
     @property
     def shrinkage(self) -> float | None:
         """Mean over rows of ||x_hat|| / ||x||; 1 is none."""
-        return ratio(self.norm_ratio, self.x.count)
+        return ratio(self.norm_ratio, float(self.x.count))
 
     @property
     def gamma(self) -> float | None:
@@ -125,17 +127,16 @@ class LatentSums:
     """Tokens with 0, 1, 2, ... active latents."""
 
     @staticmethod
-    def of(
-        row: Integer[np.ndarray, "m"], latent: Integer[np.ndarray, "m"], value: Float32[np.ndarray, "m"], n: int, d_sae: int
-    ) -> "LatentSums":
-        """The sums of ``n`` tokens from their m positive activations: value of a latent at a row."""
+    def of(codes: Codes, n: int, d_sae: int) -> "LatentSums":
+        """The sums of the codes of ``n`` tokens."""
+        row, latent, value = codes.row, codes.latent, codes.value
         largest = np.zeros(d_sae, np.float32)
         np.maximum.at(largest, latent, value)
         l0 = np.bincount(row, minlength=n)
         return LatentSums(
             n_tokens=n,
             n_active=np.bincount(latent, minlength=d_sae),
-            total=np.bincount(latent, weights=value, minlength=d_sae),
+            total=np.bincount(latent, weights=value, minlength=d_sae).astype(np.float64),  # of none, numpy gives integers
             largest=largest,
             tokens_by_l0=np.bincount(l0, minlength=d_sae + 1),
         )
@@ -160,7 +161,7 @@ class LatentSums:
         """Mean number of active latents per token."""
         return float(self.n_active.sum()) / max(1, self.n_tokens)
 
-    def l0_percentile(self, percent: float) -> int:
+    def l0_percentile(self, percent: int) -> int:
         """The smallest number of active latents that at least ``percent`` of tokens do not exceed."""
         reached = np.cumsum(self.tokens_by_l0) >= percent / 100 * self.n_tokens
         return int(np.argmax(reached))

@@ -55,7 +55,7 @@ class TokenStrings:
         strings: list[str] = []
         finished = ""
         for n in range(1, len(token_ids) + 1):
-            text = self._behind_anchor(list(token_ids[:n])).rstrip(_UNFINISHED)
+            text = self._behind_anchor(list(token_ids[:n])).replace(_UNFINISHED, "")
             strings.append(text[len(finished) :])
             finished = text if len(text) > len(finished) else finished
         return strings

@@ -67,7 +67,7 @@ def summary(
         "fvu": fvu,
         "explained_variance": None if fvu is None else 1 - fvu,
         "fvu_without_high_norm": usual.fvu,
-        "high_norm_fraction": 1 - usual.x.count / every.x.count,
+        "high_norm_fraction": (every.x.count - usual.x.count) / every.x.count,
         "cosine": every.mean_cosine,
         "shrinkage": every.shrinkage,
         "gamma": every.gamma,

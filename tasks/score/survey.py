@@ -6,7 +6,7 @@ from functools import reduce
 from operator import add
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 
 from tasks.sae import SparseAutoencoder
 from tasks.score.codes import Chunk, Codes, chunks
@@ -23,36 +23,39 @@ _HITS_AT_ONCE = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class LabelSums:
-    """Activations of each latent summed over the rows of each label, in the order in which labels first occur.
-
-    None where rows have no labels, or too many.
-    """
+    """Activations of each latent summed over the rows of each label; none where rows have no labels, or too many."""
 
     rows: Mapping[str, int] = field(default_factory=dict)
+    first: Mapping[str, int] = field(default_factory=dict)
+    """Each label's lowest row number in the source."""
     totals: Mapping[str, Float64[np.ndarray, "d_sae"]] = field(default_factory=dict)
     too_many: bool = False
 
     def __add__(self, other: "LabelSums") -> "LabelSums":
-        labels = list(dict.fromkeys([*self.rows, *other.rows]))
+        labels = sorted({*self.rows, *other.rows})
         if self.too_many or other.too_many or len(labels) > MAX_LABELS:
             return LabelSums(too_many=True)
-        rows = {label: self.rows.get(label, 0) + other.rows.get(label, 0) for label in labels}
-        pairs = ((label, [s.totals[label] for s in (self, other) if label in s.totals]) for label in labels)
-        return LabelSums(rows, {label: sum(parts[1:], parts[0]) for label, parts in pairs})
+        both = (self, other)
+        return LabelSums(
+            {label: sum(part.rows.get(label, 0) for part in both) for label in labels},
+            {label: min(part.first[label] for part in both if label in part.first) for label in labels},
+            {label: reduce(add, [part.totals[label] for part in both if label in part.totals]) for label in labels},
+        )
 
     @staticmethod
-    def of(labels: list[str], codes: Codes, d_sae: int) -> "LabelSums":
-        """The sums of rows with these labels."""
-        names = list(dict.fromkeys(labels))
+    def of(labels: list[str], sequence: Int64[np.ndarray, "n"], codes: Codes, d_sae: int) -> "LabelSums":
+        """The sums of rows with these labels and row numbers in the source."""
+        names, label_of, counts = np.unique(np.array(labels, dtype=object), return_inverse=True, return_counts=True)
         if len(names) > MAX_LABELS:
             return LabelSums(too_many=True)
-        number = {name: n for n, name in enumerate(names)}
-        label_of = np.array([number[label] for label in labels])
+        lowest = np.full(len(names), np.iinfo(np.int64).max)
+        np.minimum.at(lowest, label_of, sequence)
         cell = label_of[codes.row] * d_sae + codes.latent
-        totals = np.bincount(cell, weights=codes.value, minlength=len(names) * d_sae).reshape(len(names), d_sae)
-        counts = np.bincount(label_of, minlength=len(names))
+        totals = np.bincount(cell, weights=codes.value, minlength=len(names) * d_sae).astype(np.float64)
         return LabelSums(
-            {name: int(n) for name, n in zip(names, counts, strict=True)}, dict(zip(names, totals, strict=True))
+            dict(zip(names, counts.tolist(), strict=True)),
+            dict(zip(names, lowest.tolist(), strict=True)),
+            dict(zip(names, totals.reshape(len(names), d_sae), strict=True)),
         )
 
 
@@ -83,7 +86,10 @@ def survey(sae: SparseAutoencoder, rows: Rows, dtype: str, piece: Piece, median_
     evidence, waiting = Evidence.none(config), Hits.none()
     for chunk in chunks(sae, rows.activation, dtype):
         part = slice(chunk.start, chunk.start + len(chunk.x))
-        sums.append(_sums(chunk, sae.d_sae, median_norm, None if rows.label is None else rows.label[part]))
+        labels = LabelSums()
+        if rows.label is not None:
+            labels = LabelSums.of(rows.label[part], rows.sequence[part], chunk.codes, sae.d_sae)
+        sums.append((*_reconstruction(chunk, median_norm), LatentSums.of(chunk.codes, len(chunk.x), sae.d_sae), labels))
         waiting = Hits.joined([waiting, Hits.of(chunk.codes, piece.first + chunk.start, rows.sequence[part])])
         if len(waiting) > _HITS_AT_ONCE:
             evidence, waiting = evidence.seeing(waiting), Hits.none()
@@ -91,16 +97,8 @@ def survey(sae: SparseAutoencoder, rows: Rows, dtype: str, piece: Piece, median_
     return Survey(every, usual, latents, evidence.seeing(waiting), labels)
 
 
-def _sums(
-    chunk: Chunk, d_sae: int, median_norm: float, labels: list[str] | None
-) -> tuple[ReconstructionSums, ReconstructionSums, LatentSums, LabelSums]:
+def _reconstruction(chunk: Chunk, median_norm: float) -> tuple[ReconstructionSums, ReconstructionSums]:
+    """The sums of all rows, and of those of usual norm."""
     x, x_hat = chunk.x.astype(np.float64), chunk.x_hat.astype(np.float64)
     usual = np.linalg.norm(x, axis=1) <= HIGH_NORM_MULTIPLE * median_norm
-    every = ReconstructionSums.of(x, x_hat)
-    codes = chunk.codes
-    return (
-        every,
-        every if usual.all() else ReconstructionSums.of(x[usual], x_hat[usual]),
-        LatentSums.of(codes.row, codes.latent, codes.value, len(x), d_sae),
-        LabelSums() if labels is None else LabelSums.of(labels, codes, d_sae),
-    )
+    return ReconstructionSums.of(x, x_hat), ReconstructionSums.of(x[usual], x_hat[usual])

@@ -74,12 +74,13 @@ def examples_table(parts: list[pa.Table]) -> pa.Table:
 
 
 def heatmap_table(labels: LabelSums, latents: LatentSums) -> pa.Table:
-    """Mean activation over the rows of each label, of every latent that fires; labels in the order they first occur."""
+    """Mean activation over the rows of each label, of every latent that fires; labels in the order of the source."""
     firing = np.flatnonzero(latents.n_active)
-    means = [labels.totals[label][firing] / labels.rows[label] for label in labels.rows]
+    ordered = sorted(labels.rows, key=lambda label: labels.first[label])
+    means = [labels.totals[label][firing] / labels.rows[label] for label in ordered]
     return pa.table(
         {
-            "label": pa.array([label for label in labels.rows for _ in firing], pa.string()),
+            "label": pa.array([label for label in ordered for _ in firing], pa.string()),
             "latent": pa.array(np.tile(firing, len(means)), pa.int32()),
             "activation": pa.array(np.concatenate(means), pa.float64()),
         }
