@@ -137,10 +137,13 @@ def summary_table(result: Result) -> str:
     """The summary in Markdown: figures, baselines, and where everything lies."""
     summary = result.summary
     rows = [(name, summary.get(name)) for name in ("fvu", "l0", "dead_fraction", "dense_fraction", "ce_recovered")]
-    rows += [(f"baseline fvu: {name}", figures.get("fvu")) for name, figures in summary.get("baselines", {}).items()]
+    rows += [
+        (f"fvu on the baselines' rows: {name}", figures.get("fvu")) for name, figures in summary.get("baselines", {}).items()
+    ]
     rows += [(f"{name} tokens/s", rate) for name, rate in summary["tokens_per_second"].items()]
     lines = ["| figure | value |", "|---|---|", *(f"| {name} | {_number(value)} |" for name, value in rows)]
-    places = [f"* {name}: `{getattr(result, name)}`" for name in ("tokens", "activations", "sae", "scores", "report")]
+    stored = {name: getattr(result, name) for name in ("tokens", "activations", "sae", "scores", "report")}
+    places = [f"* {name}: `{uri}`" for name, uri in stored.items() if uri is not None]
     heading = [f"[Open the report]({link_to(result.report)})", ""] if result.report is not None else []
     return "\n".join([*heading, *lines, "", *places])
 

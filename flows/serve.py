@@ -6,6 +6,7 @@ The server is a child process; deployments are served, and reports shown, from t
 import contextlib
 import ctypes
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -91,11 +92,12 @@ def absolute(config: PipelineConfig) -> PipelineConfig:
 
 
 def _absolute_if_there(name: str | None) -> str | None:
-    """Names of hub models and datasets look like relative paths; only what exists, or could as a glob, is one."""
-    if name is None or "://" in name or os.path.isabs(name):
+    """A hub dataset's name looks like a relative path; what exists, or is a glob in a folder that does, is one."""
+    if name is None or "://" in name:
         return name
-    parent = Path(name.split("*", 1)[0]).parent if "*" in name else Path(name)
-    return os.path.abspath(name) if parent.exists() else name
+    fixed = re.split(r"[*?\[]", name, maxsplit=1)[0]
+    there = Path(name) if fixed == name else Path(fixed + "x").parent
+    return os.path.abspath(name) if there.exists() else name
 
 
 def _configure_prefect(options: ServeOptions) -> str:

@@ -1,28 +1,21 @@
 """`saemill serve`, with a real Prefect server, a real browser and real runs of the toy configuration."""
 
-import copy
 import signal
 import socket
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 from playwright.sync_api import Locator, Page
 
 from flows.cli import main
+from flows.serve import absolute
 from tasks.artifacts import read_json
+from tasks.config import parse_config
 from tests.flows.conftest import TOY, Served
 
 pytestmark = pytest.mark.prefect
-
-
-def settings(served: Served, **train: Any) -> dict[str, Any]:
-    """The pipeline deployment's own parameters with some training settings changed."""
-    parameters: dict[str, Any] = copy.deepcopy(served.deployment("pipeline")["parameters"])
-    parameters["config"]["train"].update(train)
-    return parameters
 
 
 def field(page: Page, name: str) -> Locator:
@@ -58,6 +51,7 @@ def test_a_run_from_the_form_with_a_changed_value_completes_and_its_report_opens
     assert served.wait_until_ended(run["id"])["type"] == "COMPLETED", served.log()
 
     page.goto(f"{served.url}/artifacts/key/summary")
+    page.locator("a[href*='/artifacts/artifact/']").first.click()
     page.get_by_text("fvu", exact=True).first.wait_for()
     link = page.get_by_role("link", name="Open the report").first
     assert str(link.get_attribute("href")).startswith("http://127.0.0.1:")
@@ -75,8 +69,11 @@ def test_a_run_from_the_form_with_a_changed_value_completes_and_its_report_opens
 
 @pytest.mark.ray
 def test_a_cancelled_run_ends_as_cancelled_and_leaves_no_process(served: Served) -> None:
-    run = served.start_run("pipeline", settings(served, tokens=2_000_000_000))
-    served.wait(lambda: trained_steps(served.storage) > 0, "the first checkpoint of training")
+    parameters = served.deployment("pipeline")["parameters"]
+    parameters["config"]["name"] = "long"
+    parameters["config"]["train"]["tokens"] = 8_000_000
+    run = served.start_run("pipeline", parameters)
+    served.wait(lambda: any(served.storage.glob("saes/long-*/checkpoints/**/*.safetensors")), "training's first checkpoint")
     (engine,) = (child for child in served.process.children() if "prefect.engine" in " ".join(child.cmdline()))
     family = engine.children(recursive=True)
     assert any("raylet" in process.name() for process in family)
@@ -85,10 +82,6 @@ def test_a_cancelled_run_ends_as_cancelled_and_leaves_no_process(served: Served)
     assert "CRASHED" not in served.history(run)
     _, alive = psutil.wait_procs([engine, *family], timeout=30)
     assert alive == []
-
-
-def trained_steps(storage: Path) -> int:
-    return len(list(storage.glob("saes/*/checkpoints/**/*.safetensors")))
 
 
 def test_a_nightly_run_that_should_have_started_long_ago_is_skipped(served: Served) -> None:
@@ -126,3 +119,19 @@ def test_a_taken_port_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert stopped.value.code == 2
     assert "is taken" in capfd.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_paths_are_made_absolute_for_runs_that_start_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "corpus").mkdir()
+    for given, expected in {
+        "corpus": str(tmp_path / "corpus"),
+        "corpus/*.parquet": str(tmp_path / "corpus/*.parquet"),
+        "corpus/19[0-9]?.txt": str(tmp_path / "corpus/19[0-9]?.txt"),
+        "*.txt": str(tmp_path / "*.txt"),
+        "roneneldan/TinyStories": "roneneldan/TinyStories",
+        "s3://bucket/x.parquet": "s3://bucket/x.parquet",
+    }.items():
+        config = absolute(parse_config({"storage": "runs", "text": {"source": given}}))
+        assert config.text.source == expected
+        assert config.storage == str(tmp_path / "runs")
