@@ -30,7 +30,7 @@ class SAEConfig:
     k: int = 32
     """Latents kept per token (topk)."""
     aux_k: int | None = None
-    """Dead latents that rebuild the residual (topk). Empty: half of d_in, at most d_sae. 0 turns AuxK off."""
+    """Dead latents that rebuild the residual (topk). Empty: twice k, at most d_sae. 0 turns AuxK off."""
     aux_coefficient: float = 1 / 32
     """Weight of the AuxK loss (topk)."""
     l1_coefficient: float = 5.0

@@ -50,7 +50,7 @@ def topk_loss(
     pre_acts = linear(x, parameters.encoder, parameters.b_enc)
     x_hat = top_k_codes(pre_acts, config.k) @ parameters.W_dec + parameters.b_dec
     loss = squared_error(x, x_hat) / x.numel()
-    aux_k = min(resolved_aux_k(config, x.shape[1]), int(dead.sum()))
+    aux_k = min(resolved_aux_k(config), int(dead.sum()))
     residual = (x - x_hat).detach()
     if aux_k == 0 or not residual.any():
         return loss
@@ -59,6 +59,10 @@ def topk_loss(
     return loss + config.aux_coefficient * aux
 
 
-def resolved_aux_k(config: SAEConfig, d_in: int) -> int:
-    """Dead latents per row in AuxK: half of d_in unless set (the paper's rule), and at most d_sae."""
-    return min(d_in // 2, config.d_sae) if config.aux_k is None else config.aux_k
+def resolved_aux_k(config: SAEConfig) -> int:
+    """Dead latents per row in AuxK: twice k unless set, and at most d_sae.
+
+    The paper's half of d_in made a step with many dead latents 2.4 times as long (d_in 576: 100 ms, not 42; twice k: 56),
+    and left SmolLM2-135M's FVU after 1M tokens as it was to the fourth digit.
+    """
+    return min(2 * config.k, config.d_sae) if config.aux_k is None else config.aux_k

@@ -32,7 +32,7 @@ class TopK:
     def gradients(  # noqa: D102
         self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: Batch, exchange: Exchange
     ) -> StepSums:
-        aux_k = min(resolved_aux_k(config, len(parameters.b_dec)), int(batch.dead.sum()))
+        aux_k = min(resolved_aux_k(config), int(batch.dead.sum()))
         pre_acts = _encode(parameters, batch)
         shares = [batch.raw, *_select(pre_acts, config.k, parameters)]
         if aux_k:

@@ -18,7 +18,7 @@ from tasks.train.state import checkpoint_name, newest_run, read_run, run_to_file
 from tasks.train.worker import Worker
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """Stands for a process that ends at once."""
 
 
@@ -47,10 +47,10 @@ def test_a_run_killed_at_any_step_ends_with_the_bits_of_an_undisturbed_one(arch,
 
     def stop(row) -> None:
         if row.step == kill_at:
-            raise Killed
+            raise KilledError
 
     out = str(tmp_path / "two")
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         Worker(config, activations, out, Alone()).train(on_row=stop, on_checkpoint=lambda run: keep(out, run))
     assert_equal_bits(train_to_the_end(config, activations, tmp_path / "two"), undisturbed)
 

@@ -1,0 +1,133 @@
+"""Ray Train for real: two workers, checkpoints on storage, a driver that is killed with everything it started."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from tasks.artifacts import read_manifest
+from tasks.errors import InputError
+from tasks.progress import Progress, silent
+from tasks.sae import load
+from tasks.sae.exchange import Alone
+from tasks.train.on_ray import train
+from tasks.train.worker import Worker
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def _shared(ray_cluster) -> None:
+    """One cluster for the tests of this file that do not bring their own."""
+
+
+def test_two_workers_train_the_sae_of_one_and_write_it_whole(_shared, tiny_run, tmp_path):
+    config, activations = tiny_run(workers=2)
+    out, heard = str(tmp_path / "saes"), list[Progress]()
+    train(config, activations, out, heard.append)
+
+    alone = Worker(config, activations, str(tmp_path / "alone"), Alone())
+    alone.finish(alone.train())
+    rows = torch.randn(50, 6, generator=torch.Generator().manual_seed(0)) + 3
+    assert torch.allclose(load(out).encode(rows), load(str(tmp_path / "alone")).encode(rows), atol=2e-3)
+
+    manifest = read_manifest(out)
+    assert manifest is not None
+    assert set(manifest["objects"]) == {"sae.safetensors", "config.json", "curve.parquet"}
+    assert pq.read_table(f"{out}/curve.parquet")["tokens"].to_pylist()[-1] == 1280
+    assert json.loads(Path(out, "run.json").read_text())["tokens_per_second"] > 0
+    assert (heard[-1].done, heard[-1].total) == (1280, 1280)
+    assert set(heard[-1].numbers) == {"loss", "fvu", "l0", "dead_fraction", "lr"}
+
+
+def test_a_finished_run_is_left_alone(tiny_run, tmp_path):
+    config, activations = tiny_run()
+    out = str(tmp_path / "saes")
+    Path(out).mkdir()
+    Path(out, "manifest.json").write_text("{}")
+    train(config, activations, out, silent)
+    assert os.listdir(out) == ["manifest.json"]
+
+
+def test_more_workers_than_the_cluster_has_cpus_are_refused_at_once(_shared, tiny_run, tmp_path):
+    config, activations = tiny_run(workers=4, cpus_per_worker=2)
+    with pytest.raises(InputError, match=r"train\.workers is 4 with 2 CPUs each.*cluster has 4 CPUs"):
+        train(config, activations, str(tmp_path / "saes"), silent)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has GPUs")
+def test_gpus_that_the_cluster_does_not_have_are_refused_at_once(_shared, tiny_run, tmp_path):
+    config, activations = tiny_run(use_gpu=True)
+    with pytest.raises(InputError, match=r"train\.use_gpu is on.*has 0 GPUs"):
+        train(config, activations, str(tmp_path / "saes"), silent)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_its_step_and_without_restarts(_shared, tiny_run, tmp_path):
+    config, activations = tiny_run(lr=1e30)
+    with pytest.raises(InputError, match=r"The training loss is (nan|inf) at step \d+ of 40"):
+        train(config, activations, str(tmp_path / "saes"), silent)
+
+
+@pytest.mark.s3
+def test_checkpoints_and_sae_go_to_a_bucket(s3, _shared, tiny_run, tmp_path):
+    config, activations = tiny_run()
+    out = f"{s3}/saes/tiny"
+    train(config, activations, out, silent)
+    assert load(out).d_sae == 24
+
+
+def test_killed_with_everything_it_started_the_same_command_ends_with_equal_bits(tiny_run, tmp_path):
+    settings = {"tokens": 32 * 4000, "workers": 2, "checkpoint_every_tokens": 32 * 400}
+    config, activations = tiny_run(**settings)
+    (tmp_path / "config.json").write_text(config.model_dump_json())
+    out = tmp_path / "killed"
+    driver = _start(tmp_path / "config.json", activations, out)
+    _wait_for_a_checkpoint(driver, out)
+    _kill_tree(driver)
+    assert read_manifest(str(out)) is None
+    (out / "checkpoints/checkpoint_manager_snapshot.json").write_text('{"ray_ver')  # as a kill in mid-write leaves it
+
+    for folder in (out, tmp_path / "undisturbed"):
+        assert _start(tmp_path / "config.json", activations, folder).wait(timeout=300) == 0
+    for name in ("sae.safetensors", "curve.parquet", "manifest.json"):
+        assert (out / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
+
+
+def _start(config: Path, activations: str, out: Path) -> subprocess.Popen[bytes]:
+    code = f"""
+        from pathlib import Path
+        from tasks.config import PipelineConfig
+        from tasks.progress import silent
+        from tasks.train.on_ray import train
+
+        config = PipelineConfig.model_validate_json(Path({str(config)!r}).read_text())
+        train(config, {activations!r}, {str(out)!r}, silent)
+    """
+    return subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT)
+
+
+def _wait_for_a_checkpoint(driver: subprocess.Popen[bytes], out: Path) -> None:
+    deadline = time.monotonic() + 240
+    while not list(out.glob("checkpoints/step-*/state.json")):
+        assert driver.poll() is None, "the driver ended before its first checkpoint"
+        assert time.monotonic() < deadline, "no checkpoint in time"
+        time.sleep(0.05)
+
+
+def _kill_tree(driver: subprocess.Popen[bytes]) -> None:
+    processes = psutil.Process(driver.pid).children(recursive=True)
+    for process in [psutil.Process(driver.pid), *processes]:
+        if process.is_running():
+            os.kill(process.pid, signal.SIGKILL)
+    driver.wait()
+    psutil.wait_procs(processes, timeout=30)
