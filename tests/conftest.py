@@ -79,6 +79,7 @@ class s3_server:  # noqa: N801 - reads as a function: `with s3_server(folder) as
 
     def start(self) -> None:
         ports = [f"-{name}.port={port}" for name, port in self._ports.items()]
+        ports += ["-s3.port.iceberg=0", "-s3.port.lance=0"]  # off: their fixed ports would let only one server run
         grpc = [f"-{name}.port.grpc={free_port()}" for name in self._ports]
         command = [
             _weed(),
