@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -123,20 +124,24 @@ def content(uri: str, key: str) -> bytes:
 
 def kill_when(storage: str, ready: Callable[[], bool]) -> int:
     """Start a run, kill -9 all of its processes as soon as ``ready`` holds, and return its exit code."""
-    process = subprocess.Popen(
-        command(storage), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    deadline = time.monotonic() + 300
-    while not ready():
-        assert process.poll() is None, process.stderr.read()[-3000:] if process.stderr else ""
-        assert time.monotonic() < deadline, "the run never came so far"
-        time.sleep(0.02)
-    kill_tree(process.pid)
-    return process.wait()
+    with tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen(command(storage), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=said)
+        try:
+            deadline = time.monotonic() + 300
+            while not ready():
+                if process.poll() is not None or time.monotonic() > deadline:
+                    said.seek(0)
+                    pytest.fail(f"the run never came so far: {said.read()[-3000:]}")
+                time.sleep(0.02)
+        finally:
+            kill_tree(process.pid)
+        return process.wait()
 
 
 def kill_tree(pid: int) -> None:
     """kill -9 of a process and all of its descendants, the root first so that nothing cleans up."""
+    if not psutil.pid_exists(pid):
+        return
     tree = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
     for process in tree:
         with contextlib.suppress(psutil.NoSuchProcess):
