@@ -10,11 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tasks.preflight import check
-
 from tasks.addresses import Addresses, addresses
 from tasks.artifacts import read_json, read_manifest
 from tasks.config import PipelineConfig
+from tasks.preflight import check
 from tasks.progress import Listener
 
 StageName = Literal["tokenize", "harvest", "train", "score", "report"]
@@ -27,7 +26,18 @@ class Stage:
     name: StageName
     writes: str
     """The field of ``Addresses`` at which its result lies."""
-    run: Callable[[PipelineConfig, Addresses, Listener], None]
+    work: Callable[[PipelineConfig, Addresses, Listener], None]
+
+    def run(self, config: PipelineConfig, at: Addresses, listener: Listener) -> None:
+        """Make the result, or do nothing where it is finished."""
+        try:
+            self.work(config, at, listener)
+        except SystemError as error:
+            # What a signal handler raises while Ray waits in C++ arrives as the cause of a SystemError (ray 2.60), which
+            # Prefect would take for a failure and try the stage again rather than cancel the run.
+            if error.__cause__ is None or isinstance(error.__cause__, Exception):
+                raise
+            raise error.__cause__ from None
 
     def out(self, at: Addresses) -> str:
         """URI of the result."""

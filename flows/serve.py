@@ -14,6 +14,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +69,9 @@ def serve(options: ServeOptions) -> None:
     config = absolute(load_config(options.config, storage=options.storage))
     nightly = absolute(load_config(options.nightly_config, storage=options.storage))
     api = _configure_prefect(options)
-    from flows.deployments import check_schedule, serve_deployments  # Prefect reads its settings when it is imported
+    with warnings.catch_warnings():  # Prefect warns that its home is not there yet; nothing is made before all is checked
+        warnings.filterwarnings("ignore", message="Failed to create the Prefect home directory")
+        from flows.deployments import check_schedule, serve_deployments  # only now: importing Prefect reads its settings
 
     check_schedule(options.cron, options.timezone)
     console = Console(stderr=True)

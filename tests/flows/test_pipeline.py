@@ -7,6 +7,7 @@ from flows.pipeline import Stage, StageName, result, run_pipeline, stages
 from tasks.addresses import Addresses, addresses
 from tasks.artifacts import to_json, write_manifest
 from tasks.config import PipelineConfig, parse_config
+from tasks.progress import Listener, silent
 from tasks.store.objects import open_store
 
 
@@ -68,3 +69,19 @@ def test_the_summary_is_the_scores_with_the_rates_of_harvest_and_training(own: P
         "baselines": {},
         "tokens_per_second": {"harvest": None, "training": 9.0},
     }
+
+
+def test_what_a_signal_raises_while_ray_waits_comes_out_as_it_is(own: PipelineConfig) -> None:
+    def wait_in_ray(config: PipelineConfig, at: Addresses, listener: Listener) -> None:
+        raise SystemError("returned a result with an exception set") from KeyboardInterrupt()
+
+    with pytest.raises(KeyboardInterrupt):
+        Stage("train", "sae", wait_in_ray).run(own, addresses(own), silent)
+
+
+def test_a_system_error_of_another_kind_stays_one(own: PipelineConfig) -> None:
+    def fail(config: PipelineConfig, at: Addresses, listener: Listener) -> None:
+        raise SystemError("a bug in C") from ValueError()
+
+    with pytest.raises(SystemError, match="a bug in C"):
+        Stage("train", "sae", fail).run(own, addresses(own), silent)
