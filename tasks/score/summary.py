@@ -44,8 +44,8 @@ CE_DEFINITIONS = {
 }
 
 BASELINE_DEFINITIONS = {
-    "baselines.sae_same_rows.fvu": "fvu of the SAE on score.baseline_tokens rows evenly spaced over the scored rows; all "
-    "baselines are measured on these rows.",
+    "baselines.sae_same_rows.fvu": "fvu of the SAE on score.baseline_tokens rows evenly spaced over the scored rows (on "
+    "fewer where k is large); all baselines are measured on these rows.",
     "baselines.mean.fvu": "fvu of the rows' own mean: 1 by definition, the yardstick.",
     "baselines.pca.fvu": "fvu of the projection on the k first principal components of at most 100,000 training rows, about "
     "their mean; k is that of the SAE, or its rounded l0.",

@@ -15,7 +15,7 @@ from tasks.errors import ArtifactError
 from tasks.lm.config import ModelConfig
 from tasks.lm.load import load_model
 from tasks.sae import SparseAutoencoder, load
-from tasks.score.baselines import baselines, fit_training_rows
+from tasks.score.baselines import affordable_rows, baselines, fit_training_rows
 from tasks.score.contexts import show
 from tasks.score.examples import Contexts
 from tasks.score.logits import neighbours, promoted_and_suppressed, unembedding
@@ -93,7 +93,8 @@ def baseline_k(job: Job, l0: float) -> int:
 def measure_baselines(job: Job, k: int) -> dict[str, dict[str, Any]]:
     """FVU of the baselines, and of the SAE on the same rows."""
     split, sae = job.split("eval"), _sae(job.sae)
-    rows = to_float32(spread_rows(split, job.pieces, job.config.score.baseline_tokens), split.dtype)
+    wanted = min(job.config.score.baseline_tokens, affordable_rows(k, sae.d_in))
+    rows = to_float32(spread_rows(split, job.pieces, wanted), split.dtype)
     return baselines(sae, fit_training_rows(job.split("train"), sae.d_sae), torch.tensor(rows), k)
 
 

@@ -5,6 +5,7 @@ import torch
 from tasks.score import baselines as module
 from tasks.score.baselines import (
     Fit,
+    affordable_rows,
     baselines,
     component_error,
     dictionary_error,
@@ -114,6 +115,11 @@ def test_a_dictionary_smaller_than_k_is_used_whole(make_sae: MakeSAE) -> None:
     sae, train = make_sae(d_in=D), rows(2)
     found = baselines(sae, fitted(train, sae.d_sae, parts=1), rows(30, seed=1), k=5)
     assert found["training_rows"] | {"fvu": 0} == {"fvu": 0, "k": 2, "directions": 2}
+
+
+def test_rows_are_fewer_only_where_k_is_large() -> None:
+    assert affordable_rows(32, 576) > 500_000
+    assert 256 < affordable_rows(576, 576) < 8192
 
 
 def test_training_rows_are_sampled_over_all_shards(make_sae: MakeSAE, store_rows: StoreRows) -> None:

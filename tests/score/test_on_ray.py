@@ -162,6 +162,19 @@ def test_the_same_bytes_come_from_any_number_of_tasks_at_once(run: Run) -> None:
         assert open_store(one).get(key) == open_store(four).get(key), key
 
 
+@pytest.mark.s3
+def test_on_s3_the_same_bytes_are_read_and_written(run: Run, s3: str, model_folder: str, tmp_path: Path) -> None:
+    local = run("scores")
+    names = [f"tokens-{'a' * 12}", f"activations-{'c' * 12}", "sae"]
+    for name in names:
+        for found in open_store(str(tmp_path / name)).list():
+            open_store(f"{s3}/score/{name}").put(found.key, open_store(str(tmp_path / name)).get(found.key))
+    remote = f"{s3}/score/scores"
+    score(config(model_folder), *(f"{s3}/score/{name}" for name in names), remote, silent)
+    for key in ("summary.json", "latents.parquet", "examples.parquet"):
+        assert open_store(local).get(key) == open_store(remote).get(key), key
+
+
 def test_a_finished_directory_is_left_alone(run: Run, tmp_path: Path) -> None:
     out = run("scores")
     (tmp_path / "scores" / "summary.json").unlink()
