@@ -1,6 +1,7 @@
 """Training on a Ray cluster: Ray Train runs the workers, restarts them from checkpoints, and keeps those on storage."""
 
 import json
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ import ray
 import ray.train
 import torch
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
 from tasks.artifacts import identity, read_manifest, to_json, write_manifest
 from tasks.config import PipelineConfig
@@ -76,6 +78,7 @@ def _supervise(config: PipelineConfig, activations: str, out: str, listener: Lis
     ``TorchTrainer.fit`` would block and take over SIGINT here. Killing the actor ends Ray Train's controller, which it
     owns, and with that the workers.
     """
+    before = _placement_groups()
     job = ray.remote(num_cpus=0, max_concurrency=4)(_Job).remote()
     try:
         done = job.run.remote(config, activations, out)
@@ -93,6 +96,20 @@ def _supervise(config: PipelineConfig, activations: str, out: str, listener: Lis
         raise _plain(error) from error
     finally:
         ray.kill(job)
+        _free(_placement_groups() - before)
+
+
+def _placement_groups() -> set[str]:
+    """Hex ids of the reservations that this process holds on the cluster; an id ends with its creator's Ray job."""
+    mine = ray.get_runtime_context().get_job_id()
+    table = placement_group_table()
+    return {group for group, entry in table.items() if group.endswith(mine) and entry["state"] != "REMOVED"}
+
+
+def _free(groups: set[str]) -> None:
+    """Give back what a killed controller had reserved; Ray does it only when this process ends, or with a dashboard."""
+    for group in groups:
+        remove_placement_group(PlacementGroup(ray.PlacementGroupID.from_hex(group)))
 
 
 def _plain(error: ray.exceptions.RayTaskError) -> Exception:
@@ -113,6 +130,8 @@ class _Job:
 
     def run(self, config: PipelineConfig, activations: str, out: str) -> dict[str, Any]:
         settings = config.train
+        if config.ray.address is None:
+            os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # one process less where no node can go
         me = ray.get_runtime_context().current_actor
         path, filesystem = _storage(out)
         trainer = TorchTrainer(

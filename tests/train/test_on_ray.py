@@ -78,6 +78,26 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_step_and_without_restar
         train(config, activations, str(tmp_path / "saes"), silent)
 
 
+class StoppedError(Exception):
+    """Stands for Ctrl-C, a Prefect cancellation or a timeout."""
+
+
+def test_an_interrupted_driver_leaves_no_workers_behind(_shared, tiny_run, tmp_path):
+    import ray
+
+    config, activations = tiny_run(tokens=32 * 100_000, workers=2)
+
+    def interrupt(progress: Progress) -> None:
+        raise StoppedError
+
+    with pytest.raises(StoppedError):
+        train(config, activations, str(tmp_path / "saes"), interrupt)
+    deadline = time.monotonic() + 60
+    while ray.available_resources().get("CPU", 0) < 4:
+        assert time.monotonic() < deadline, "workers still hold their CPUs"
+        time.sleep(0.2)
+
+
 @pytest.mark.s3
 def test_checkpoints_and_sae_go_to_a_bucket(s3, _shared, tiny_run, tmp_path):
     config, activations = tiny_run()
