@@ -1,7 +1,11 @@
 """`saemill serve`, with a real Prefect server, a real browser and real runs of the toy configuration."""
 
+import json
+import os
 import signal
 import socket
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,6 +17,7 @@ from flows.cli import main
 from flows.serve import absolute
 from tasks.artifacts import read_json
 from tasks.config import parse_config
+from tests.conftest import ROOT
 from tests.flows.conftest import TOY, Served
 
 pytestmark = pytest.mark.prefect
@@ -89,6 +94,19 @@ def test_a_nightly_run_that_should_have_started_long_ago_is_skipped(served: Serv
     run = served.start_run("nightly", {}, state_details={"scheduled_time": due.isoformat()})
     state = served.wait_until_ended(run)
     assert (state["type"], state["name"]) == ("COMPLETED", "SkippedStale")
+
+
+def test_a_run_from_the_command_line_is_recorded_where_a_server_is_named(served: Served, tmp_path: Path) -> None:
+    environment = {**os.environ, "PREFECT_API_URL": f"{served.url}/api", "PREFECT_HOME": str(tmp_path / "prefect")}
+    command = [sys.executable, "-m", "flows.cli", "harvest", TOY, "--json", "--storage", str(tmp_path / "runs")]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert Path(found["activations"]).parent == tmp_path / "runs/activations"
+    assert found["sae"] is None
+    recorded = served.call("POST", "flow_runs/filter", {"sort": "START_TIME_DESC", "limit": 1})[0]
+    assert (recorded["state"]["type"], recorded["parameters"]["until"]) == ("COMPLETED", "harvest")
+    assert recorded["deployment_id"] is None
 
 
 def test_only_one_run_is_made_at_a_time(served: Served) -> None:
