@@ -29,6 +29,7 @@ def check(config: PipelineConfig) -> None:
         InputError: with one sentence: where, what was found, what was expected, what to do.
     """
     check_storage(config.storage)
+    check_cpus(config)
     at = addresses(config)
     d_in = _harvested_width(config, at)
     if d_in is None:
@@ -37,6 +38,26 @@ def check(config: PipelineConfig) -> None:
         raise InputError(
             f"sae.d_in is {config.sae.d_in} but {config.hook} is {d_in} wide. Leave sae.d_in empty or set it to {d_in}."
         )
+
+
+def check_cpus(config: PipelineConfig) -> None:
+    """Refuse more workers than the local cluster will hold; of a cluster that is joined, the stages ask it themselves.
+
+    Raises:
+        InputError: training or harvest wants more CPUs than there are.
+    """
+    if config.ray.address is not None:
+        return
+    there = config.ray.num_cpus or os.cpu_count() or 1
+    pools = {"train.workers": (config.train.workers, config.train.cpus_per_worker)}
+    if config.harvest.actors is not None and config.activations.source is None:
+        pools["harvest.actors"] = (config.harvest.actors, config.harvest.cpus_per_actor)
+    for name, (processes, cpus) in pools.items():
+        if processes * cpus > there:
+            raise InputError(
+                f"{name} is {processes} with {cpus:g} CPUs each, but the local Ray cluster has {there}. "
+                f"Lower {name}, or raise ray.num_cpus."
+            )
 
 
 def check_storage(storage: str) -> None:
