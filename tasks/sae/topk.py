@@ -40,11 +40,11 @@ class TopK:
         raw, *selected = exchange.gather(shares)
         x = batch.scaling.apply(raw)
         codes = SparseCodes(selected[0], selected[1].long())
-        residual, loss = _reconstruction(parameters, out, x, codes)
-        squared_error = residual.square().sum()
+        residual, squared_error = _reconstruction(parameters, out, x, codes)
+        loss = squared_error / x.numel()
         if aux_k:
             dead_codes = SparseCodes(selected[2], selected[3].long())
-            loss = loss + _revival(config, parameters, out, x, residual, dead_codes)
+            loss = loss + _revival(config, parameters, out, x, residual, squared_error, dead_codes)
         return StepSums(len(x), loss, squared_error, (codes.values > 0).sum().to(x.dtype), _fired(codes, config.d_sae))
 
 
@@ -68,20 +68,25 @@ def _select_dead(pre_acts: Tensor, aux_k: int, dead: Tensor, parameters: Paramet
 
 
 def _reconstruction(parameters: Parameters, out: Parameters, x: Tensor, codes: SparseCodes) -> tuple[Tensor, Tensor]:
-    """Write the gradients of the mean squared error over variance; the residual x - x_hat and the loss."""
+    """Write the gradients of the mean squared error over variance; the residual x - x_hat and its square."""
     decoded, pull_back = decode_sparse_with_gradient(codes, parameters.W_dec)
     residual = (x - parameters.b_dec).sub_(decoded)
     gradient = residual * (-2 / x.numel())
     _write(parameters, out, x, codes, gradient, pull_back(gradient), add=False)
     out.b_dec.copy_(gradient.sum(0))
-    return residual, residual.square().sum() / x.numel()
+    return residual, residual.flatten().dot(residual.flatten())
 
 
 def _revival(
-    config: SAEConfig, parameters: Parameters, out: Parameters, x: Tensor, residual: Tensor, codes: SparseCodes
+    config: SAEConfig,
+    parameters: Parameters,
+    out: Parameters,
+    x: Tensor,
+    residual: Tensor,
+    size: Tensor,
+    codes: SparseCodes,
 ) -> Tensor:
-    """Add the gradients of AuxK, in which dead latents rebuild the residual; the loss."""
-    size = residual.square().sum()
+    """Add the gradients of AuxK, in which dead latents rebuild a residual of squared norm ``size``; the loss."""
     decoded, pull_back = decode_sparse_with_gradient(codes, parameters.W_dec)
     missing = decoded - residual
     weight = torch.where(size > 0, config.aux_coefficient / size, 0.0)
