@@ -94,6 +94,8 @@ def _supervise(config: PipelineConfig, activations: str, out: str, listener: Lis
                 return result
     except ray.exceptions.RayTaskError as error:
         raise _plain(error) from error
+    except ray.exceptions.RayActorError as error:
+        raise SaemillError(f"The training job was lost ({error}). The same command goes on from its checkpoint.") from error
     finally:
         ray.kill(job)
         _free(_placement_groups() - before)

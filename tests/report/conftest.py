@@ -1,25 +1,12 @@
 """Stage directories, reports on them, and a browser that may not leave the disk."""
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, Request, sync_playwright
+from playwright.sync_api import Browser, Page, Request
 
 from tests.report.stages import Stages, labelled_stages, language_model_stages
-
-CHROMIUM = Path("/usr/bin/chromium")
-# Chromium calls home by itself unless told not to; --no-sandbox because tests may run as root in a container.
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 Open = Callable[..., Page]
 
@@ -46,17 +33,6 @@ def report(stages: Stages, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def labelled_report(labelled: Stages, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the report on ``labelled``."""
     return labelled.render(tmp_path_factory.mktemp("labelled-report"))
-
-
-@pytest.fixture(scope="session")
-def chromium() -> Iterator[Browser]:
-    if not CHROMIUM.exists():
-        reason = f"{CHROMIUM} is not installed (apt-get install chromium)"
-        pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
