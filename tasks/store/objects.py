@@ -4,11 +4,12 @@ Keys are relative to the store's root and use '/'. Objects are whole or absent: 
 """
 
 import contextlib
+import math
 import mimetypes
 import os
 import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -17,11 +18,13 @@ from tasks.errors import ArtifactError, InputError
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """A stored object's key and size."""
+    """A stored object's key, size and age."""
 
     key: str
     size: int
     """Bytes."""
+    modified: float = field(default=math.inf, compare=False)
+    """When it was last written, in seconds since the epoch; infinite where nobody knows, so that it never counts as old."""
 
 
 @runtime_checkable  # tests execute annotations
@@ -54,7 +57,7 @@ class ObjectStore(Protocol):
         ...
 
     def head(self, key: str) -> ObjectInfo | None:
-        """The object's size, or None where there is none."""
+        """The object's size and age, or None where there is none."""
         ...
 
     def delete(self, key: str) -> None:
@@ -104,11 +107,11 @@ class LocalStore:
         for path in sorted(found):
             key = path.relative_to(self.uri).as_posix()
             if key.startswith(prefix):
-                yield ObjectInfo(key, path.stat().st_size)
+                yield _file_info(key, path)
 
     def head(self, key: str) -> ObjectInfo | None:  # noqa: D102
         path = self._path(key)
-        return ObjectInfo(key, path.stat().st_size) if path.is_file() else None
+        return _file_info(key, path) if path.is_file() else None
 
     def delete(self, key: str) -> None:  # noqa: D102
         self._path(key).unlink(missing_ok=True)
@@ -163,11 +166,11 @@ class S3Store:
         for name in sorted(found):
             key = name.removeprefix(root)
             if key.startswith(prefix):
-                yield ObjectInfo(key, found[name]["size"])
+                yield _object_info(key, found[name])
 
     def head(self, key: str) -> ObjectInfo | None:  # noqa: D102
         try:
-            return ObjectInfo(key, self._fs().info(self._path(key))["size"])
+            return _object_info(key, self._fs().info(self._path(key)))
         except FileNotFoundError:
             return None
 
@@ -190,6 +193,15 @@ def s3_filesystem() -> Any:
     import s3fs
 
     return s3fs.S3FileSystem(use_listings_cache=False, config_kwargs={"retries": {"mode": "adaptive", "max_attempts": 10}})
+
+
+def _file_info(key: str, path: Path) -> ObjectInfo:
+    found = path.stat()
+    return ObjectInfo(key, found.st_size, found.st_mtime)
+
+
+def _object_info(key: str, found: Mapping[str, Any]) -> ObjectInfo:
+    return ObjectInfo(key, found["size"], found["LastModified"].timestamp())
 
 
 def require(store: ObjectStore, key: str) -> bytes:

@@ -1,3 +1,4 @@
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -61,6 +62,15 @@ def test_head_and_delete(store: ObjectStore) -> None:
     store.delete("a")
     store.delete("a")
     assert store.head("a") is None
+
+
+def test_an_object_says_when_it_was_written(store: ObjectStore) -> None:
+    store.put("a", b"abc")
+    head = store.head("a")
+    assert head is not None
+    (listed,) = store.list("a")
+    assert abs(listed.modified - head.modified) < 1  # HEAD gives whole seconds on S3
+    assert abs(time.time() - head.modified) < 60
 
 
 def test_getting_what_is_not_there_says_so(store: ObjectStore) -> None:
