@@ -1,7 +1,7 @@
-"""The command line: ``saemill run|harvest|train|score|report|status|serve``.
+"""The command line: ``saemill run|harvest|train|score|report|status|verify|serve``.
 
 Results go to stdout, everything else to stderr. Exit codes: 0 done; 2 the user's input is wrong (one sentence);
-130 and 143 stopped by SIGINT and SIGTERM; 1 anything else.
+130 and 143 stopped by SIGINT and SIGTERM; 1 anything else, such as what verify found.
 """
 
 import contextlib
@@ -44,6 +44,9 @@ Overrides = Annotated[
 Storage = Annotated[
     str | None,
     typer.Option(metavar="URI", help="Root of all results: a folder or s3://bucket/prefix. Same as --set storage=URI."),
+]
+ActivationsUri = Annotated[
+    str, typer.Argument(metavar="URI", help="An activations directory, as saemill harvest prints it.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, last, on stdout.")]
 
@@ -163,6 +166,16 @@ def status(config: ConfigPath, overrides: Overrides = None, storage: Storage = N
         typer.echo(json.dumps({stage.result: dataclasses.asdict(stage) for stage in stages}))
     else:
         typer.echo("\n".join(describe_status(stage) for stage in stages))
+
+
+@app.command()
+def verify(uri: ActivationsUri, as_json: AsJson = False) -> None:
+    """Re-read everything in an activations directory and name what is damaged, missing or surplus (exit code 1)."""
+    from flows.lake import described_verification, verified
+
+    found = verified(uri)
+    typer.echo(json.dumps(dataclasses.asdict(found)) if as_json else described_verification(found))
+    raise typer.Exit(1 if found.findings else 0)
 
 
 @app.command()

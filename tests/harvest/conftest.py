@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from tasks.artifacts import write_manifest
 from tasks.config import PipelineConfig, parse_config
+from tasks.harvest.ingest import ingest
 from tasks.harvest.on_ray import harvest
-from tasks.progress import Progress
-from tasks.store.objects import open_store
+from tasks.progress import Progress, silent
+from tasks.store.objects import ObjectStore, open_store
 
 CONTEXT = 8
 SPECIAL = 0
@@ -85,3 +87,22 @@ def harvested(
     done = Harvested(config, tokens_directory(config.storage), f"{config.storage}/activations/tiny-{'b' * 12}", [])
     harvest(config, done.tokens, done.out, done.heard.append)
     return done
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Callable[[], ObjectStore]:
+    """An activations directory of its own, ingested in four chunks of 64 rows."""
+
+    def make() -> ObjectStore:
+        np.save(tmp_path / "rows.npy", np.random.default_rng(0).normal(size=(256, 5)).astype(np.float32))
+        ingest(lake_config(tmp_path), out := f"{tmp_path}/activations/x-{'d' * 12}", silent)
+        return open_store(out)
+
+    return make
+
+
+def lake_config(folder: Path) -> PipelineConfig:
+    """Own activations of 256 rows in ``folder``."""
+    source = {"source": str(folder / "rows.npy")}
+    cut = {"shard_tokens": 64, "row_group_rows": 16}
+    return parse_config({"storage": str(folder), "name": "x", "activations": source, "harvest": cut})
