@@ -64,10 +64,15 @@ def ray_cluster(s3: str) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def s3_process(tmp_path_factory: pytest.TempPathFactory) -> "s3_server":
+    """The server behind ``s3``, for tests that stop it; they must start it again."""
+    return s3_server(tmp_path_factory.mktemp("s3"))
+
+
+@pytest.fixture(scope="session")
+def s3(s3_process: "s3_server") -> Iterator[str]:
     """URI of a bucket on a real S3 server on loopback; AWS_* variables point at it for the whole session."""
-    folder = tmp_path_factory.mktemp("s3")
-    with s3_server(folder) as environment:
+    with s3_process as environment:
         kept = {name: os.environ.get(name) for name in environment}
         os.environ.update(environment)
         try:
@@ -87,6 +92,7 @@ class s3_server:  # noqa: N801 - reads as a function: `with s3_server(folder) as
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._ports = {name: free_port() for name in ("master", "volume", "filer", "s3")}
+        self._grpc_ports = {name: free_port() for name in self._ports}
 
     def __enter__(self) -> dict[str, str]:
         credentials = {"accessKey": "test", "secretKey": "testtest"}
@@ -102,9 +108,10 @@ class s3_server:  # noqa: N801 - reads as a function: `with s3_server(folder) as
         }
 
     def start(self) -> None:
+        """Start, also after ``stop``: with the same ports and what was stored."""
         ports = [f"-{name}.port={port}" for name, port in self._ports.items()]
         ports += ["-s3.port.iceberg=0", "-s3.port.lance=0"]  # off: their fixed ports would let only one server run
-        grpc = [f"-{name}.port.grpc={free_port()}" for name in self._ports]
+        grpc = [f"-{name}.port.grpc={port}" for name, port in self._grpc_ports.items()]
         command = [
             _weed(),
             "server",
@@ -126,6 +133,10 @@ class s3_server:  # noqa: N801 - reads as a function: `with s3_server(folder) as
         self._wait()
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """kill -9."""
         self._process.kill()
         self._process.wait()
 

@@ -8,12 +8,15 @@ import math
 import mimetypes
 import os
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from tasks.errors import ArtifactError, InputError
+from tasks.store.retry import Patience, retried
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,33 +139,41 @@ class LocalStore:
 
 @dataclass(frozen=True)
 class S3Store:
-    """Objects in a bucket, through s3fs; credentials, region and endpoint come from the usual AWS_* variables."""
+    """Objects in a bucket, through s3fs; credentials, region and endpoint come from the usual AWS_* variables.
+
+    Every verb outlasts a server that is away for a minute; after that it raises SaemillError.
+    """
 
     uri: str
+    patience: Patience = field(default=Patience(), compare=False, repr=False)
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:  # noqa: D102
         end = None if length is None else start + length
-        data: bytes = self._fs().cat_file(self._path(key), start=start or None, end=end)
-        return data
+        return self._retried("get", key, lambda fs, path: bytes(fs.cat_file(path, start=start or None, end=end)))
 
     def put(self, key: str, data: bytes | memoryview) -> None:  # noqa: D102
         # Without a content type, a browser downloads a bucket's pages instead of opening them.
         kind = mimetypes.guess_type(key)[0] or "application/octet-stream"
-        self._fs().pipe_file(self._path(key), bytes(data), chunksize=_single_put(len(data)), ContentType=kind)
+        whole = bytes(data)
+        self._retried(
+            "put", key, lambda fs, path: fs.pipe_file(path, whole, chunksize=_single_put(len(whole)), ContentType=kind)
+        )
 
     def put_if_absent(self, key: str, data: bytes) -> bool:  # noqa: D102
         try:
-            self._fs().pipe_file(self._path(key), data, mode="create", chunksize=_single_put(len(data)))
+            self._retried(
+                "put", key, lambda fs, path: fs.pipe_file(path, data, mode="create", chunksize=_single_put(len(data)))
+            )
         except OSError as error:
             if not _lost_create_race(error):
                 raise
-            return self.get(key) == data
+            return self.get(key) == data  # equal: an attempt before this one had reached the server after all
         return True
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:  # noqa: D102
-        folder = self._path(prefix.rpartition("/")[0])
+        folder = prefix.rpartition("/")[0]
         root = self._path("").rstrip("/") + "/"
-        found: dict[str, dict[str, Any]] = self._fs().find(folder, detail=True)
+        found: dict[str, dict[str, Any]] = self._retried("list", folder, lambda fs, path: fs.find(path, detail=True))
         for name in sorted(found):
             key = name.removeprefix(root)
             if key.startswith(prefix):
@@ -170,19 +181,37 @@ class S3Store:
 
     def head(self, key: str) -> ObjectInfo | None:  # noqa: D102
         try:
-            return _object_info(key, self._fs().info(self._path(key)))
+            return _object_info(key, self._retried("head", key, lambda fs, path: dict(fs.info(path))))
         except FileNotFoundError:
             return None
 
     def delete(self, key: str) -> None:  # noqa: D102
         with contextlib.suppress(FileNotFoundError):
-            self._fs().rm_file(self._path(key))
+            self._retried("delete", key, lambda fs, path: fs.rm_file(path))
 
     def _path(self, key: str) -> str:
         return f"{self.uri.removeprefix('s3://')}/{key}"
 
-    def _fs(self) -> Any:
-        return s3_filesystem()
+    def _retried(self, verb: str, key: str, request: Callable[[Any, str], T]) -> T:
+        fs = _impatient_filesystem()
+        path = self._path(key)
+        return retried(lambda: request(fs, path), lambda: f"{verb} of s3://{path} at {s3_endpoint()}", self.patience)
+
+
+def _impatient_filesystem() -> Any:
+    """s3fs without retries of its own, whose length depends on the kind of error: from 0 s to five minutes."""
+    import s3fs
+
+    fs = s3fs.S3FileSystem(use_listings_cache=False, config_kwargs={"retries": {"total_max_attempts": 1}})
+    fs.retries = 1
+    return fs
+
+
+def s3_endpoint() -> str:
+    """The URL of the server that s3:// stands for."""
+    fs = _impatient_filesystem()
+    fs.connect()
+    return str(fs.s3.meta.endpoint_url)
 
 
 def s3_filesystem() -> Any:
