@@ -5,7 +5,7 @@ A kill at any line leaves at most an object that nothing names; the same command
 
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -95,8 +95,9 @@ def manifest(recipe: Mapping[str, Any], hooks: Mapping[str, Any], **more: object
 
 def _put(store: ObjectStore, shard: Shard, found: HookRows, row_group_rows: int) -> dict[str, Any]:
     order = row_order(found.row_format.recipe, shard.split, shard.index, len(found.rows))
-    encoded = encode_shard(found.rows.take(np.asarray(order, np.int64)), found.row_format, row_group_rows)
-    key = shard.data_key(found.row_format.hook, encoded.sha256)
+    row_format = replace(found.row_format, shard=shard.name)
+    encoded = encode_shard(found.rows.take(np.asarray(order, np.int64)), row_format, row_group_rows)
+    key = shard.data_key(row_format.hook, encoded.sha256)
     store.put(key, encoded.data)
     return {
         "key": key,

@@ -5,6 +5,7 @@ from every lane, and rank r of W reads lanes r, r + W, ...: so batches do not de
 the step. Resuming needs no saved buffer.
 """
 
+import contextlib
 import functools
 import heapq
 import queue
@@ -20,7 +21,7 @@ import pyarrow.parquet as pq
 
 from tasks.artifacts import require_manifest
 from tasks.errors import ArtifactError, InputError
-from tasks.store.files import open_file
+from tasks.store.checked import open_shard, reading, require_own_recipe
 from tasks.store.objects import open_store
 from tasks.store.schema import Array, RowFormat, storage_dtype
 from tasks.store.writer import Rows
@@ -55,9 +56,11 @@ class Split:
         """Read the manifest.
 
         Raises:
-            ArtifactError: the directory is unfinished, or has no such hook or split.
+            ArtifactError: the directory is unfinished, has no such hook, or its manifest is another's.
         """
-        hooks = require_manifest(uri)["hooks"]
+        manifest = require_manifest(uri)
+        self._recipe = require_own_recipe(uri, manifest)
+        hooks = manifest["hooks"]
         if hook not in hooks:
             raise ArtifactError(f"{uri} has no hook {hook!r}; it has {', '.join(sorted(hooks))}.")
         entry = hooks[hook]
@@ -67,6 +70,7 @@ class Split:
         self.statistics: dict[str, Any] = entry["statistics"]["train"]
         self.shards: list[dict[str, Any]] = entry["splits"][split]["shards"]
         self.rows: int = entry["splits"][split]["rows"]
+        self._expected = RowFormat(self.d_in, entry["dtype"], hook, model="", revision="", recipe="")
         self._store = open_store(uri)
         self._open = functools.lru_cache(maxsize=_OPEN_SHARDS)(self._open_shard)
 
@@ -84,7 +88,8 @@ class Split:
 
     def activations(self, unit: Unit) -> Array:
         """A unit's activations [rows, d_in], in the stored dtype."""
-        table = self._open(unit.shard).read_row_group(unit.row_group, columns=["activation"], use_threads=False)
+        with self._reading(unit.shard):
+            table = self._open(unit.shard).read_row_group(unit.row_group, columns=["activation"], use_threads=False)
         return self._matrix(table)[unit.start : unit.stop]
 
     def shard(self, index: int, start: int = 0, stop: int | None = None) -> Rows:
@@ -94,14 +99,16 @@ class Split:
         first, last = np.searchsorted(ends, start, "right"), np.searchsorted(ends, stop, "left")
         groups = range(int(first), min(int(last) + 1, len(ends)))
         skipped = int(ends[groups.start - 1]) if groups.start else 0
-        table = self._open(index).read_row_groups(list(groups), use_threads=False).slice(start - skipped, stop - start)
+        with self._reading(index):
+            table = self._open(index).read_row_groups(list(groups), use_threads=False).slice(start - skipped, stop - start)
         label = table["label"].to_pylist() if "label" in table.column_names else None
         token_id, sequence, position = (table[name].to_numpy() for name in ("token_id", "sequence", "position"))
         return Rows(self._matrix(table), token_id, sequence, position, label)
 
     def places(self, index: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
         """Sequence and position of each row of one shard, without reading its activations."""
-        table = self._open(index).read(columns=["sequence", "position"], use_threads=False)
+        with self._reading(index):
+            table = self._open(index).read(columns=["sequence", "position"], use_threads=False)
         return table["sequence"].to_numpy(), table["position"].to_numpy()
 
     def _matrix(self, table: pa.Table) -> Array:
@@ -109,21 +116,10 @@ class Split:
         return chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
 
     def _open_shard(self, index: int) -> pq.ParquetFile:
-        shard = self.shards[index]
-        where = f"{self.uri}/{shard['key']}"
-        try:
-            file = pq.ParquetFile(open_file(self._store, shard["key"], shard["size"]), pre_buffer=True)
-        except FileNotFoundError:
-            raise ArtifactError(f"{where} is missing. Delete {self.uri} and harvest again.") from None
-        except (OSError, pa.ArrowInvalid) as error:
-            raise ArtifactError(f"{where} is damaged ({error}). Delete {self.uri} and harvest again.") from None
-        found = RowFormat.of(file.schema_arrow, where)
-        if (found.d_in, found.dtype, file.metadata.num_rows) != (self.d_in, self.dtype, shard["rows"]):
-            raise ArtifactError(
-                f"{where} has {file.metadata.num_rows} rows of {found.d_in} x {found.dtype}, the manifest says "
-                f"{shard['rows']} of {self.d_in} x {self.dtype}. Delete {self.uri} and harvest again."
-            )
-        return file
+        return open_shard(self._store, self.shards[index], self._expected, self._recipe)
+
+    def _reading(self, index: int) -> contextlib.AbstractContextManager[None]:
+        return reading(self._store, self.shards[index]["key"])
 
 
 def read_rows(uri: str, hook: str, split: str, max_rows: int | None = None) -> Array:

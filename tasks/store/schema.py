@@ -34,6 +34,8 @@ class RowFormat:
     recipe: str
     """Hash of the recipe that made the rows."""
     labelled: bool = False
+    shard: str = ""
+    """Such as ``train-00003``: without it, two shards of equally many rows could change places unnoticed."""
 
     @property
     def row_bytes(self) -> int:
@@ -58,6 +60,7 @@ class RowFormat:
             "model": self.model,
             "revision": self.revision,
             "recipe": self.recipe,
+            "shard": self.shard,
         }
         return pa.schema(fields, metadata=metadata)
 
@@ -68,15 +71,27 @@ class RowFormat:
         Raises:
             ArtifactError: the file is not an activations shard, or of a format this version does not know.
         """
-        metadata = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
-        if metadata.get("format_version") != str(FORMAT_VERSION):
-            found = metadata.get("format_version", "none")
+        try:
+            metadata = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
+            version = metadata.get("format_version", "none")
+        except UnicodeDecodeError:
+            version = "unreadable"
+        if version != str(FORMAT_VERSION):
             raise ArtifactError(
-                f"{where} has activations format {found}, expected {FORMAT_VERSION}. Harvest again with this version."
+                f"{where} has activations format {version}, expected {FORMAT_VERSION}. Harvest again with this version."
             )
-        fields = {name: metadata[name] for name in ("hook", "model", "revision", "recipe")}
-        dtype: Dtype = metadata["dtype"]
-        return cls(d_in=int(metadata["d_in"]), dtype=dtype, labelled="label" in schema.names, **fields)
+        try:
+            fields = {name: metadata[name] for name in ("hook", "model", "revision", "recipe")}
+            dtype: Dtype = metadata["dtype"]
+            found = cls(
+                int(metadata["d_in"]), dtype, **fields, labelled="label" in schema.names, shard=metadata.get("shard", "")
+            )
+            fits = schema.equals(found.schema())
+        except (KeyError, ValueError):
+            fits = False
+        if not fits:
+            raise ArtifactError(f"{where} has columns or metadata that no harvest writes. Delete it and harvest again.")
+        return found
 
 
 def storage_dtype(dtype: str) -> np.dtype[np.generic]:

@@ -1,0 +1,89 @@
+"""Shards opened for reading, and refused by name where they are not what the manifest says.
+
+Pages carry a CRC-32 that pyarrow compares while it reads; the footer, which has none, is held against the manifest.
+The CRC costs 0.24 s of CPU per GB: from page cache (0.98 GB, 576 x bfloat16, medians of 3 interleaved rounds on a heavily
+loaded machine, load 14 on 2 cores) row groups come at 8.4 GB per CPU second without and 2.8 with it, and shuffled lanes at
+0.50 (0.45-0.88) without and 0.47 (0.32-0.73) with it, which is within the noise of that machine.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tasks.artifacts import MANIFEST, identity
+from tasks.errors import ArtifactError
+from tasks.store.files import open_file
+from tasks.store.objects import ObjectStore
+from tasks.store.schema import RowFormat
+
+
+def require_own_recipe(uri: str, manifest: Mapping[str, Any]) -> str | None:
+    """The hash of the recipe that made a directory, or None where its manifest states none.
+
+    Raises:
+        ArtifactError: the manifest was made for another directory.
+    """
+    found: str | None = manifest.get("recipe", {}).get("hash")
+    if found is not None and identity(uri) not in (uri, found):
+        raise ArtifactError(
+            f"{uri}/{MANIFEST} is of recipe {found}, the directory is that of {identity(uri)}. {_remedy(uri)}"
+        )
+    return found
+
+
+def open_shard(store: ObjectStore, shard: Mapping[str, Any], expected: RowFormat, recipe: str | None) -> pq.ParquetFile:
+    """Open one of the manifest's shards; of ``expected``, the hook, width and dtype count.
+
+    Raises:
+        ArtifactError: the object is missing, damaged, another shard's, or no shard at all.
+    """
+    where = f"{store.uri}/{shard['key']}"
+    with reading(store, shard["key"]):
+        file = pq.ParquetFile(
+            open_file(store, shard["key"], shard["size"]), pre_buffer=True, page_checksum_verification=True
+        )
+        footer, schema = file.metadata, file.schema_arrow
+    found = RowFormat.of(schema, where)
+    groups = [footer.row_group(i).num_rows for i in range(footer.num_row_groups)]
+    for what, is_there, should_be in (
+        ("hook", found.hook, expected.hook),
+        ("recipe", found.recipe, recipe or found.recipe),
+        ("shard", found.shard, _name(shard["key"]) if found.shard else ""),
+        ("rows", f"{found.d_in} x {found.dtype}", f"{expected.d_in} x {expected.dtype}"),
+        ("row groups", groups, list(shard["row_groups"])),
+    ):
+        if is_there != should_be:
+            raise ArtifactError(f"{where} has {what} {is_there}, the manifest says {should_be}. {_remedy(store.uri)}")
+    return file
+
+
+@contextlib.contextmanager
+def reading(store: ObjectStore, key: str) -> Iterator[None]:
+    """Name the object in whatever goes wrong while it is read.
+
+    Raises:
+        ArtifactError: it is missing, damaged, or cannot be read.
+    """
+    where = f"{store.uri}/{key}"
+    try:
+        yield
+    except FileNotFoundError:
+        raise ArtifactError(f"{where} is missing. {_remedy(store.uri)}") from None
+    except (OSError, pa.ArrowException) as error:
+        # The system's errors have a number, and tell of the disk or the network; Arrow's have none, and tell of the bytes.
+        what = "is damaged" if getattr(error, "errno", None) is None else "cannot be read"
+        said = " ".join(str(error).split())
+        raise ArtifactError(f"{where} {what} ({said}). {_remedy(store.uri)}") from None
+
+
+def _name(key: str) -> str:
+    """'train-00003' of 'hook/train/00003-0123456789ab.parquet'."""
+    _, split, file = key.rsplit("/", 2)
+    return f"{split}-{file.partition('-')[0]}"
+
+
+def _remedy(uri: str) -> str:
+    return f"saemill verify {uri} names all that is damaged; delete {uri} and harvest again."
