@@ -1,4 +1,4 @@
-"""The command line: ``saemill run|harvest|train|score|report|status|verify|serve``.
+"""The command line: ``saemill run|harvest|train|score|report|status|verify|gc|serve``.
 
 Results go to stdout, everything else to stderr. Exit codes: 0 done; 2 the user's input is wrong (one sentence);
 130 and 143 stopped by SIGINT and SIGTERM; 1 anything else, such as what verify found.
@@ -176,6 +176,20 @@ def verify(uri: ActivationsUri, as_json: AsJson = False) -> None:
     found = verified(uri)
     typer.echo(json.dumps(dataclasses.asdict(found)) if as_json else described_verification(found))
     raise typer.Exit(1 if found.findings else 0)
+
+
+@app.command()
+def gc(
+    uri: ActivationsUri,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove rows that nothing names and half-written files, older than a day, from an activations directory."""
+    from flows.lake import collection_as_json, described_collection
+    from tasks.harvest.gc import gc
+
+    found = gc(uri, dry_run=dry_run)
+    typer.echo(json.dumps(collection_as_json(found)) if as_json else described_collection(found))
 
 
 @app.command()
