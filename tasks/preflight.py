@@ -12,6 +12,7 @@ from tasks.artifacts import read_manifest
 from tasks.config import PipelineConfig
 from tasks.errors import InputError
 from tasks.store.objects import LocalStore, open_store, s3_filesystem
+from tasks.store.probe import require_create_only
 from tasks.store.schema import storage_dtype
 
 logger = logging.getLogger(__name__)
@@ -61,10 +62,11 @@ def check_cpus(config: PipelineConfig) -> None:
 
 
 def check_storage(storage: str) -> None:
-    """Refuse a storage root that cannot be written.
+    """Refuse a storage root that cannot be written, or whose server would let two runs overwrite each other.
 
     Raises:
-        InputError: the folder (or the one it would be made in) is not writable, or the bucket cannot be reached.
+        InputError: the folder (or the one it would be made in) is not writable, the bucket cannot be reached, or its
+            server ignores create-only PUTs.
     """
     store = open_store(storage)
     if isinstance(store, LocalStore):
@@ -81,6 +83,7 @@ def check_storage(storage: str) -> None:
             f"storage is {storage!r} but bucket {bucket!r} cannot be reached: {error}. Make the bucket, and check "
             "AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
         ) from None
+    require_create_only(storage)
 
 
 def require_room(storage: str, tokens: int, widths: list[int], dtype: str) -> None:

@@ -176,12 +176,14 @@ class S3Store:
         found: dict[str, dict[str, Any]] = self._retried("list", folder, lambda fs, path: fs.find(path, detail=True))
         for name in sorted(found):
             key = name.removeprefix(root)
-            if key.startswith(prefix):
+            # SeaweedFS keeps a folder whose last object is gone, and s3fs then gives the folder itself.
+            if key.startswith(prefix) and found[name]["type"] == "file":
                 yield _object_info(key, found[name])
 
     def head(self, key: str) -> ObjectInfo | None:  # noqa: D102
         try:
-            return _object_info(key, self._retried("head", key, lambda fs, path: dict(fs.info(path))))
+            found = self._retried("head", key, lambda fs, path: dict(fs.info(path)))
+            return _object_info(key, found) if found["type"] == "file" else None
         except FileNotFoundError:
             return None
 

@@ -73,6 +73,14 @@ def test_an_object_says_when_it_was_written(store: ObjectStore) -> None:
     assert abs(time.time() - head.modified) < 60
 
 
+def test_a_folder_is_no_object_even_when_its_last_one_is_gone(store: ObjectStore) -> None:
+    store.put("folder/a", b"abc")
+    assert store.head("folder") is None
+    store.delete("folder/a")
+    assert list(store.list("folder/")) == list(store.list()) == []
+    assert store.head("folder") is None
+
+
 def test_getting_what_is_not_there_says_so(store: ObjectStore) -> None:
     with pytest.raises(FileNotFoundError):
         store.get("nothing")

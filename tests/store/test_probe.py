@@ -1,0 +1,75 @@
+import http.server
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from tasks.preflight import check_storage
+from tasks.store.objects import open_store
+from tasks.store.probe import require_create_only
+
+LISTING = b"<ListBucketResult><Name>lake</Name><KeyCount>0</KeyCount><IsTruncated>false</IsTruncated></ListBucketResult>"
+
+
+class Careless(http.server.BaseHTTPRequestHandler):
+    """An S3 server that knows nothing of conditions: a PUT always replaces."""
+
+    protocol_version = "HTTP/1.1"  # only then is a client that waits for "100 Continue" told to go on
+    stored: dict[str, bytes]
+
+    def do_PUT(self) -> None:
+        self.stored[self.path] = self.rfile.read(int(self.headers["Content-Length"]))
+        self._answer(200)
+
+    def do_GET(self) -> None:
+        listing = "?" in self.path or self.path.count("/") == 1
+        self._answer(200, LISTING if listing else self.stored[self.path])
+
+    def do_DELETE(self) -> None:
+        self.stored.pop(self.path, None)
+        self._answer(204)
+
+    def _answer(self, status: int, body: bytes = b"") -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Silent."""
+
+
+@pytest.fixture
+def careless() -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Endpoint of a careless server, and what it has stored."""
+
+    class Handler(Careless):
+        stored: dict[str, bytes] = {}  # noqa: RUF012
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield f"http://127.0.0.1:{server.server_port}", Handler.stored
+        server.shutdown()
+
+
+def test_a_server_that_ignores_create_only_puts_is_refused_by_name(careless: tuple[str, dict[str, bytes]]) -> None:
+    endpoint, stored = careless
+    script = "from tasks.preflight import check_storage; check_storage('s3://lake/runs')"
+    reach = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+    environment = os.environ | reach | {"AWS_ENDPOINT_URL": endpoint}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60)
+    last = done.stderr.strip().splitlines()[-1]
+    assert "InputError: storage is 's3://lake/runs'" in last
+    assert f"{endpoint}, ignores If-None-Match: * on PUT" in last
+    assert stored == {}, "the probe was left there"
+
+
+@pytest.mark.s3
+def test_a_server_that_honours_them_is_taken_and_nothing_is_left_there(s3: str) -> None:
+    require_create_only.cache_clear()
+    check_storage(f"{s3}/probed")
+    assert list(open_store(f"{s3}/probed").list()) == []
+    assert require_create_only.cache_info().currsize == 1
