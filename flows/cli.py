@@ -1,4 +1,4 @@
-"""The command line: ``saemill run|harvest|train|score|report|status|verify|gc|serve``.
+"""The command line: ``saemill run|harvest|train|score|report|status|hooks|verify|gc|serve``.
 
 Results go to stdout, everything else to stderr. Exit codes: 0 done; 2 the user's input is wrong (one sentence);
 130 and 143 stopped by SIGINT and SIGTERM; 1 anything else, such as what verify found.
@@ -166,6 +166,25 @@ def status(config: ConfigPath, overrides: Overrides = None, storage: Storage = N
         typer.echo(json.dumps({stage.result: dataclasses.asdict(stage) for stage in stages}))
     else:
         typer.echo("\n".join(describe_status(stage) for stage in stages))
+
+
+@app.command()
+def hooks(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A folder, .gguf file, package that carries one, or hub id.")
+    ],
+    match: Annotated[str, typer.Option(metavar="TEXT", help="Only hooks whose name contains this.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """List the modules of a model that can be harvested: name, width, depth (order of the first call) and kind."""
+    from flows.hooks import listed, show
+
+    with stdout_kept_clean():
+        found = listed(model, match)
+    if as_json:
+        typer.echo(json.dumps({"model": model, "hooks": [dataclasses.asdict(hook) for hook in found]}))
+    else:
+        show(found, Console())
 
 
 @app.command()

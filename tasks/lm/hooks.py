@@ -10,6 +10,7 @@ import inspect
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,7 +21,17 @@ from transformers.utils import ModelOutput
 from tasks.errors import InputError
 from tasks.lm.names import find_module, hook_names, parse_hook
 
-__all__ = ["capture", "find_module", "hook_names", "hook_width", "parse_hook", "prune_after", "replace"]
+__all__ = [
+    "HookInfo",
+    "capture",
+    "find_module",
+    "hook_names",
+    "hook_width",
+    "list_hooks",
+    "parse_hook",
+    "prune_after",
+    "replace",
+]
 
 
 class _Stop(Exception):  # noqa: N818  # a signal that all is seen, not an error
@@ -84,6 +95,51 @@ def hook_width(model: nn.Module, hook: str) -> int:
     if len(widths) > 1:
         raise InputError(f"Hook {hook!r} runs {len(widths)} times per forward pass, so its activation is ambiguous.")
     return widths[0]
+
+
+@dataclass(frozen=True, slots=True)
+class HookInfo:
+    """A module whose output can be harvested."""
+
+    name: str
+    width: int
+    """d_in."""
+    depth: int
+    """When a forward pass first calls it: 0 for the first module. A harvest of several hooks runs to the deepest."""
+    kind: str
+    """The module's class."""
+
+
+def list_hooks(model: nn.Module) -> list[HookInfo]:
+    """All modules that give one activation per token, once per forward pass, by depth; from a single pass.
+
+    Args:
+        model: a skeleton on the meta device will do.
+    """
+    token_ids = torch.zeros(2, 3, dtype=torch.long, device=next(model.parameters()).device)
+    modules = {name: model.get_submodule(name) for name in hook_names(model)}
+    depths: dict[str, int] = {}
+    widths: dict[str, list[int]] = {name: [] for name in modules}
+
+    def enter(name: str, *_: Any) -> None:
+        depths.setdefault(name, len(depths))
+
+    def leave(name: str, _: nn.Module, __: Any, output: Any) -> None:
+        with contextlib.suppress(InputError):  # no activation per token, such as rotary embeddings
+            widths[name].append(_per_token(name, _first(output), token_ids).shape[-1])
+
+    try:
+        with contextlib.ExitStack() as stack, torch.no_grad():
+            for name, module in modules.items():
+                stack.enter_context(module.register_forward_pre_hook(functools.partial(enter, name)))
+                stack.enter_context(module.register_forward_hook(functools.partial(leave, name)))
+            _forward(model, token_ids)
+    except RuntimeError:
+        if token_ids.device.type != "meta":
+            raise
+        return list_hooks(_zeroed(model))  # as in hook_width
+    once = [name for name in sorted(depths, key=depths.__getitem__) if len(widths[name]) == 1]
+    return [HookInfo(name, widths[name][0], depths[name], type(modules[name]).__name__) for name in once]
 
 
 @contextlib.contextmanager

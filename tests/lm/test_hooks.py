@@ -1,10 +1,12 @@
+import contextlib
+
 import pytest
 import torch
 from torch import nn
 
 from tasks.errors import InputError
 from tasks.lm.config import ModelConfig
-from tasks.lm.hooks import capture, hook_names, hook_width, parse_hook, prune_after, replace
+from tasks.lm.hooks import capture, hook_names, hook_width, list_hooks, parse_hook, prune_after, replace
 from tasks.lm.load import load_skeleton
 
 LAYER_1 = {"llama": "model.layers.1", "gpt2": "transformer.h.1", "bert": "encoder.layer.1"}
@@ -163,6 +165,42 @@ def test_lists_of_layers_are_not_offered_as_hooks(tiny):
     names = hook_names(tiny("llama"))
     assert "model.layers.0" in names
     assert "model.layers" not in names
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_is_listed_is_what_hook_width_takes_one_by_one(folders, name):
+    skeleton = load_skeleton(ModelConfig(name=str(folders / name)))
+    one_by_one = {}
+    for hook in hook_names(skeleton):
+        with contextlib.suppress(InputError):
+            one_by_one[hook] = hook_width(skeleton, hook)
+    assert {hook.name: hook.width for hook in list_hooks(skeleton)} == one_by_one
+    assert len(one_by_one) > 20
+
+
+def test_hooks_are_listed_in_the_order_in_which_they_are_called(tiny, token_ids):
+    model = tiny("llama")
+    listed = list_hooks(model)
+    called = calls(model)
+    with torch.no_grad():
+        model(token_ids)
+    order = [name for name in dict.fromkeys(called) if name]
+    assert [hook.depth for hook in listed] == [order.index(hook.name) for hook in listed]
+    assert listed[0].name == "model"
+    assert {hook.name: hook.kind for hook in listed}["model.layers.3.mlp"] == "LlamaMLP"
+
+
+def test_a_module_that_runs_twice_is_not_listed(tiny):
+    model = tiny("llama")
+    model.model.layers[1].mlp = model.model.layers[0].mlp
+    assert not any(hook.name.endswith("layers.0.mlp") for hook in list_hooks(model))
+
+
+def test_hooks_are_listed_even_if_the_model_branches_on_values(folders):
+    skeleton = load_skeleton(ModelConfig(name=str(folders / "llama")))
+    plain = list_hooks(skeleton)
+    skeleton.model.norm.register_forward_hook(lambda _, __, output: output if output.sum().item() >= 0 else None)
+    assert list_hooks(skeleton) == plain
 
 
 @pytest.mark.parametrize("name", MODELS)
