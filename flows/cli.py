@@ -1,4 +1,4 @@
-"""The command line: ``saemill run|harvest|train|score|report|status|hooks|verify|gc|serve``.
+"""The command line: ``saemill run|harvest|train|score|report|status|hooks|verify|gc|repair|serve``.
 
 Results go to stdout, everything else to stderr. Exit codes: 0 done; 2 the user's input is wrong (one sentence);
 130 and 143 stopped by SIGINT and SIGTERM; 1 anything else, such as what verify found.
@@ -209,6 +209,18 @@ def gc(
 
     found = gc(uri, dry_run=dry_run)
     typer.echo(json.dumps(collection_as_json(found)) if as_json else described_collection(found))
+
+
+@app.command()
+def repair(config: ConfigPath, overrides: Overrides = None, storage: Storage = None, as_json: AsJson = False) -> None:
+    """Harvest the damaged shards of a configuration's activations again, and only those (exit code 1: they differ)."""
+    from flows.lake import described_repair, repaired
+
+    settings = load_config(config, overrides or (), storage)
+    with stdout_kept_clean():
+        found = repaired(settings, lambda: _plain(settings, "harvest"))
+    typer.echo(json.dumps(dataclasses.asdict(found)) if as_json else described_repair(found))
+    raise typer.Exit(1 if found.identical is False else 0)
 
 
 @app.command()

@@ -1,11 +1,15 @@
-"""What the command line does to activations directories as they lie: verify them, and remove what nothing names."""
+"""What the command line does to activations directories as they lie: verify, sweep and repair them."""
 
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
 
 from flows.console import listening
+from tasks.addresses import addresses
+from tasks.config import PipelineConfig
 from tasks.harvest.gc import Collected
+from tasks.harvest.repair import Repaired, settle, take_out
 from tasks.harvest.verify import Verified, verify
 
 
@@ -37,3 +41,32 @@ def collection_as_json(found: Collected) -> dict[str, Any]:
     """The same as one JSON object."""
     removed = [{"key": info.key, "size": info.size} for info in found.removed]
     return {"uri": found.uri, "dry_run": found.dry_run, "removed": removed, "bytes": found.size}
+
+
+def repaired(config: PipelineConfig, harvest: Callable[[], object]) -> Repaired:
+    """Take damaged shards out of a configuration's activations, and let ``harvest`` make them again.
+
+    Raises:
+        InputError: the inputs are not there, or nothing has been harvested yet; nothing was removed.
+    """
+    uri = addresses(config).activations
+    with listening(Console(stderr=True)) as listener:
+        findings, redone = take_out(uri, listener)
+    if findings:
+        harvest()
+    return Repaired(uri, findings, redone, settle(uri))
+
+
+def described_repair(found: Repaired) -> str:
+    """What was wrong, a line each, and how it ended."""
+    lines = [f"{finding.kind:<8} {found.uri}/{finding.key}: {finding.reason}" for finding in found.findings]
+    done = f"{found.uri}: {len(found.redone):,} shards harvested again"
+    if not found.findings:
+        lines.append(f"{found.uri}: nothing to repair")
+    elif found.identical is None:
+        lines.append(f"{done}; there was no usable manifest to hold the new one against")
+    if found.identical is not None:
+        same = "identical to" if found.identical else "NOT identical to"
+        more = "" if found.identical else "; other versions or another machine? What was trained on them saw other rows"
+        lines.append(f"{done}; the manifest is {same} the one before{more}")
+    return "\n".join(lines)

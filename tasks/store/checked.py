@@ -86,4 +86,4 @@ def _name(key: str) -> str:
 
 
 def _remedy(uri: str) -> str:
-    return f"saemill verify {uri} names all that is damaged; delete {uri} and harvest again."
+    return f"saemill verify {uri} names all damage, and saemill repair with its settings harvests just that again."
