@@ -3,7 +3,7 @@
 import argparse
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,12 @@ import pyarrow
 import torch
 
 
-def arguments(description: str) -> argparse.Namespace:
+def arguments(description: str, add: Callable[[argparse.ArgumentParser], None] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="a smaller run, to see that it works")
     parser.add_argument("--json", type=Path, help="write checks, rows and environment there")
+    if add is not None:
+        add(parser)
     return parser.parse_args()
 
 
