@@ -1,0 +1,95 @@
+"""Kills in the midst of a harvest: it goes on by itself to the manifest of an undisturbed one."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tasks.harvest.on_ray import harvest
+from tasks.progress import silent
+from tasks.store.objects import ObjectStore, open_store
+from tests.conftest import s3_server
+from tests.harvest.conftest import Harvested, tiny_config
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+
+SHARDS = 12
+SERVER_AWAY_S = 20.0
+
+
+def commits(store: ObjectStore) -> int:
+    return sum(1 for _ in store.list("commits/"))
+
+
+def harvesters() -> list[psutil.Process]:
+    """The cluster's processes that are harvest actors; Ray titles them so."""
+    titled = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if "_Harvester" in " ".join(process.cmdline()):
+                titled.append(process)
+        except psutil.NoSuchProcess:
+            continue
+    return titled
+
+
+def until(ready: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < deadline, "the harvest never came so far"
+        time.sleep(0.001)
+
+
+def test_an_actor_killed_while_it_harvests_is_replaced(harvested: Harvested, tmp_path: Path) -> None:
+    before = {process.pid for process in harvesters()}
+    config = tiny_config(harvested.config.model.name, str(tmp_path))
+    out = f"{tmp_path}/activations/{Path(harvested.out).name}"
+    store = open_store(out)
+
+    def kill() -> tuple[int, int]:
+        until(lambda: bool({process.pid for process in harvesters()} - before))
+        [pid] = {process.pid for process in harvesters()} - before
+        until(lambda: commits(store) >= 2)
+        os.kill(pid, signal.SIGKILL)
+        return pid, commits(store)
+
+    with ThreadPoolExecutor(1) as pool:
+        killed = pool.submit(kill)
+        harvest(config, harvested.tokens, out, silent)
+    pid, committed = killed.result()
+    assert committed < SHARDS, "killed too late to show anything"
+    assert not psutil.pid_exists(pid)
+    assert store.get("manifest.json") == open_store(harvested.out).get("manifest.json")
+
+
+@pytest.mark.s3
+def test_a_harvest_outlasts_an_s3_server_that_is_killed_and_restarted(
+    harvested: Harvested, s3: str, s3_process: s3_server, tokens_directory: Callable[[str], str]
+) -> None:
+    config = tiny_config(harvested.config.model.name, f"{s3}/killed")
+    tokens = tokens_directory(config.storage)
+    out = f"{config.storage}/activations/{Path(harvested.out).name}"
+    store = open_store(out)
+
+    def interrupt() -> int:
+        until(lambda: commits(store) >= 2)
+        s3_process.stop()
+        try:
+            time.sleep(SERVER_AWAY_S)
+        finally:
+            s3_process.start()
+        return commits(store)
+
+    with ThreadPoolExecutor(1) as pool:
+        interrupted = pool.submit(interrupt)
+        began = time.monotonic()
+        harvest(config, tokens, out, silent)
+        seconds = time.monotonic() - began
+    assert 2 <= interrupted.result() <= SHARDS
+    assert seconds > SERVER_AWAY_S, "interrupted too late to show anything"
+    assert store.get("manifest.json") == open_store(harvested.out).get("manifest.json")
