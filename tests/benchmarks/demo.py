@@ -36,6 +36,7 @@ def main() -> None:
         "demo_again_seconds": seconds_again,
         "demo_peak_gib": peak / 2**30,
         "demo_fvu": summary["fvu"],
+        **{f"demo_fvu_{name}": found["fvu"] for name, found in summary["baselines"].items()},
         "demo_dead_fraction": summary["dead_fraction"],
         "demo_ce_recovered": summary["ce_recovered"],
         "demo_harvest_tokens_per_second": summary["tokens_per_second"]["harvest"],

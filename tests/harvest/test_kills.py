@@ -76,20 +76,18 @@ def test_a_harvest_outlasts_an_s3_server_that_is_killed_and_restarted(
     out = f"{config.storage}/activations/{Path(harvested.out).name}"
     store = open_store(out)
 
-    def interrupt() -> int:
+    def interrupt() -> float:
         until(lambda: commits(store) >= 2)
         s3_process.stop()
         try:
             time.sleep(SERVER_AWAY_S)
         finally:
             s3_process.start()
-        return commits(store)
+        return time.monotonic()
 
     with ThreadPoolExecutor(1) as pool:
         interrupted = pool.submit(interrupt)
-        began = time.monotonic()
         harvest(config, tokens, out, silent)
-        seconds = time.monotonic() - began
-    assert 2 <= interrupted.result() <= SHARDS
-    assert seconds > SERVER_AWAY_S, "interrupted too late to show anything"
+        ended = time.monotonic()
+    assert ended > interrupted.result(), "interrupted too late to show anything"
     assert store.get("manifest.json") == open_store(harvested.out).get("manifest.json")
