@@ -12,8 +12,8 @@ from tasks.config import PipelineConfig
 from tasks.errors import ArtifactError, InputError
 from tasks.sae.exchange import Exchange
 from tasks.sae.scaling import scaling
+from tasks.store.lanes import LaneReader
 from tasks.store.objects import open_store
-from tasks.store.reader import LaneReader
 from tasks.store.schema import Array
 from tasks.train.curve import CurveRow
 from tasks.train.finish import write_sae

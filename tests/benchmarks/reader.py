@@ -23,8 +23,9 @@ from tasks.harvest.commit import HookRows, commit_shard, hook_entry, manifest, r
 from tasks.harvest.shards import Shard
 from tasks.harvest.statistics import norms, sum_rows
 from tasks.store.files import open_file
+from tasks.store.lanes import LaneReader
 from tasks.store.objects import open_store
-from tasks.store.reader import LaneReader, Split
+from tasks.store.reader import Split
 from tasks.store.schema import RowFormat
 from tasks.store.writer import Rows
 from tests.benchmarks.harness import arguments, environment, finish

@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.errors import ArtifactError
+from tasks.store.lanes import LaneReader
 from tasks.store.objects import ObjectStore, open_store
-from tasks.store.reader import LaneReader, Split
+from tasks.store.reader import Split
 from tests.harvest.test_verify import Lake, data_keys, flip, rewrite
 
 Damage = Callable[[ObjectStore, str], None]

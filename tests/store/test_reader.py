@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.errors import ArtifactError, InputError
+from tasks.store.lanes import LaneReader, deal
 from tasks.store.objects import open_store
-from tasks.store.reader import LaneReader, Split, Unit, deal, read_rows
+from tasks.store.reader import Split, Unit, read_rows
 from tasks.store.schema import to_float32
 
 Store = Callable[..., str]
