@@ -21,7 +21,7 @@ import typer
 from rich.console import Console
 from typer.exceptions import TyperException
 
-from flows.console import listening, say, stdout_kept_clean
+from flows.console import OnConsole, listening, logged_to, say, stdout_kept_clean
 from flows.pipeline import Result, Stage, StageName, run_pipeline
 from flows.status import describe_status, status_of
 from tasks.addresses import Addresses
@@ -190,10 +190,10 @@ def hooks(
 @app.command()
 def verify(uri: ActivationsUri, as_json: AsJson = False) -> None:
     """Re-read everything in an activations directory and name what is damaged, missing or surplus (exit code 1)."""
-    from flows.lake import described_verification, verified
+    from flows.lake import described_verification, verification_as_json, verified
 
     found = verified(uri)
-    typer.echo(json.dumps(dataclasses.asdict(found)) if as_json else described_verification(found))
+    typer.echo(json.dumps(verification_as_json(found)) if as_json else described_verification(found))
     raise typer.Exit(1 if found.findings else 0)
 
 
@@ -214,12 +214,12 @@ def gc(
 @app.command()
 def repair(config: ConfigPath, overrides: Overrides = None, storage: Storage = None, as_json: AsJson = False) -> None:
     """Harvest the damaged shards of a configuration's activations again, and only those (exit code 1: they differ)."""
-    from flows.lake import described_repair, repaired
+    from flows.lake import described_repair, repair_as_json, repaired
 
     settings = load_config(config, overrides or (), storage)
     with stdout_kept_clean():
         found = repaired(settings, lambda: _plain(settings, "harvest"))
-    typer.echo(json.dumps(dataclasses.asdict(found)) if as_json else described_repair(found))
+    typer.echo(json.dumps(repair_as_json(found)) if as_json else described_repair(found))
     raise typer.Exit(1 if found.identical is False else 0)
 
 
@@ -254,7 +254,7 @@ def _run_until(until: StageName, path: str, overrides: list[str] | None, storage
 
 def _plain(config: PipelineConfig, until: StageName) -> Result:
     console = Console(stderr=True)
-    with listening(console) as listener:
+    with listening(console) as listener, logged_to(OnConsole(console)):
 
         def call(stage: Stage, config: PipelineConfig, at: Addresses) -> None:
             finished = stage.finished(at)

@@ -1,6 +1,7 @@
 """What the command line does to activations directories as they lie: verify, sweep and repair them."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
@@ -23,11 +24,26 @@ def verified(uri: str) -> Verified:
         return verify(uri, listener)
 
 
+def verification_as_json(found: Verified) -> dict[str, Any]:
+    """The same as one JSON object."""
+    return {
+        "uri": found.uri,
+        "shards": found.lake.shards.uri,
+        "objects": found.objects,
+        "size": found.size,
+        "findings": [asdict(finding) for finding in found.findings],
+    }
+
+
 def described_verification(found: Verified) -> str:
     """One line per finding, or one that says what was found whole."""
     if not found.findings:
         return f"{found.uri}: {found.objects:,} objects, {found.size:,} bytes, all as the manifest says"
-    return "\n".join(f"{finding.kind:<8} {found.uri}/{finding.key}: {finding.reason}" for finding in found.findings)
+    return "\n".join(_finding_lines(found))
+
+
+def _finding_lines(found: Verified) -> list[str]:
+    return [f"{finding.kind:<8} {found.lake.where(finding.key)}: {finding.reason}" for finding in found.findings]
 
 
 def described_collection(found: Collected) -> str:
@@ -49,20 +65,25 @@ def repaired(config: PipelineConfig, harvest: Callable[[], object]) -> Repaired:
     Raises:
         InputError: the inputs are not there, or nothing has been harvested yet; nothing was removed.
     """
-    uri = addresses(config).activations
+    at = addresses(config)
     with listening(Console(stderr=True)) as listener:
-        findings, redone = take_out(uri, listener)
-    if findings:
+        verified, redone = take_out(at.activations, listener, at.shards)
+    if verified.findings:
         harvest()
-    return Repaired(uri, findings, redone, settle(uri))
+    return Repaired(verified, redone, settle(at.activations))
+
+
+def repair_as_json(found: Repaired) -> dict[str, Any]:
+    """The same as one JSON object."""
+    return {**verification_as_json(found.verified), "redone": found.redone, "identical": found.identical}
 
 
 def described_repair(found: Repaired) -> str:
     """What was wrong, a line each, and how it ended."""
-    lines = [f"{finding.kind:<8} {found.uri}/{finding.key}: {finding.reason}" for finding in found.findings]
-    done = f"{found.uri}: {len(found.redone):,} shards harvested again"
-    if not found.findings:
-        lines.append(f"{found.uri}: nothing to repair")
+    lines, uri = _finding_lines(found.verified), found.verified.uri
+    done = f"{uri}: {len(found.redone):,} shards harvested again"
+    if not lines:
+        lines.append(f"{uri}: nothing to repair")
     elif found.identical is None:
         lines.append(f"{done}; there was no usable manifest to hold the new one against")
     if found.identical is not None:

@@ -125,7 +125,7 @@ def _harvest(config: PipelineConfig, at: Addresses, listener: Listener) -> None:
     from tasks.harvest.on_ray import harvest
 
     assert at.tokens is not None
-    harvest(config, at.tokens, at.activations, listener)
+    harvest(config, at.tokens, at.shards, at.activations, listener)
 
 
 def _ingest(config: PipelineConfig, at: Addresses, listener: Listener) -> None:

@@ -8,7 +8,8 @@ from flows.pipeline import Stage, stages
 from tasks.addresses import Addresses, addresses
 from tasks.artifacts import read_manifest
 from tasks.config import PipelineConfig
-from tasks.harvest.shards import plan_shards
+from tasks.harvest.commit import committed
+from tasks.harvest.shards import planned_shards
 from tasks.store.objects import ObjectStore, open_store
 
 
@@ -57,23 +58,32 @@ def _status(stage: Stage, config: PipelineConfig, at: Addresses) -> StageStatus:
     if stage.finished(at):
         return StageStatus(stage.writes, uri, "finished")
     store = open_store(uri)
+    if stage.writes == "activations":
+        return _harvest_status(stage, config, at)
     if next(store.list(), None) is None:
         return StageStatus(stage.writes, uri, "absent")
-    if stage.writes == "activations":
-        done = sum(1 for _ in store.list("commits/"))
-        return StageStatus(stage.writes, uri, "unfinished", done, _planned_shards(config, at), "shards")
     if stage.writes == "sae":
         done = _checkpointed_steps(store) * config.train.batch_tokens
         return StageStatus(stage.writes, uri, "unfinished", done, config.train.tokens, "tokens")
     return StageStatus(stage.writes, uri, "unfinished")
 
 
-def _planned_shards(config: PipelineConfig, at: Addresses) -> int | None:
-    """Shards to harvest in all; unknown for activations of the user's own, whose rows are counted in ingestion."""
-    tokens = read_manifest(at.tokens) if at.tokens is not None else None
-    if tokens is None:
-        return None
-    return len(plan_shards(tokens["n_sequences"], tokens["context_length"], config.harvest.shard_tokens))
+def _harvest_status(stage: Stage, config: PipelineConfig, at: Addresses) -> StageStatus:
+    """Shards of this corpus that are there, be they of its own harvest or of an earlier one.
+
+    How many there are to be is unknown for activations of the user's own, whose rows are counted in ingestion.
+    """
+    uri, there = stage.out(at), committed(at.shards)
+    total = None
+    if at.tokens is not None and read_manifest(at.tokens) is not None:
+        wanted = {shard.commit_key for shard in planned_shards(at.tokens, config.harvest.shard_tokens)}
+        total, there = len(wanted), there & wanted
+    elif at.tokens is not None:
+        there = set()
+    state: Literal["unfinished", "absent"] = "unfinished" if there else "absent"
+    if state == "absent":
+        return StageStatus(stage.writes, uri, state)
+    return StageStatus(stage.writes, uri, state, len(there), total, "shards")
 
 
 def _checkpointed_steps(store: ObjectStore) -> int:

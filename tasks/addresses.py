@@ -1,5 +1,6 @@
 """Where everything that a configuration makes will lie, known before anything runs."""
 
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from tasks.store.objects import open_store
 from tasks.text.corpus import corpus_identity
 
 # Raised when a stage's code comes to give another result for the same settings.
-_VERSIONS = {"tokens": 1, "activations": 1, "saes": 1, "scores": 1, "reports": 1}
+_VERSIONS = {"tokens": 2, "shards": 1, "activations": 2, "saes": 1, "scores": 1, "reports": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,8 @@ class Addresses:
     tokens: str | None
     """None where the activations are the user's own."""
     activations: str
+    shards: str
+    """The pool in which the harvests of one recipe, over any corpus, keep their shards; own activations keep theirs."""
     sae: str
     scores: str
     report: str
@@ -35,23 +38,30 @@ def addresses(config: PipelineConfig) -> Addresses:
     """
     root = open_store(config.storage).uri
 
-    def place(stage: str, settings: dict[str, Any], *inputs: str) -> str:
-        return address(root, stage, config.name, {"version": _VERSIONS[stage], **settings}, inputs)
+    def place(stage: str, settings: dict[str, Any], *inputs: str, name: str = config.name) -> str:
+        return address(root, stage, name, {"version": _VERSIONS[stage], **settings}, inputs)
 
-    tokens, activations = _inputs(config, place)
+    tokens, activations, shards = _inputs(config, place)
     training = {"train": config.train.recipe(), "sae": asdict(config.sae), "hook": config.hook}
     sae = place("saes", training, activations)
     scores = place("scores", {"score": config.score.recipe()}, sae)
     report = place("reports", {"report": config.report.recipe(), "name": config.name}, scores)
-    return Addresses(tokens, activations, sae, scores, report)
+    return Addresses(tokens, activations, shards, sae, scores, report)
 
 
-def _inputs(config: PipelineConfig, place: Callable[..., str]) -> tuple[str | None, str]:
+def _inputs(config: PipelineConfig, place: Callable[..., str]) -> tuple[str | None, str, str]:
     if config.activations.source is not None:
         cut = {"shard_tokens": config.harvest.shard_tokens, "row_group_rows": config.harvest.row_group_rows}
         own = {"activations": config.activations.recipe(), **cut}
-        return None, place("activations", own, source_identity(config.activations))
+        activations = place("activations", own, source_identity(config.activations))
+        return None, activations, activations
     model = model_identity(config.model)
     tokens = place("tokens", {"text": config.text.recipe()}, corpus_identity(config.text), model)
     harvest = {"harvest": config.harvest.recipe(), "model": config.model.recipe()}
-    return tokens, place("activations", harvest, tokens, model)
+    # Named by the model alone: runs of other names and corpora are to find the shards that they share.
+    shards = place("shards", harvest, model, name=_slug(config.model.label))
+    return tokens, place("activations", harvest, tokens, model), shards
+
+
+def _slug(label: str) -> str:
+    return re.sub(r"[^a-z0-9_.]+", "-", label.rpartition("/")[2].lower()).strip("-") or "model"

@@ -7,6 +7,7 @@ last and is created once; a directory without it is unfinished, and readers trus
 
 import hashlib
 import json
+import posixpath
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,6 +32,30 @@ def identity(uri: str) -> str:
     """The part of an address that does not depend on storage or name: its hash (other strings stay as they are)."""
     head, dash, tail = uri.rpartition("-")
     return tail if dash and "/" in head and len(tail) == 12 else uri
+
+
+def relative(uri: str, base: str) -> str:
+    """``uri`` as seen from ``base``, such as '../../shards/x', so that a root can be moved or copied as a whole."""
+    (scheme, path), (base_scheme, base_path) = _parts(uri), _parts(base)
+    return posixpath.relpath(path, base_path) if scheme == base_scheme else uri
+
+
+def resolve(uri: str, base: str) -> str:
+    """The inverse of ``relative``."""
+    if "://" in uri or posixpath.isabs(uri):
+        return uri
+    scheme, path = _parts(base)
+    return scheme + posixpath.normpath(posixpath.join(path, uri))
+
+
+def shards_uri(uri: str, manifest: Mapping[str, Any]) -> str:
+    """Where the shards lie that an activations manifest names: in a pool shared by many, or beside the manifest."""
+    return resolve(manifest.get("shards", "."), uri)
+
+
+def _parts(uri: str) -> tuple[str, str]:
+    scheme, mark, path = uri.rpartition("://")
+    return scheme + mark, path
 
 
 def read_manifest(uri: str) -> dict[str, Any] | None:

@@ -98,9 +98,9 @@ def test_s3_gives_the_same_results_as_disk(finished: dict[str, Any], s3: str) ->
 
 def test_killed_in_harvest_and_in_training_it_goes_on_to_the_same_results(finished: dict[str, Any], tmp_path: Path) -> None:
     storage = str(tmp_path)
-    in_harvest = kill_when(storage, lambda: len(list(tmp_path.glob("activations/*/commits/*.json"))) >= 3)
+    in_harvest = kill_when(storage, lambda: len(list(tmp_path.glob("shards/*/commits/*.json"))) >= 3)
     assert not list(tmp_path.glob("activations/*/manifest.json")), "killed too late to show anything"
-    kept = {path: path.read_bytes() for path in tmp_path.glob("activations/*/commits/*.json")}
+    kept = {path: path.read_bytes() for path in tmp_path.glob("shards/*/commits/*.json")}
     in_training = kill_when(storage, lambda: len(list(tmp_path.glob("saes/*/checkpoints/**/*.safetensors"))) >= 2)
     assert not list(tmp_path.glob("saes/*/manifest.json")), "killed too late to show anything"
     again = run(storage)

@@ -98,7 +98,7 @@ def _rows(
     rows = Rows(
         activation[index],
         token_ids.reshape(-1)[index],
-        (shard.first_sequence + index // context_length).astype(np.int64),
+        (index // context_length).astype(np.int64),
         (index % context_length).astype(np.int32),
     )
     sums = with_positions(sum_rows(rows.activation, config.dtype, row_norms[index]), row_norms.reshape(n, context_length))

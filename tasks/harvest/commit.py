@@ -4,21 +4,26 @@ A kill at any line leaves at most an object that nothing names; the same command
 """
 
 import platform
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import torch
 
 from tasks.artifacts import read_json, to_json
 from tasks.errors import ArtifactError
 from tasks.harvest.shards import Shard, row_order
-from tasks.harvest.statistics import Sums, merge
+from tasks.harvest.statistics import Sums
 from tasks.store.objects import ObjectStore, open_store
 from tasks.store.schema import FORMAT_VERSION, RowFormat
 from tasks.store.writer import Rows, encode_shard
+
+# Commit records are small, and reading them is mostly waiting.
+_READERS = 16
+_READ_AT_ONCE = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +45,15 @@ def commit_shard(
     """
     objects = {hook: _put(store, shard, found, row_group_rows) for hook, found in hooks.items()}
     record = {
-        "shard": asdict(shard),
+        "shard": shard.identity(),
         "objects": objects,
         "masked": {hook: dict(found.masked) for hook, found in hooks.items()},
         "sums": {hook: found.sums.to_json() for hook, found in hooks.items()},
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "pyarrow": pa.__version__},
         **observed,
     }
-    store.put_if_absent(shard.commit_key, to_json(record))
+    if not store.put_if_absent(shard.commit_key, to_json(record)):
+        _give_way(store, shard, objects)
 
 
 def committed(uri: str) -> set[str]:
@@ -55,37 +61,21 @@ def committed(uri: str) -> set[str]:
     return {info.key for info in open_store(uri).list("commits/")}
 
 
-def read_commits(uri: str, shards: list[Shard]) -> list[dict[str, Any]]:
-    """The commit records in the order of the shards.
+def hook_entries(uri: str, shards: Sequence[Shard], dtype: str) -> dict[str, dict[str, Any]]:
+    """The manifest's entry for each hook, from the commit records of all shards, added up in the order of the shards.
+
+    Records are read a few hundred at a time and only what the manifest says of a shard is kept of them: of 100,000 of
+    them, sums of 576 numbers alone would be half a GiB.
 
     Raises:
-        ArtifactError: a record is missing, damaged, or was made for another cut of the sequences.
+        ArtifactError: a record is missing, damaged, or of another shard.
     """
-    records = []
-    for shard in shards:
-        record = read_json(uri, shard.commit_key)
-        if record is None or record["shard"] != asdict(shard):
-            raise ArtifactError(f"{uri}/{shard.commit_key} is missing or of another recipe. Delete {uri} and run again.")
-        records.append(record)
-    return records
-
-
-def hook_entry(records: list[dict[str, Any]], hook: str, d_in: int, dtype: str) -> dict[str, Any]:
-    """The manifest's entry for one hook, from the commit records of all shards."""
-    splits, statistics, masked = {}, {}, {}
-    for split in ("train", "eval"):
-        own = sorted(
-            (r for r in records if r["shard"]["split"] == split and hook in r["objects"]),
-            key=lambda record: record["shard"]["index"],
-        )
-        shards = [record["objects"][hook] for record in own]
-        splits[split] = {"rows": sum(shard["rows"] for shard in shards), "shards": shards}
-        masked[split] = {
-            rule: sum(record["masked"][hook][rule] for record in own) for rule in (own[0]["masked"][hook] if own else ())
-        }
-        if splits[split]["rows"]:
-            statistics[split] = merge([Sums.from_json(record["sums"][hook]) for record in own]).statistics()
-    return {"d_in": d_in, "dtype": dtype, "splits": splits, "masked": masked, "statistics": statistics}
+    tallies: dict[str, dict[str, _Tally]] = {}
+    for shard, record in _records(uri, shards):
+        for hook, found in record["objects"].items():
+            by_split = tallies.setdefault(hook, {"train": _Tally(), "eval": _Tally()})
+            by_split[shard.split].add(shard, found, record["masked"][hook], Sums.from_json(record["sums"][hook]))
+    return {hook: _entry(by_split, dtype) for hook, by_split in tallies.items()}
 
 
 def manifest(recipe: Mapping[str, Any], hooks: Mapping[str, Any], **more: object) -> dict[str, Any]:
@@ -93,10 +83,51 @@ def manifest(recipe: Mapping[str, Any], hooks: Mapping[str, Any], **more: object
     return {"format_version": FORMAT_VERSION, "stage": "activations", "recipe": dict(recipe), "hooks": dict(hooks), **more}
 
 
+@dataclass(slots=True)
+class _Tally:
+    """What the records of one hook and split add up to so far."""
+
+    shards: list[dict[str, Any]] = field(default_factory=list)
+    masked: Counter[str] = field(default_factory=Counter)
+    sums: Sums | None = None
+
+    def add(self, shard: Shard, found: Mapping[str, Any], masked: Mapping[str, int], sums: Sums) -> None:
+        self.shards.append({**found, "first_sequence": shard.first_sequence})
+        self.masked.update(masked)
+        self.sums = sums if self.sums is None else self.sums + sums
+
+
+def _entry(by_split: Mapping[str, _Tally], dtype: str) -> dict[str, Any]:
+    there = {split: tally.sums for split, tally in by_split.items() if tally.sums is not None}
+    return {
+        "d_in": len(next(iter(there.values())).total),
+        "dtype": dtype,
+        "splits": {
+            split: {"rows": sum(shard["rows"] for shard in tally.shards), "shards": tally.shards}
+            for split, tally in by_split.items()
+        },
+        "masked": {split: dict(tally.masked) for split, tally in by_split.items()},
+        "statistics": {split: sums.statistics() for split, sums in there.items() if sums.count},
+    }
+
+
+def _records(uri: str, shards: Sequence[Shard]) -> Iterator[tuple[Shard, dict[str, Any]]]:
+    def read(shard: Shard) -> dict[str, Any]:
+        record = read_json(uri, shard.commit_key)
+        if record is None or record["shard"] != shard.identity():
+            raise ArtifactError(f"{uri}/{shard.commit_key} is missing or of another shard. Delete it and run again.")
+        return record
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        for first in range(0, len(shards), _READ_AT_ONCE):
+            some = shards[first : first + _READ_AT_ONCE]
+            yield from zip(some, pool.map(read, some), strict=True)
+
+
 def _put(store: ObjectStore, shard: Shard, found: HookRows, row_group_rows: int) -> dict[str, Any]:
-    order = row_order(found.row_format.recipe, shard.split, shard.index, len(found.rows))
+    order = row_order(found.row_format.recipe, shard, len(found.rows))
     row_format = replace(found.row_format, shard=shard.name)
-    encoded = encode_shard(found.rows.take(np.asarray(order, np.int64)), row_format, row_group_rows)
+    encoded = encode_shard(found.rows.take(order), row_format, row_group_rows)
     key = shard.data_key(row_format.hook, encoded.sha256)
     store.put(key, encoded.data)
     return {
@@ -106,3 +137,12 @@ def _put(store: ObjectStore, shard: Shard, found: HookRows, row_group_rows: int)
         "rows": encoded.rows,
         "row_groups": encoded.row_groups,
     }
+
+
+def _give_way(store: ObjectStore, shard: Shard, objects: Mapping[str, Mapping[str, Any]]) -> None:
+    """Delete what a lost race left: rows that the winner's record does not name (its machine rounds otherwise)."""
+    winner = read_json(store.uri, shard.commit_key) or {"objects": objects}
+    kept = {found["key"] for found in winner["objects"].values()}
+    for found in objects.values():
+        if found["key"] not in kept:
+            store.delete(found["key"])

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.artifacts import MANIFEST
+from tasks.artifacts import MANIFEST, resolve
 from tasks.errors import ArtifactError
-from tasks.harvest.named import COMMITS, is_data_key, named_by_commit, named_by_manifest, require_activations
+from tasks.harvest.named import COMMITS, Lake, is_data_key, named_by_commit, named_by_manifest, open_lake
 from tasks.store.objects import LocalStore, ObjectInfo, ObjectStore, open_store
 
 # A harvest that is at work has stored rows that it has not committed yet; no shard takes that long.
@@ -31,19 +31,23 @@ class Collected:
 
 
 def gc(uri: str, *, dry_run: bool = False) -> Collected:
-    """Remove unreferenced rows and leftovers older than a day from a finished or unfinished activations directory.
+    """Remove unreferenced rows and leftovers older than a day from where an activations directory keeps its shards.
 
     Nothing but what a harvest writes is removed: never a commit record, a manifest or a file of the user's own.
 
+    Args:
+        uri: a finished or unfinished activations directory, or a pool of shards.
+        dry_run: only say what would be removed.
+
     Raises:
         InputError: ``uri`` is no activations directory.
-        ArtifactError: the manifest or a commit record is damaged, so nobody knows what it names; nothing was removed.
+        ArtifactError: a manifest or a commit record is damaged, so nobody knows what it names; nothing was removed.
     """
-    store = open_store(uri)
-    require_activations(store)
+    lake = open_lake(uri)
+    store = lake.shards
     # Listed before the names are read: what is committed in between is named, and what is written in between is young.
     there = [info for info in store.list() if is_data_key(info.key)]
-    named = _named(store)
+    named = _named(lake)
     candidates = [*(info for info in there if info.key not in named), *_leftovers(store)]
     oldest_kept = time.time() - MIN_AGE_S
     removed = []
@@ -57,22 +61,39 @@ def gc(uri: str, *, dry_run: bool = False) -> Collected:
     return Collected(store.uri, dry_run, removed)
 
 
-def _named(store: ObjectStore) -> set[str]:
+def _named(lake: Lake) -> set[str]:
     named: set[str] = set()
-    key = MANIFEST
+    where = ""
     try:
-        manifest = require_activations(store)
-        if manifest is not None:
-            named |= named_by_manifest(store.uri, manifest).keys()
-        for info in store.list(COMMITS):
-            key = info.key
-            named |= named_by_commit(store.get(key)).keys()
+        for home, manifest in _manifests(lake):
+            where = f"{home}/{MANIFEST}"
+            named |= named_by_manifest(home, manifest).keys()
+        for info in lake.shards.list(COMMITS):
+            where = f"{lake.shards.uri}/{info.key}"
+            named |= named_by_commit(lake.shards.get(info.key)).keys()
     except ValueError as error:
         raise ArtifactError(
-            f"{store.uri}/{key} is damaged ({error}), so what it names is not known and nothing was removed. "
-            f"saemill verify {store.uri} names all that is damaged."
+            f"{where} is damaged ({error}), so what it names is not known and nothing was removed. "
+            f"saemill verify {lake.home.uri} names all that is damaged."
         ) from None
     return named
+
+
+def _manifests(lake: Lake) -> Iterator[tuple[str, bytes]]:
+    """The manifests that may name what lies there: the directory's own or, of a pool, those of all that share it.
+
+    Raises:
+        ValueError: one of them is not JSON, so that it may name anything.
+    """
+    if lake.manifest is not None:
+        yield lake.home.uri, lake.manifest
+    if not (lake.shared or lake.is_pool):
+        return
+    root = open_store(resolve("../..", lake.shards.uri))
+    for info in root.list("activations/"):
+        home, _, name = f"{root.uri}/{info.key}".rpartition("/")
+        if name == MANIFEST and home != lake.home.uri and open_lake(home).shards.uri == lake.shards.uri:
+            yield home, root.get(info.key)
 
 
 def _leftovers(store: ObjectStore) -> Iterator[ObjectInfo]:

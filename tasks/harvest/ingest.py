@@ -9,7 +9,7 @@ import numpy.typing as npt
 from tasks.artifacts import identity, read_manifest, to_json, write_manifest
 from tasks.config import PipelineConfig
 from tasks.errors import InputError
-from tasks.harvest.commit import HookRows, commit_shard, committed, hook_entry, manifest, read_commits
+from tasks.harvest.commit import HookRows, commit_shard, committed, hook_entries, manifest
 from tasks.harvest.config import ActivationsConfig
 from tasks.harvest.shards import Shard
 from tasks.harvest.sources import Float32s, Source, open_source
@@ -33,8 +33,7 @@ def ingest(config: PipelineConfig, out: str, listener: Listener) -> None:
     began = time.monotonic()
     source = open_source(config.activations)
     shards = _ingest_chunks(config, source, out, listener, began)
-    records = read_commits(out, shards)
-    entry = hook_entry(records, HOOK, source.d_in, config.activations.dtype)
+    entry = hook_entries(out, shards, config.activations.dtype)[HOOK]
     seconds = time.monotonic() - began
     open_store(out).put("run.json", to_json({"seconds": seconds, "tokens_per_second": source.n_rows / seconds}))
     _finish(config, out, entry)
@@ -62,7 +61,7 @@ def _ingest_chunks(config: PipelineConfig, source: Source, out: str, listener: L
     for index, (activation, labels) in enumerate(source.chunks(config.harvest.shard_tokens)):
         held_out = _held_out(first, len(activation), config.activations.eval_fraction)
         for split, chosen in (("train", ~held_out), ("eval", held_out)):
-            shard = Shard(split, index, first, len(activation))
+            shard = Shard(split, f"{index:05d}", first, len(activation))
             if not chosen.any():
                 continue
             shards.append(shard)
@@ -100,7 +99,7 @@ def _rows(
     return Rows(
         stored,
         np.full(n, -1, np.int32),
-        (first + chosen).astype(np.int64),
+        chosen.astype(np.int64),
         np.zeros(n, np.int32),
         None if labels is None else [labels[i] for i in chosen],
     )

@@ -1,18 +1,20 @@
-"""Which objects of an activations directory are named, by its manifest and by its commit records."""
+"""Which objects belong to an activations directory: those that its manifest and its commit records name."""
 
+import contextlib
 import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
-from tasks.artifacts import MANIFEST, identity
+from tasks.artifacts import MANIFEST, identity, shards_uri
 from tasks.errors import InputError
-from tasks.store.objects import ObjectStore
+from tasks.store.objects import ObjectStore, open_store
 
 COMMITS = "commits/"
 # What Shard.data_key gives; the commit record of such an object follows from its key.
-_DATA_KEY = re.compile(r"[^/]+/(train|eval)/(\d{5,})-[0-9a-f]{12}\.parquet")
+_DATA_KEY = re.compile(r"[^/]+/(train|eval)/([0-9a-f]{5,})-[0-9a-f]{12}\.parquet")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,21 +81,56 @@ def named_by_commit(data: bytes) -> dict[str, NamedObject]:
     return _by_key(objects.values())
 
 
-def require_activations(store: ObjectStore) -> bytes | None:
-    """The manifest's bytes, or None where the directory is unfinished.
+@dataclass(frozen=True, slots=True)
+class Lake:
+    """An activations directory with the place where its shards lie."""
+
+    home: ObjectStore
+    """Holds the manifest."""
+    shards: ObjectStore
+    """Holds commit records and rows: a pool that other directories share, or ``home`` itself."""
+    manifest: bytes | None
+    """None where the directory is unfinished, or the pool itself was asked for."""
+
+    @property
+    def shared(self) -> bool:
+        """Whether the shards are also other directories'."""
+        return self.shards.uri != self.home.uri
+
+    @property
+    def is_pool(self) -> bool:
+        """Whether this is a pool, which has no manifest of its own."""
+        return PurePosixPath(self.home.uri).parent.name == "shards"
+
+    def where(self, key: str) -> str:
+        """The URI of one of its objects."""
+        return f"{(self.home if key == MANIFEST else self.shards).uri}/{key}"
+
+
+def open_lake(uri: str, shards: str | None = None) -> Lake:
+    """An activations directory, or the pool of shards of several.
+
+    Args:
+        uri: the directory.
+        shards: where its shards lie, for a directory whose manifest cannot tell because it is not there or is damaged.
 
     Raises:
         InputError: this is no activations directory at all.
     """
+    home = open_store(uri)
     try:
-        return store.get(MANIFEST)
+        manifest = home.get(MANIFEST)
     except FileNotFoundError:
-        if next(store.list(COMMITS), None) is None:
+        found = Lake(home, open_store(shards or uri), None)
+        if next(found.shards.list(COMMITS), None) is None:
             raise InputError(
-                f"{store.uri} has neither {MANIFEST} nor {COMMITS}; the URI of an activations directory was expected, as "
+                f"{home.uri} has neither {MANIFEST} nor {COMMITS}; the URI of an activations directory was expected, as "
                 "saemill harvest prints it."
             ) from None
-        return None
+        return found
+    with contextlib.suppress(ValueError):
+        return Lake(home, open_store(shards_uri(home.uri, _object(manifest))), manifest)
+    return Lake(home, open_store(shards or uri), manifest)
 
 
 def _by_key(entries: Iterable[Mapping[str, Any]]) -> dict[str, NamedObject]:

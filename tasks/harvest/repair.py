@@ -4,11 +4,11 @@ Whenever this is killed, the directory is either finished, with its damage still
 commit record for whole shards only: the same command goes on, and a harvest that comes first does no harm.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tasks.artifacts import MANIFEST
-from tasks.harvest.named import COMMITS, commit_key, is_data_key, require_activations
-from tasks.harvest.verify import Finding, verify
+from tasks.harvest.named import COMMITS, commit_key, is_data_key
+from tasks.harvest.verify import Verified, verify
 from tasks.progress import Listener
 from tasks.store.objects import open_store
 
@@ -20,8 +20,7 @@ BEFORE = "manifest.before-repair.json"
 class Repaired:
     """What a repair did."""
 
-    uri: str
-    findings: list[Finding]
+    verified: Verified
     """What was wrong."""
     redone: list[str]
     """Commit records of the shards that were harvested again."""
@@ -29,21 +28,23 @@ class Repaired:
     """Whether the manifest is byte for byte what it was; None where there was no usable one, or nothing to repair."""
 
 
-def take_out(uri: str, listener: Listener) -> tuple[list[Finding], list[str]]:
+def take_out(uri: str, listener: Listener, shards: str | None = None) -> tuple[Verified, list[str]]:
     """Verify a directory, and take out the shards that are damaged; what was wrong, and their commit records.
 
-    Rows that nothing names are left to ``gc``.
+    Rows that nothing names are left to ``gc``. Of a pool, other directories miss these shards until they are harvested
+    again, with the same content.
 
     Raises:
         InputError: ``uri`` is no activations directory.
     """
-    store = open_store(uri)
-    findings = [f for f in verify(uri, listener).findings if f.kind != "surplus" or f.key.startswith(COMMITS)]
+    verified = verify(uri, listener, shards)
+    findings = [f for f in verified.findings if f.kind != "surplus" or f.key.startswith(COMMITS)]
+    verified = replace(verified, findings=findings)
     if not findings:
-        return [], []
-    manifest = require_activations(store)
+        return verified, []
+    home, store, manifest = verified.lake.home, verified.lake.shards, verified.lake.manifest
     if manifest is not None and all(finding.key != MANIFEST for finding in findings):
-        store.put_if_absent(BEFORE, manifest)  # that of an earlier repair, killed on the way, stays
+        home.put_if_absent(BEFORE, manifest)  # that of an earlier repair, killed on the way, stays
     redone = sorted({_record(finding.key) for finding in findings if finding.key != MANIFEST})
     # In this order. Records before objects: no record may outlive what it names, since a harvest trusts records. The
     # manifest last: while it is there nothing is harvested, and verify still finds whatever was not taken out.
@@ -52,8 +53,8 @@ def take_out(uri: str, listener: Listener) -> tuple[list[Finding], list[str]]:
     for finding in findings:
         if is_data_key(finding.key):
             store.delete(finding.key)
-    store.delete(MANIFEST)
-    return findings, redone
+    home.delete(MANIFEST)
+    return verified, redone
 
 
 def settle(uri: str) -> bool | None:

@@ -1,7 +1,6 @@
 """Activations that the user brings: .npy, .safetensors or Parquet, opened for reading by ranges of rows."""
 
 import contextlib
-import json
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,10 +13,11 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from safetensors import SafetensorError, safe_open
 
+from tasks.artifacts import read_manifest, shards_uri
 from tasks.errors import InputError
 from tasks.harvest.config import ActivationsConfig
 from tasks.store.files import content_identity
-from tasks.store.objects import s3_filesystem
+from tasks.store.objects import open_store, s3_filesystem
 from tasks.store.schema import RowFormat, to_float32
 
 Float32s = npt.NDArray[np.float32]
@@ -233,23 +233,23 @@ def _parquet_files(path: str) -> list[str]:
     """The file itself, or a folder's Parquet files by name; of an activations directory, its one hook's train and eval."""
     if Path(path).suffix == ".parquet":
         return [path]
+    manifest = read_manifest(path)
+    if manifest is not None and manifest.get("hooks"):
+        return _listed_files(path, manifest)
     if path.startswith("s3://"):
         files = sorted(f"s3://{name}" for name in s3_filesystem().find(path) if name.endswith(".parquet"))
     else:
         files = sorted(str(file) for file in Path(path).rglob("*.parquet"))
-        listed = Path(path, "manifest.json")
-        if listed.is_file():
-            files = _listed_files(path, json.loads(listed.read_bytes()), files)
     if not files:
         raise InputError(f"activations.source {path!r} is a folder without Parquet files.")
     return files
 
 
-def _listed_files(path: str, manifest: dict[str, Any], files: list[str]) -> list[str]:
-    hooks = manifest.get("hooks", {})
-    if not hooks:
-        return files
+def _listed_files(path: str, manifest: dict[str, Any]) -> list[str]:
+    hooks, shards = manifest["hooks"], shards_uri(open_store(path).uri, manifest)
     if len(hooks) > 1:
-        raise InputError(f"activations.source {path!r} holds the hooks {', '.join(hooks)}; name one hook's folder in it.")
+        raise InputError(
+            f"activations.source {path!r} holds the hooks {', '.join(hooks)}; name one hook's folder in {shards}."
+        )
     (hook,) = hooks.values()
-    return [str(Path(path, shard["key"])) for split in hook["splits"].values() for shard in split["shards"]]
+    return [f"{shards}/{shard['key']}" for split in hook["splits"].values() for shard in split["shards"]]

@@ -10,10 +10,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.artifacts import MANIFEST
-from tasks.harvest.named import COMMITS, NamedObject, named_by_commit, named_by_manifest, require_activations
+from tasks.harvest.named import (
+    COMMITS,
+    Lake,
+    NamedObject,
+    commit_key,
+    is_data_key,
+    named_by_commit,
+    named_by_manifest,
+    open_lake,
+)
 from tasks.progress import Listener, Progress
 from tasks.store.files import open_file
-from tasks.store.objects import ObjectInfo, ObjectStore, open_store
+from tasks.store.objects import ObjectInfo, ObjectStore
 
 _CHUNK_BYTES = 8 * 2**20
 # Objects read at once: hashing leaves Python's lock, and on S3 most of the time is waiting.
@@ -33,61 +42,76 @@ class Finding:
 class Verified:
     """What was looked at, and what is wrong with it (nothing, of a clean directory)."""
 
-    uri: str
+    lake: Lake
     objects: int
     size: int
     """Bytes of the objects that are named."""
     findings: list[Finding]
 
+    @property
+    def uri(self) -> str:
+        """The directory."""
+        return self.lake.home.uri
 
-def verify(uri: str, listener: Listener) -> Verified:
+
+def verify(uri: str, listener: Listener, shards: str | None = None) -> Verified:
     """Re-read everything that the manifest names, or, without a usable manifest, what the commit records name.
 
     Memory does not grow with the size of objects: they are read 8 MiB at a time.
 
+    Args:
+        uri: an activations directory, or a pool of shards, of which all is read.
+        listener: is told how far it is.
+        shards: see ``open_lake``.
+
     Raises:
         InputError: ``uri`` is no activations directory.
     """
-    store = open_store(uri)
-    data = require_activations(store)
-    there = {info.key: info for info in store.list()}
-    commits, findings = _read_commits(store, there)
-    named, unusable = _named(store.uri, data, commits)
-    findings = [*unusable, *findings]
+    lake = open_lake(uri, shards)
+    there = {info.key: info for info in lake.shards.list()}
+    named, findings = _named(lake)
+    expected = {found.commit_key for found in named.values()}
+    # In a pool, the other records are of other directories' shards.
+    records = (expected & there.keys()) if lake.shared and named else {key for key in there if key.startswith(COMMITS)}
+    commits, damaged = _read_commits(lake.shards, sorted(records))
+    findings += damaged
+    if not named:
+        named = {key: found for record in commits.values() for key, found in record.items()}
     findings += _check_commits(commits, named, there)
-    findings += _check_objects(store, named, there, listener)
-    folders = {key.partition("/")[0] for key in named}
-    findings += [
-        Finding("surplus", key, "nothing names it")
-        for key in there
-        if "/" in key and key.partition("/")[0] in folders and key not in named
-    ]
-    return Verified(store.uri, len(named), sum(found.size for found in named.values()), findings)
+    findings += _check_objects(lake.shards, named, there, listener)
+    findings += _surplus(there, named)
+    return Verified(lake, len(named), sum(found.size for found in named.values()), findings)
 
 
-def _named(
-    uri: str, data: bytes | None, commits: dict[str, dict[str, NamedObject]]
-) -> tuple[dict[str, NamedObject], list[Finding]]:
-    """What should be there: the manifest's word or, where it cannot be taken, that of the commit records."""
-    committed = {key: found for record in commits.values() for key, found in record.items()}
-    if data is None:
-        return committed, [Finding("missing", MANIFEST, "the harvest is unfinished")]
+def _named(lake: Lake) -> tuple[dict[str, NamedObject], list[Finding]]:
+    """What the manifest says should be there: nothing, where its word cannot be taken."""
+    if lake.manifest is None:
+        return {}, [] if lake.is_pool else [Finding("missing", MANIFEST, "the harvest is unfinished")]
     try:
-        return named_by_manifest(uri, data), []
+        return named_by_manifest(lake.home.uri, lake.manifest), []
     except ValueError as error:
-        return committed, [Finding("damaged", MANIFEST, str(error))]
+        return {}, [Finding("damaged", MANIFEST, str(error))]
 
 
-def _read_commits(
-    store: ObjectStore, there: dict[str, ObjectInfo]
-) -> tuple[dict[str, dict[str, NamedObject]], list[Finding]]:
-    records, findings = {}, []
+def _surplus(there: dict[str, ObjectInfo], named: dict[str, NamedObject]) -> Iterator[Finding]:
+    folders = {key.partition("/")[0] for key in named}
+    mine = {found.commit_key for found in named.values()}
     for key in there:
-        if key.startswith(COMMITS):
-            try:
-                records[key] = named_by_commit(store.get(key))
-            except ValueError as error:
-                findings.append(Finding("damaged", key, str(error)))
+        if "/" not in key or key in named or key.partition("/")[0] not in folders:
+            continue
+        # Rows whose shard has a record of its own are another directory's.
+        record = commit_key(key) if is_data_key(key) else None
+        if record is None or record in mine or record not in there:
+            yield Finding("surplus", key, "nothing names it")
+
+
+def _read_commits(store: ObjectStore, keys: list[str]) -> tuple[dict[str, dict[str, NamedObject]], list[Finding]]:
+    records, findings = {}, []
+    for key in keys:
+        try:
+            records[key] = named_by_commit(store.get(key))
+        except ValueError as error:
+            findings.append(Finding("damaged", key, str(error)))
     return records, findings
 
 

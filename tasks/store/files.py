@@ -2,7 +2,7 @@
 
 import hashlib
 import io
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -65,6 +65,20 @@ def read_sequences(
     flat = pa.concat_arrays(chunk.flatten() for chunk in table[column].chunks).to_numpy()
     found: npt.NDArray[np.int32] = flat.reshape(n, -1)
     return found
+
+
+def read_hashes(tokens: str) -> "np.ndarray[Any, np.dtype[np.void]]":
+    """The hash of each sequence's tokens, [n_sequences] of 16 bytes.
+
+    Raises:
+        ArtifactError: the directory is of an older version, which kept none.
+    """
+    file = pq.ParquetFile(open_file(open_store(tokens), "sequences.parquet"))
+    if "hash" not in file.schema_arrow.names:
+        raise ArtifactError(f"{tokens} is of an older version, without hashes of its sequences. Delete it and run again.")
+    column = file.read(columns=["hash"], use_threads=False)["hash"].combine_chunks()
+    found = np.frombuffer(column.buffers()[1], f"V{column.type.byte_width}", count=len(column) + column.offset)
+    return found[column.offset :]
 
 
 class _RangeFile(io.RawIOBase):

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.artifacts import require_manifest
+from tasks.artifacts import identity, require_manifest, shards_uri
 from tasks.errors import ArtifactError
 from tasks.store.checked import open_shard, reading, require_own_recipe
 from tasks.store.objects import open_store
@@ -45,7 +45,8 @@ class Split:
             ArtifactError: the directory is unfinished, has no such hook, or its manifest is another's.
         """
         manifest = require_manifest(uri)
-        self._recipe = require_own_recipe(uri, manifest)
+        recipe, shards = require_own_recipe(uri, manifest), shards_uri(uri, manifest)
+        self._recipe = recipe if shards == uri else identity(shards)
         hooks = manifest["hooks"]
         if hook not in hooks:
             raise ArtifactError(f"{uri} has no hook {hook!r}; it has {', '.join(sorted(hooks))}.")
@@ -57,7 +58,7 @@ class Split:
         self.shards: list[dict[str, Any]] = entry["splits"][split]["shards"]
         self.rows: int = entry["splits"][split]["rows"]
         self._expected = RowFormat(self.d_in, entry["dtype"], hook, model="", revision="", recipe="")
-        self._store = open_store(uri)
+        self._store = open_store(shards)
         self._open = functools.lru_cache(maxsize=_OPEN_SHARDS)(self._open_shard)
 
     def units(self, at_least: int = 1) -> list[Unit]:
@@ -89,13 +90,18 @@ class Split:
             table = self._open(index).read_row_groups(list(groups), use_threads=False).slice(start - skipped, stop - start)
         label = table["label"].to_pylist() if "label" in table.column_names else None
         token_id, sequence, position = (table[name].to_numpy() for name in ("token_id", "sequence", "position"))
-        return Rows(self._matrix(table), token_id, sequence, position, label)
+        return Rows(self._matrix(table), token_id, sequence + self._first_sequence(index), position, label)
 
     def places(self, index: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
         """Sequence and position of each row of one shard, without reading its activations."""
         with self._reading(index):
             table = self._open(index).read(columns=["sequence", "position"], use_threads=False)
-        return table["sequence"].to_numpy(), table["position"].to_numpy()
+        return table["sequence"].to_numpy() + self._first_sequence(index), table["position"].to_numpy()
+
+    def _first_sequence(self, index: int) -> int:
+        """Stored rows count their sequences from their shard's first, so that the shard can stand in several corpora."""
+        first: int = self.shards[index]["first_sequence"]
+        return first
 
     def _matrix(self, table: pa.Table) -> Array:
         chunks = [_chunk_matrix(chunk, self.d_in, self.dtype) for chunk in table["activation"].chunks]

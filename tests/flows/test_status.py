@@ -1,14 +1,18 @@
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from flows.status import StageStatus, describe_status, status_at
 from tasks.addresses import Addresses
 from tasks.artifacts import write_manifest
 from tasks.config import PipelineConfig, parse_config
+from tasks.harvest.shards import planned_shards
 from tasks.store.objects import open_store
 
 
 def places(root: Path) -> Addresses:
-    return Addresses(*(str(root / name) for name in ("tokens", "activations", "saes", "scores", "reports")))
+    return Addresses(*(str(root / name) for name in ("tokens", "activations", "shards", "saes", "scores", "reports")))
 
 
 def config() -> PipelineConfig:
@@ -29,12 +33,17 @@ def test_before_a_run_everything_is_absent_and_nothing_is_made(tmp_path: Path) -
 def test_a_running_harvest_shows_its_committed_shards(tmp_path: Path) -> None:
     at = places(tmp_path)
     assert at.tokens is not None
-    write_manifest(at.tokens, {"n_sequences": {"train": 25, "eval": 4}, "context_length": 64})
-    for name in ("train-00000", "eval-00000"):
-        open_store(at.activations).put(f"commits/{name}.json", b"{}")
+    segments = {"train": [15, 10], "eval": [4]}
+    write_manifest(at.tokens, {"n_sequences": {"train": 25, "eval": 4}, "segments": segments, "context_length": 64})
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({"hash": pa.array([bytes([i] * 16) for i in range(29)], pa.binary(16))}), sink)
+    open_store(at.tokens).put("sequences.parquet", sink.getvalue())
+    of_others = "commits/train-0123456789abcdef.json"
+    for key in (*(shard.commit_key for shard in planned_shards(at.tokens, 640)[:2]), of_others):
+        open_store(at.shards).put(key, b"{}")
     stages = found(tmp_path)
     assert stages["tokens"].state == "finished"
-    # 640 tokens are 10 sequences of 64: 25 train sequences make 3 shards, 4 eval sequences 1.
+    # 640 tokens are 10 sequences of 64: 15 and 10 train sequences make 3 shards, 4 eval sequences 1.
     assert stages["activations"] == StageStatus("activations", at.activations, "unfinished", 2, 4, "shards")
     assert stages["sae"].state == "absent"
 

@@ -1,3 +1,5 @@
+import hashlib
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,15 +39,17 @@ def tokens_directory() -> Callable[[str], str]:
         uri = f"{root}/tokens/tiny-{'a' * 12}"
         ids = np.random.default_rng(0).integers(0, 50, (46, CONTEXT), dtype=np.int32)
         sink = pa.BufferOutputStream()
+        hashes = [hashlib.blake2b(row.astype("<i4").tobytes(), digest_size=16).digest() for row in ids]
         columns: dict[str, Any] = {
             "sequence": np.arange(46),
+            "hash": pa.array(hashes, pa.binary(16)),
             "split": ["train"] * 40 + ["eval"] * 6,
             "token_ids": pa.array(list(ids), pa.list_(pa.int32())),
         }
         pq.write_table(pa.table(columns), sink, row_group_size=10)
         open_store(uri).put("sequences.parquet", sink.getvalue())
-        n_sequences = {"train": 40, "eval": 6}
-        write_manifest(uri, {"n_sequences": n_sequences, "context_length": CONTEXT, "special_token_ids": [SPECIAL]})
+        cut = {"n_sequences": {"train": 40, "eval": 6}, "segments": {"train": [27, 13], "eval": [6]}}
+        write_manifest(uri, {**cut, "context_length": CONTEXT, "special_token_ids": [SPECIAL]})
         return uri
 
     return write
@@ -70,12 +74,24 @@ def tiny_config(model: str, storage: str, actors: int = 1) -> PipelineConfig:
     )
 
 
+def places(root: str) -> tuple[str, str]:
+    """A pool of shards and an activations directory below a root."""
+    return f"{root}/shards/tiny-{'c' * 12}", f"{root}/activations/tiny-{'b' * 12}"
+
+
 @dataclass(frozen=True)
 class Harvested:
     config: PipelineConfig
     tokens: str
+    shards: str
     out: str
     heard: list[Progress]
+
+    def copied(self, folder: Path) -> "Harvested":
+        """The same below another root, with a pool of its own."""
+        shutil.copytree(self.config.storage, folder, dirs_exist_ok=True)
+        moved = [uri.replace(self.config.storage, str(folder)) for uri in (self.tokens, self.shards, self.out)]
+        return Harvested(self.config, *moved, heard=[])
 
 
 @pytest.fixture(scope="session")
@@ -84,8 +100,8 @@ def harvested(
 ) -> Harvested:
     """One undisturbed harvest, by two actors; tests that change it work on a copy."""
     config = tiny_config(tiny_llama, str(tmp_path_factory.mktemp("harvested")), actors=2)
-    done = Harvested(config, tokens_directory(config.storage), f"{config.storage}/activations/tiny-{'b' * 12}", [])
-    harvest(config, done.tokens, done.out, done.heard.append)
+    done = Harvested(config, tokens_directory(config.storage), *places(config.storage), heard=[])
+    harvest(config, done.tokens, done.shards, done.out, done.heard.append)
     return done
 
 

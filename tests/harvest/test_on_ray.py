@@ -1,4 +1,3 @@
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from tasks.progress import silent
 from tasks.store.files import read_sequences
 from tasks.store.objects import open_store
 from tasks.store.reader import Split
-from tests.harvest.conftest import Harvested
+from tests.harvest.conftest import Harvested, places
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -58,7 +57,7 @@ def test_train_rows_are_permuted_and_none_is_there_twice(harvested: Harvested) -
 
 def test_a_second_harvest_does_nothing(harvested: Harvested) -> None:
     before = read_json(harvested.out, "run.json")
-    harvest(harvested.config, harvested.tokens, harvested.out, lambda _: pytest.fail("worked again"))
+    harvest(harvested.config, harvested.tokens, harvested.shards, harvested.out, lambda _: pytest.fail("worked again"))
     assert read_json(harvested.out, "run.json") == before
 
 
@@ -68,21 +67,22 @@ def test_progress_ends_at_the_whole(harvested: Harvested) -> None:
 
 
 def test_committed_shards_are_kept_and_the_manifest_is_the_same(harvested: Harvested, tmp_path: Path) -> None:
-    out = shutil.copytree(harvested.out, tmp_path / Path(harvested.out).name).as_posix()
-    store = open_store(out)
-    undisturbed = store.get("manifest.json")
-    store.delete("manifest.json")
-    store.delete("commits/train-00003.json")  # as after a kill between data and commit
-    kept = store.get("commits/train-00004.json")
-    harvest(changed(harvested.config, harvest={"actors": 1}), harvested.tokens, out, silent)
-    assert store.get("manifest.json") == undisturbed
-    assert store.get("commits/train-00004.json") == kept
+    there = harvested.copied(tmp_path)
+    home, pool = open_store(there.out), open_store(there.shards)
+    undisturbed = home.get("manifest.json")
+    home.delete("manifest.json")
+    lost, *kept = (info.key for info in pool.list("commits/train"))
+    pool.delete(lost)  # as after a kill between data and commit
+    before = {key: pool.get(key) for key in kept}
+    harvest(changed(harvested.config, harvest={"actors": 1}), there.tokens, there.shards, there.out, silent)
+    assert home.get("manifest.json") == undisturbed
+    assert {key: pool.get(key) for key in kept} == before
 
 
 def test_more_actors_than_the_cluster_holds_are_refused(harvested: Harvested, tmp_path: Path) -> None:
     config = changed(harvested.config, harvest={"actors": 9})
     with pytest.raises(InputError, match="9 harvest actors need 9 CPUs"):
-        harvest(config, harvested.tokens, f"{tmp_path}/activations/x-{'b' * 12}", silent)
+        harvest(config, harvested.tokens, *places(str(tmp_path)), silent)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -93,14 +93,14 @@ def test_float16_overflow_names_the_remedy(harvested: Harvested, tmp_path: Path)
     model.save_pretrained(tmp_path / "huge")
     config = changed(harvested.config, model={"name": str(tmp_path / "huge")}, harvest={"dtype": "float16", "actors": 1})
     with pytest.raises(InputError, match=r"not finite in float16. Set harvest.dtype to bfloat16 or float32"):
-        harvest(config, harvested.tokens, f"{tmp_path}/activations/x-{'b' * 12}", silent)
+        harvest(config, harvested.tokens, *places(str(tmp_path)), silent)
 
 
 @pytest.mark.s3
 def test_the_same_rows_land_on_s3(harvested: Harvested, s3: str, tokens_directory: Callable[[str], str]) -> None:
     config = changed(harvested.config, storage=f"{s3}/harvest", harvest={"actors": 1})
-    out = f"{config.storage}/activations/{Path(harvested.out).name}"
-    harvest(config, tokens_directory(config.storage), out, silent)
+    shards, out = places(config.storage)
+    harvest(config, tokens_directory(config.storage), shards, out, silent)
     assert open_store(out).get("manifest.json") == open_store(harvested.out).get("manifest.json")
     there, here = (Split(uri, "model.layers.0", "eval").shard(0) for uri in (out, harvested.out))
     np.testing.assert_array_equal(there.activation, here.activation)

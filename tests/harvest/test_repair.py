@@ -1,5 +1,4 @@
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from flows.lake import described_repair, repaired
 from tasks.addresses import addresses
 from tasks.errors import InputError
 from tasks.harvest.ingest import ingest
+from tasks.harvest.named import commit_key
 from tasks.harvest.on_ray import harvest
 from tasks.harvest.repair import BEFORE, Repaired, settle, take_out
 from tasks.harvest.verify import verify
@@ -107,15 +107,16 @@ def test_a_manifest_that_comes_out_otherwise_is_said_to(store: ObjectStore, tmp_
 
 @pytest.mark.ray
 def test_a_harvest_by_actors_restores_every_hook_of_a_damaged_shard(harvested: Harvested, tmp_path: Path) -> None:
-    store = open_store(shutil.copytree(harvested.out, tmp_path / Path(harvested.out).name).as_posix())
-    before = contents(store)
-    key = next(info.key for info in store.list("model.layers.0/train/00002"))
-    flip(store, key)
-    assert take_out(store.uri, silent)[1] == ["commits/train-00002.json"]
-    harvest(harvested.config, harvested.tokens, store.uri, silent)
-    assert settle(store.uri) is True
-    after = contents(store)
-    assert [k for k in before if after[k] != before[k]] == ["commits/train-00002.json"]  # it tells other seconds
+    there = harvested.copied(tmp_path)
+    pool = open_store(there.shards)
+    before = contents(pool)
+    key = [info.key for info in pool.list("model.layers.0/train/")][2]
+    flip(pool, key)
+    assert take_out(there.out, silent)[1] == [commit_key(key)]
+    harvest(there.config, there.tokens, there.shards, there.out, silent)
+    assert settle(there.out) is True
+    after = contents(pool)
+    assert [k for k in before if after[k] != before[k]] == [commit_key(key)]  # it tells other seconds
 
 
 class Killed(BaseException):

@@ -57,11 +57,19 @@ def test_masks_can_be_turned_off() -> None:
     assert masked == Masked(0, 0, 0)
 
 
-@given(st.integers(0, 40), st.integers(0, 9), st.integers(1, 64), st.integers(1, 100))
-def test_shards_cover_each_sequence_once(train: int, held_out: int, context_length: int, shard_tokens: int) -> None:
-    shards = plan_shards({"train": train, "eval": held_out}, context_length, shard_tokens)
+@given(
+    st.lists(st.integers(1, 40), max_size=3),
+    st.lists(st.integers(1, 9), max_size=3),
+    st.integers(1, 64),
+    st.integers(1, 100),
+)
+def test_shards_cover_each_sequence_once(
+    train: list[int], held_out: list[int], context_length: int, shard_tokens: int
+) -> None:
+    hashes = np.arange(2 * (sum(train) + sum(held_out)), dtype=np.int64).view("V16")
+    shards = plan_shards({"train": train, "eval": held_out}, context_length, shard_tokens, hashes)
     covered = sorted(s for shard in shards for s in range(shard.first_sequence, shard.first_sequence + shard.n_sequences))
-    assert covered == list(range(train + held_out))
+    assert covered == list(range(sum(train) + sum(held_out)))
     assert len({shard.commit_key for shard in shards}) == len(shards)
 
 
