@@ -1,6 +1,7 @@
 """What a run says on the console: bars on a terminal, plain lines elsewhere. All of it goes to stderr."""
 
 import contextlib
+import logging
 import os
 import sys
 import time
@@ -15,9 +16,9 @@ from tasks.progress import Listener, Progress
 LINE_EVERY_S = 5.0
 
 
-def say(console: Console, message: str) -> None:
-    """Print a line as it is: unwrapped, uncoloured, with its brackets left alone."""
-    console.print(message, markup=False, highlight=False, soft_wrap=True)
+def say(console: Console, message: str, style: str | None = None) -> None:
+    """Print a line as it is: unwrapped, with its brackets left alone."""
+    console.print(message, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextlib.contextmanager
@@ -29,6 +30,41 @@ def listening(console: Console) -> Iterator[Listener]:
     columns = (TextColumn("{task.fields[stage]:<9}"), BarColumn(bar_width=24), TextColumn("{task.description}"))
     with Bars(*columns, console=console, refresh_per_second=4) as bars:
         yield _on_bars(bars)
+
+
+@contextlib.contextmanager
+def logged_to(handler: logging.Handler) -> Iterator[None]:
+    """Until the block ends, give ``handler`` what this project's own stages log, from INFO; other libraries' stays hidden.
+
+    Nobody else gets these records meanwhile: the root logger's handler would write over the bars.
+    """
+    ours = logging.getLogger("tasks")
+    level, propagate = ours.level, ours.propagate
+    ours.addHandler(handler)
+    ours.setLevel(logging.INFO)
+    ours.propagate = False
+    try:
+        yield
+    finally:
+        ours.removeHandler(handler)
+        ours.setLevel(level)
+        ours.propagate = propagate
+
+
+class OnConsole(logging.Handler):
+    """Shows what is logged on the console: what a stage tells as a dim line, warnings with their origin."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+        self.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print the record."""
+        if record.levelno > logging.INFO:
+            say(self._console, self.format(record))
+        else:
+            say(self._console, record.getMessage(), style="dim")
 
 
 class Lines:

@@ -18,9 +18,10 @@ from prefect.artifacts import (
 )
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.exceptions import MissingContextError
 from prefect.states import Completed
 
-from flows.console import describe
+from flows.console import describe, logged_to
 from flows.pipeline import Result, Stage, StageName, run_pipeline, stages
 from flows.reports import link_to
 from tasks.addresses import Addresses
@@ -51,9 +52,21 @@ def pipeline(config: PipelineConfig, until: StageName = "report") -> Result:
 
 def conduct(config: PipelineConfig, until: StageName = "report") -> Result:
     """Run the pipeline inside the present flow run and publish what came of it as artifacts."""
-    result = run_pipeline(config, _call, until)
+    with logged_to(_InRunsLog()):
+        result = run_pipeline(config, _call, until)
     publish(result)
     return result
+
+
+class _InRunsLog(logging.Handler):
+    """Passes what the stages log on to the log of the run that they are part of, which the UI shows."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            logger = get_run_logger()
+        except MissingContextError:  # a thread of a stage's own
+            logger = logging.getLogger(__name__)
+        logger.log(record.levelno, "%s", record.getMessage())
 
 
 def _worth_another_try(_task: Any, _run: TaskRun, state: State[Any]) -> bool:

@@ -1,24 +1,16 @@
 """Everything that can be refused before any work starts or anything is written."""
 
-import logging
 import os
-import shutil
-from pathlib import Path
 
 from botocore.exceptions import BotoCoreError
 
 from tasks.addresses import Addresses, addresses
-from tasks.artifacts import read_manifest
+from tasks.artifacts import read_manifest, require_manifest
 from tasks.config import PipelineConfig
 from tasks.errors import InputError
 from tasks.store.objects import LocalStore, open_store, s3_filesystem
 from tasks.store.probe import require_create_only
-from tasks.store.schema import storage_dtype
-
-logger = logging.getLogger(__name__)
-
-# Parquet adds token_id, sequence and position to each row.
-_PLACE_BYTES = 16
+from tasks.store.room import existing, require_room
 
 
 def check(config: PipelineConfig) -> None:
@@ -32,13 +24,12 @@ def check(config: PipelineConfig) -> None:
     check_storage(config.storage)
     check_cpus(config)
     at = addresses(config)
-    d_in = _harvested_width(config, at)
-    if d_in is None:
-        d_in = _source_width(config) if config.activations.source is not None else _hook_width(config)
-    if config.sae.d_in not in (None, d_in):
-        raise InputError(
-            f"sae.d_in is {config.sae.d_in} but {config.hook} is {d_in} wide. Leave sae.d_in empty or set it to {d_in}."
-        )
+    if read_manifest(at.activations) is not None:
+        _check_width(config, _harvested_width(config, at))
+    elif config.activations.source is not None:
+        _check_own(config, at)
+    else:
+        _check_text_and_model(config, at)
 
 
 def check_cpus(config: PipelineConfig) -> None:
@@ -70,7 +61,7 @@ def check_storage(storage: str) -> None:
     """
     store = open_store(storage)
     if isinstance(store, LocalStore):
-        folder = _existing(store.uri)
+        folder = existing(store.uri)
         if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
             what = "is not writable" if folder.is_dir() else "is not a folder"
             raise InputError(f"storage is {storage!r} but {folder} {what}. Choose another folder or an s3:// URI.")
@@ -86,37 +77,20 @@ def check_storage(storage: str) -> None:
     require_create_only(storage)
 
 
-def require_room(storage: str, tokens: int, widths: list[int], dtype: str) -> None:
-    """Say how many bytes a harvest will write, and refuse it where the disk has not that much room.
-
-    Raises:
-        InputError: less is free than will be written.
-    """
-    row_bytes = sum(width * storage_dtype(dtype).itemsize + _PLACE_BYTES for width in widths)
-    needed = tokens * row_bytes
-    logger.info("activations of %d tokens will take up to %s", tokens, _gib(needed))
-    store = open_store(storage)
-    if isinstance(store, LocalStore) and needed > (free := shutil.disk_usage(_existing(store.uri)).free):
-        raise InputError(
-            f"The activations of {tokens:,} tokens take {_gib(needed)}, but only {_gib(free)} are free at {store.uri}. "
-            "Lower text.max_tokens, or choose another storage."
-        )
+def _harvested_width(config: PipelineConfig, at: Addresses) -> int:
+    return int(require_manifest(at.activations)["hooks"][config.hook]["d_in"])
 
 
-def _harvested_width(config: PipelineConfig, at: Addresses) -> int | None:
-    manifest = read_manifest(at.activations)
-    return None if manifest is None else int(manifest["hooks"][config.hook]["d_in"])
-
-
-def _source_width(config: PipelineConfig) -> int:
+def _check_own(config: PipelineConfig, at: Addresses) -> None:
     from tasks.harvest.sources import open_source
 
     source = open_source(config.activations)
-    require_room(config.storage, source.n_rows, [source.d_in], config.activations.dtype)
-    return source.d_in
+    _check_width(config, source.d_in)
+    if next(open_store(at.activations).list(), None) is None:  # what was begun had room, and has taken part of it
+        require_room(config.storage, source.n_rows, [source.d_in], config.activations.dtype)
 
 
-def _hook_width(config: PipelineConfig) -> int:
+def _check_text_and_model(config: PipelineConfig, at: Addresses) -> None:
     # Imported here: torch and transformers take seconds, which a rerun of a finished harvest need not wait for.
     from tasks.lm.hooks import hook_width
     from tasks.lm.load import load_skeleton
@@ -125,18 +99,14 @@ def _hook_width(config: PipelineConfig) -> int:
     check_corpus(config.text)
     skeleton = load_skeleton(config.model)
     widths = {hook: hook_width(skeleton, hook) for hook in config.harvest.hooks}
-    if config.text.max_tokens is not None:
+    _check_width(config, widths[config.hook])
+    # Once there are tokens, the harvest itself knows how many of them are still to be stored.
+    if config.text.max_tokens is not None and (at.tokens is None or read_manifest(at.tokens) is None):
         require_room(config.storage, config.text.max_tokens, list(widths.values()), config.harvest.dtype)
-    return widths[config.hook]
 
 
-def _existing(path: str) -> Path:
-    """The path, or the nearest folder above it that exists."""
-    folder = Path(path)
-    while not folder.exists():
-        folder = folder.parent
-    return folder
-
-
-def _gib(n_bytes: int) -> str:
-    return f"{n_bytes / 2**30:,.2f} GiB"
+def _check_width(config: PipelineConfig, d_in: int) -> None:
+    if config.sae.d_in not in (None, d_in):
+        raise InputError(
+            f"sae.d_in is {config.sae.d_in} but {config.hook} is {d_in} wide. Leave sae.d_in empty or set it to {d_in}."
+        )

@@ -1,9 +1,10 @@
 import io
+import logging
 
 import pytest
 from rich.console import Console
 
-from flows.console import Lines, describe, duration, listening
+from flows.console import Lines, OnConsole, describe, duration, listening, logged_to
 from tasks.progress import Progress
 
 
@@ -38,3 +39,26 @@ def test_a_terminal_gets_a_bar_per_stage() -> None:
     lines = written.getvalue().splitlines()
     assert any("harvest" in line and "━" in line and "10/10 tokens" in line for line in lines)
     assert any("train" in line and "━" in line and "3/10 tokens, loss 0.5" in line for line in lines)
+
+
+def test_what_stages_tell_is_a_line_of_its_own_and_other_libraries_chatter_is_none(caplog: pytest.LogCaptureFixture) -> None:
+    written = io.StringIO()
+    ours = logging.getLogger("tasks.store.room")
+    with logged_to(OnConsole(Console(file=written, width=20))):
+        ours.info("a line that is longer than the console and has [brackets]")
+        ours.warning("shard %s failed", "a")
+        ours.debug("too much")
+        logging.getLogger("transformers").info("chatter")
+    ours.info("after the end")
+    assert written.getvalue().splitlines() == [
+        "a line that is longer than the console and has [brackets]",
+        "WARNING tasks.store.room: shard a failed",
+    ]
+    assert caplog.messages == [], "the root logger's handlers would show them a second time"
+
+
+def test_on_a_terminal_what_is_told_is_dim() -> None:
+    written = io.StringIO()
+    with logged_to(OnConsole(Console(file=written, force_terminal=True))):
+        logging.getLogger("tasks").info("told")
+    assert written.getvalue() == "\x1b[2mtold\x1b[0m\n"

@@ -54,6 +54,8 @@ def test_a_run_from_the_form_with_a_changed_value_completes_and_its_report_opens
     (run,) = served.runs("pipeline")
     assert run["parameters"]["config"]["sae"]["d_sae"] == before + 3
     assert served.wait_until_ended(run["id"])["type"] == "COMPLETED", served.log()
+    told = served.call("POST", "logs/filter", {"logs": {"flow_run_id": {"any_": [run["id"]]}}})
+    assert any(line["message"].startswith("activations: 8 tokens take up to") for line in told), "the stages' own log"
 
     page.goto(f"{served.url}/artifacts/key/summary")
     page.locator("a[href*='/artifacts/artifact/']").first.click()
