@@ -18,7 +18,7 @@ from tasks.errors import InputError
 from tasks.harvest.config import ActivationsConfig
 from tasks.store.files import content_identity
 from tasks.store.objects import open_store, s3_filesystem
-from tasks.store.schema import RowFormat, to_float32
+from tasks.store.schema import RowFormat, storage_dtype, stored_width, to_float32
 
 Float32s = npt.NDArray[np.float32]
 
@@ -206,10 +206,9 @@ class _ParquetSource:
 
     def _from_binary(self, column: pa.FixedSizeBinaryArray) -> Float32s:
         row_format = RowFormat.of(self._dataset.schema, self._path)
-        bits = np.frombuffer(
-            b"".join(column.to_pylist()), {"bfloat16": "<u2", "float16": "<f2"}.get(row_format.dtype, "<f4")
-        )
-        return to_float32(bits.reshape(len(column), row_format.d_in), row_format.dtype)
+        stored = storage_dtype(row_format.dtype)
+        bits = np.frombuffer(b"".join(column.to_pylist()), stored)
+        return to_float32(bits.reshape(len(column), stored_width(row_format.d_in, row_format.dtype)), row_format.dtype)
 
     def _from_lists(self, column: pa.Array) -> Float32s:
         kind = column.type

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from tasks.store.reader import Split
-from tasks.store.schema import Array, storage_dtype
+from tasks.store.schema import Array, no_rows
 
 PIECE_ROWS = 32_768
 
@@ -40,7 +40,7 @@ def cut(split: Split, max_rows: int, piece_rows: int = PIECE_ROWS) -> list[Piece
 
 
 def spread_rows(split: Split, pieces: list[Piece], wanted: int) -> Array:
-    """``wanted`` activations evenly spaced over the pieces (all where there are fewer), [n, d_in] as stored."""
+    """``wanted`` activations evenly spaced over the pieces (all where there are fewer), [n, stored_width] as stored."""
     total = sum(piece.rows for piece in pieces)
     chosen = evenly(total, wanted)
     parts = []
@@ -48,7 +48,7 @@ def spread_rows(split: Split, pieces: list[Piece], wanted: int) -> Array:
         inside = chosen[(chosen >= piece.first) & (chosen < piece.first + piece.rows)] - piece.first
         if len(inside):
             parts.append(split.shard(piece.shard, piece.start, piece.stop).activation[inside])
-    return np.concatenate(parts) if parts else np.empty((0, split.d_in), storage_dtype(split.dtype))
+    return np.concatenate(parts) if parts else no_rows(split.d_in, split.dtype)
 
 
 def evenly(total: int, wanted: int) -> Int64[np.ndarray, "n"]:

@@ -14,7 +14,7 @@ from tasks.artifacts import identity, require_manifest, shards_uri
 from tasks.errors import ArtifactError
 from tasks.store.checked import open_shard, reading, require_own_recipe
 from tasks.store.objects import open_store
-from tasks.store.schema import Array, RowFormat, storage_dtype
+from tasks.store.schema import Array, RowFormat, no_rows, storage_dtype, stored_width
 from tasks.store.writer import Rows
 
 _OPEN_SHARDS = 64
@@ -124,12 +124,12 @@ def read_rows(uri: str, hook: str, split: str, max_rows: int | None = None) -> A
             break
         pieces.append(source.activations(unit)[:wanted])
         wanted -= len(pieces[-1])
-    return np.concatenate(pieces) if pieces else np.empty((0, source.d_in), storage_dtype(source.dtype))
+    return np.concatenate(pieces) if pieces else no_rows(source.d_in, source.dtype)
 
 
 def _chunk_matrix(chunk: pa.FixedSizeBinaryArray, d_in: int, dtype: str) -> Array:
-    stored = storage_dtype(dtype)
+    stored, width = storage_dtype(dtype), stored_width(d_in, dtype)
     flat: npt.NDArray[Any] = np.frombuffer(
-        chunk.buffers()[1], stored, count=len(chunk) * d_in, offset=chunk.offset * d_in * stored.itemsize
+        chunk.buffers()[1], stored, count=len(chunk) * width, offset=chunk.offset * width * stored.itemsize
     )
-    return flat.reshape(len(chunk), d_in)
+    return flat.reshape(len(chunk), width)

@@ -2,6 +2,9 @@
 
 Activations are ``fixed_size_binary``: Arrow has no bfloat16, and on 200k x 576 float16 rows (pyarrow 26) this column
 writes 0.83 and reads 3.3 GB/s where ``FixedSizeList<half>`` writes 0.18 and reads 0.38.
+
+An ``int8`` row is its scale, a little-endian float32, and then d_in int8; a value is scale * int8. In memory such rows are
+[n, 4 + d_in] uint8; only ``to_float32``, ``from_float32`` and ``tasks.store.tensors`` look inside.
 """
 
 from dataclasses import dataclass
@@ -15,9 +18,13 @@ from tasks.errors import ArtifactError
 
 FORMAT_VERSION = 1
 
-Dtype = Literal["bfloat16", "float16", "float32"]
+Dtype = Literal["bfloat16", "float16", "float32", "int8"]
 
-_STORED_AS: dict[str, npt.DTypeLike] = {"bfloat16": "<u2", "float16": "<f2", "float32": "<f4"}
+_STORED_AS: dict[str, npt.DTypeLike] = {"bfloat16": "<u2", "float16": "<f2", "float32": "<f4", "int8": "u1"}
+
+SCALE_BYTES = 4
+"""Bytes of an int8 row's scale, which stand before its numbers."""
+INT8_MAX = 127
 
 Array = npt.NDArray[np.generic]
 
@@ -40,7 +47,7 @@ class RowFormat:
     @property
     def row_bytes(self) -> int:
         """Bytes of one activation."""
-        return self.d_in * storage_dtype(self.dtype).itemsize
+        return row_bytes(self.d_in, self.dtype)
 
     def schema(self) -> pa.Schema:
         """The Arrow schema, metadata included."""
@@ -95,25 +102,56 @@ class RowFormat:
 
 
 def storage_dtype(dtype: str) -> np.dtype[np.generic]:
-    """The numpy dtype whose little-endian bytes are stored; bfloat16's bits are kept as uint16."""
+    """The numpy dtype whose little-endian bytes are stored; bfloat16's bits are kept as uint16, int8 rows as bytes."""
     return np.dtype(_STORED_AS[dtype])
 
 
+def stored_width(d_in: int, dtype: str) -> int:
+    """Columns of stored rows in memory, in ``storage_dtype``: d_in, and for int8 the scale's bytes too."""
+    return d_in + (SCALE_BYTES if dtype == "int8" else 0)
+
+
+def row_bytes(d_in: int, dtype: str) -> int:
+    """Bytes of one stored activation."""
+    return stored_width(d_in, dtype) * storage_dtype(dtype).itemsize
+
+
+def no_rows(d_in: int, dtype: str) -> Array:
+    """Stored rows, none of them."""
+    return np.empty((0, stored_width(d_in, dtype)), storage_dtype(dtype))
+
+
 def to_float32(activations: Array, dtype: str) -> npt.NDArray[np.float32]:
-    """Stored activations as float32; bfloat16 is the upper half of a float32."""
+    """Stored activations [n, stored_width] as float32 [n, d_in]; bfloat16 is the upper half of a float32."""
     if dtype == "bfloat16":
         return (activations.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    if dtype == "int8":
+        scale = np.ascontiguousarray(activations[:, :SCALE_BYTES]).view("<f4")
+        with np.errstate(invalid="ignore"):  # 0 x inf, of a row that was not finite
+            found: npt.NDArray[np.float32] = activations[:, SCALE_BYTES:].view(np.int8) * scale
+            return found
     return activations.astype(np.float32, copy=False)
 
 
 def from_float32(activations: npt.NDArray[np.float32], dtype: str) -> Array:
-    """float32 activations as they are stored, rounded to nearest even.
+    """float32 activations [n, d_in] as they are stored, [n, stored_width], rounded to nearest even.
 
-    float16 overflows to infinity above 65,504; the caller must check.
+    float16 overflows to infinity above 65,504; the caller must check. Of an int8 row that is not finite, the scale is not.
     """
     if dtype == "bfloat16":
         bits = activations.view(np.uint32)
         rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
         return np.where(np.isnan(activations), np.uint16(0x7FC0), rounded.astype(np.uint16))
+    if dtype == "int8":
+        return _scaled(activations)
     with np.errstate(over="ignore"):
         return activations.astype(storage_dtype(dtype), copy=False)
+
+
+def _scaled(activations: npt.NDArray[np.float32]) -> Array:
+    with np.errstate(invalid="ignore", over="ignore"):
+        scale = np.abs(activations).max(axis=1, keepdims=True) / np.float32(INT8_MAX)
+        steps = np.rint(activations / np.where(scale > 0, scale, np.float32(1)))
+        # A scale that is subnormal is coarse, so the largest number may be more than 127 of it.
+        numbers = np.clip(np.nan_to_num(steps), -INT8_MAX, INT8_MAX).astype(np.int8)
+    return np.hstack([scale.astype("<f4").view(np.uint8), numbers.view(np.uint8)])

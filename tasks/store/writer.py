@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.errors import ArtifactError
-from tasks.store.schema import Array, RowFormat, storage_dtype
+from tasks.store.schema import Array, RowFormat, storage_dtype, stored_width
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,7 @@ class Rows:
     """Activations with the place each came from; all arrays have the same length n."""
 
     activation: Array
-    """[n, d_in], in the numpy dtype that is stored (bfloat16's bits as uint16)."""
+    """[n, d_in], in the numpy dtype that is stored (bfloat16's bits as uint16); int8 rows are [n, 4 + d_in] uint8."""
     token_id: npt.NDArray[np.int32]
     sequence: npt.NDArray[np.int64]
     position: npt.NDArray[np.int32]
@@ -79,10 +79,11 @@ def encode_shard(rows: Rows, row_format: RowFormat, row_group_rows: int) -> Enco
 
 
 def _table(rows: Rows, row_format: RowFormat) -> pa.Table:
-    n, d_in = rows.activation.shape
-    if d_in != row_format.d_in or rows.activation.dtype != storage_dtype(row_format.dtype):
+    n, width = rows.activation.shape
+    expected = (stored_width(row_format.d_in, row_format.dtype), storage_dtype(row_format.dtype))
+    if (width, rows.activation.dtype) != expected:
         raise ArtifactError(
-            f"Rows of {d_in} x {rows.activation.dtype} do not fit the shard's {row_format.d_in} x {row_format.dtype}."
+            f"Rows of {width} x {rows.activation.dtype} do not fit the shard's {row_format.d_in} x {row_format.dtype}."
         )
     buffer = pa.py_buffer(np.ascontiguousarray(rows.activation))
     column = pa.FixedSizeBinaryArray.from_buffers(pa.binary(row_format.row_bytes), n, [None, buffer])

@@ -15,6 +15,7 @@ from tasks.sae.scaling import scaling
 from tasks.store.lanes import LaneReader
 from tasks.store.objects import open_store
 from tasks.store.schema import Array
+from tasks.store.tensors import as_tensor, from_stored
 from tasks.train.curve import CurveRow
 from tasks.train.finish import write_sae
 from tasks.train.loop import Run, ignore, train
@@ -113,5 +114,4 @@ class Worker:
         )
 
     def _tensor(self, rows: Array) -> Tensor:
-        tensor = torch.from_numpy(rows)
-        return (tensor.view(torch.bfloat16) if self._reader.dtype == "bfloat16" else tensor).to(self.device)
+        return from_stored(as_tensor(rows, self.device), self._reader.dtype)
