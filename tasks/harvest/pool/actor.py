@@ -1,0 +1,123 @@
+"""What each process of a harvest does: three overlapped stages, from sequences of tokens to committed rows. No Ray.
+
+    read the next shard's tokens -> forward pass -> encode and upload the shard before
+
+A shard takes the next stage before it leaves its own, so each stage holds one shard at most: the model waits neither for
+tokens nor for storage unless these are slower than itself, and memory holds one shard read, one in the model, one behind it.
+"""
+
+import threading
+import time
+from dataclasses import dataclass
+
+import torch
+
+from tasks.artifacts import identity
+from tasks.config import PipelineConfig
+from tasks.errors import SaemillError
+from tasks.harvest.capture import Subject, harvest_shard
+from tasks.harvest.commit import commit_shard
+from tasks.harvest.shards import Shard
+from tasks.lm.config import ModelConfig
+from tasks.lm.hooks import prune_after
+from tasks.lm.load import load_model
+from tasks.store.files import read_sequences
+from tasks.store.objects import open_store
+
+IN_FLIGHT = 3
+"""Shards that a harvester has use for at once: one per stage."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a harvester must know; small, since it is sent to each."""
+
+    config: PipelineConfig
+    model: ModelConfig
+    """``config.model`` with an absolute path: Ray's workers have a directory of their own."""
+    tokens: str
+    out: str
+    special_token_ids: list[int]
+    gpus: float
+
+    @property
+    def recipe(self) -> str:
+        """Hash of the activations' recipe."""
+        return identity(self.out)
+
+
+class Harvester:
+    """Holds the model up to the last hook; its methods are called from many threads."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        config = job.config
+        model = load_model(job.model, device="cpu")
+        prune_after(model, config.harvest.hooks)
+        model.to("cuda" if job.gpus else "cpu")
+        self._subject = Subject(model, config.model.label, config.model.revision or "", job.special_token_ids)
+        self._store = open_store(job.out)
+        self._reading, self._forward, self._behind = threading.Lock(), threading.Lock(), threading.Lock()
+        self._through: dict[str, int] = {}
+        self._stopping = False
+
+    def harvest(self, shard: Shard, attempt: int) -> bool:
+        """Harvest one shard and commit it; False if that has been done already, by whomever.
+
+        Raises:
+            InputError: activations do not fit the storage dtype, or there is no room left for them.
+            SaemillError: ``stop`` was called.
+        """
+        try:
+            return self._harvest(shard, attempt)
+        finally:
+            self._through.pop(shard.name, None)
+
+    def progress(self) -> dict[str, int]:
+        """Tokens through the model so far, of each shard at work."""
+        return dict(self._through)
+
+    def stop(self) -> None:
+        """Let what is through the model be stored, and end the rest at its next batch."""
+        self._stopping = True
+
+    def _harvest(self, shard: Shard, attempt: int) -> bool:
+        config = self._job.config.harvest
+        with _Stages(self._reading) as stages:
+            if self._store.head(shard.commit_key) is not None:  # an attempt that died after its commit, or another run
+                return False
+            token_ids = read_sequences(self._job.tokens, shard.first_sequence, shard.n_sequences)
+            stages.enter(self._forward)
+            began = time.monotonic()
+            # The thread count belongs to the calling thread, and Ray calls from a pool of threads.
+            torch.set_num_threads(max(1, int(config.cpus_per_actor)))
+            hooks = harvest_shard(self._subject, config, self._job.recipe, shard, token_ids, lambda n: self._count(shard, n))
+            seconds = time.monotonic() - began
+            stages.enter(self._behind)
+            commit_shard(self._store, shard, hooks, config.row_group_rows, seconds=seconds, attempt=attempt)
+        return True
+
+    def _count(self, shard: Shard, tokens: int) -> None:
+        if self._stopping:
+            raise SaemillError("The harvest is being stopped.")
+        self._through[shard.name] = self._through.get(shard.name, 0) + tokens
+
+
+class _Stages:
+    """The stage that a shard is in: the next is entered before the last is left, so nothing piles up between them."""
+
+    def __init__(self, first: threading.Lock) -> None:
+        self._held = first
+
+    def __enter__(self) -> "_Stages":
+        self._held.acquire()
+        return self
+
+    def enter(self, following: threading.Lock) -> None:
+        """Wait for the next stage, then leave this one."""
+        following.acquire()
+        self._held.release()
+        self._held = following
+
+    def __exit__(self, *_: object) -> None:
+        self._held.release()
