@@ -21,12 +21,24 @@ class TextConfig(Settings):
     hub_split: str = "train"
     """Split to read when the source is a Hugging Face dataset."""
     max_tokens: int | None = Field(None, ge=1)
-    """Stop after this many tokens, train and eval together. Empty: the whole corpus."""
+    """Stop after this many tokens, train and eval together. Empty: the whole corpus, in segments (see segment_tokens)."""
     context_length: int = Field(256, ge=2)
     """Tokens per sequence."""
     eval_fraction: float = Field(0.1, gt=0, lt=1)
     """Share of documents held out, chosen by a hash of their text."""
+    segment_tokens: int = Field(262_144, ge=1)
+    """Packing begins anew after about this many tokens and between large files, at places that depend only on the text
+    nearby. So a file more or less changes few sequences, and only those are harvested again. Each segment drops half a
+    sequence of each split in the mean: raise it for contexts of several thousand tokens."""
     shuffle_documents: bool = True
-    """Read documents in a seeded random order (a buffer of 64 MiB of text), so that max_tokens is a fair sample."""
+    """Read documents in a seeded random order. Without max_tokens: file by file in order of their names, documents
+    shuffled within blocks of 64 MiB of a file, so that other files do not change a file's order. With max_tokens: files,
+    Parquet row groups and documents (in a buffer of 64 MiB) of the whole corpus shuffled, so that the part that is read
+    is a fair sample of it; any change of the corpus then changes all sequences. Off: as they stand in the files."""
     seed: int = Field(0, ge=0)
     """Seed of the order of documents."""
+
+    @property
+    def is_sample(self) -> bool:
+        """Whether a random part of the corpus is read, in one segment, rather than file by file from its beginning."""
+        return self.shuffle_documents and self.max_tokens is not None

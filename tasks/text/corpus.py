@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import importlib.util
+import itertools
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -12,24 +13,21 @@ from huggingface_hub.errors import HTTPError, RevisionResolutionError  # type: i
 
 from tasks.errors import InputError
 from tasks.text.config import TextConfig
-from tasks.text.files import CorpusFile, find_files, looks_like_files
+from tasks.text.files import find_files, looks_like_files
+from tasks.text.order import SHUFFLE_BYTES, blocks, mixed, shuffled
 from tasks.text.readers import Document, document_of, read_documents
-
-SHUFFLE_BYTES = 64 * 2**20
 
 
 def stream_documents(config: TextConfig) -> Iterator[Document]:
-    """All documents of the corpus; in a seeded random order if ``config.shuffle_documents``.
-
-    The order is random within a window of 64 MiB of text; files and Parquet row groups are shuffled as wholes, so
-    the beginning of the stream samples the entire corpus.
+    """All documents of the corpus, in the order that ``config.shuffle_documents`` describes.
 
     Raises:
         InputError: the corpus does not exist, cannot be read, or lacks a column.
     """
-    rng = random.Random(config.seed) if config.shuffle_documents else None
-    documents = _read_all(config, rng)
-    return shuffled(documents, rng, SHUFFLE_BYTES) if rng is not None else documents
+    if not config.is_sample:
+        return _in_order(config)
+    rng = random.Random(config.seed)
+    return shuffled(itertools.chain.from_iterable(_files(config, rng)), rng, SHUFFLE_BYTES)
 
 
 def check_corpus(config: TextConfig) -> None:
@@ -38,7 +36,7 @@ def check_corpus(config: TextConfig) -> None:
     Raises:
         InputError: as ``stream_documents``; or there is not a single document.
     """
-    if next(_read_all(config, None), None) is None:
+    if next(itertools.chain.from_iterable(_files(config, None)), None) is None:
         raise InputError(f"text.source: {config.source} holds no document.")
 
 
@@ -57,41 +55,32 @@ def corpus_identity(config: TextConfig) -> str:
     return f"sha256:{hashlib.sha256(''.join(lines).encode()).hexdigest()}"
 
 
-def shuffled(documents: Iterator[Document], rng: random.Random, max_bytes: int) -> Iterator[Document]:
-    """The same documents in random order, holding back at most ``max_bytes`` of text and one document."""
-    held: list[tuple[Document, int]] = []
-    n_bytes = 0
-    for document in documents:
-        size = len(document.text.encode())
-        held.append((document, size))
-        n_bytes += size
-        while n_bytes > max_bytes:
-            place = rng.randrange(len(held))
-            held[place], held[-1] = held[-1], held[place]
-            chosen, size = held.pop()
-            n_bytes -= size
-            yield chosen
-    rng.shuffle(held)
-    for document, _ in held:
-        yield document
-
-
 def _source(config: TextConfig) -> str:
     if config.source is None:
         raise InputError("text.source is empty: name a corpus there.")
     return config.source
 
 
-def _read_all(config: TextConfig, rng: random.Random | None) -> Iterator[Document]:
+def _in_order(config: TextConfig) -> Iterator[Document]:
+    for documents in _files(config, None):
+        if config.shuffle_documents:
+            for block in blocks(documents, SHUFFLE_BYTES):
+                yield from mixed(block, config.seed)
+        else:
+            yield from documents
+
+
+def _files(config: TextConfig, rng: random.Random | None) -> Iterator[Iterator[Document]]:
+    """The documents of each file, shuffled as wholes where there is an rng; a dataset counts as one file."""
     source = _source(config)
     if not looks_like_files(source):
-        yield from _read_dataset(source, config)
+        yield _read_dataset(source, config)
         return
-    files: list[CorpusFile] = find_files(source)
+    files = find_files(source)
     if rng is not None:
         rng.shuffle(files)
     for file in files:
-        yield from read_documents(file, config, rng)
+        yield read_documents(file, config, rng)
 
 
 def _read_dataset(name: str, config: TextConfig) -> Iterator[Document]:

@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 import pyarrow as pa
@@ -29,6 +30,8 @@ class Document:
     """What names it in the report: its title columns, joined by ', '."""
     source: str
     """Name of the file or dataset that it comes from."""
+    day: date | None = None
+    """Its date, where the corpus is read by dates."""
 
 
 def read_documents(file: CorpusFile, config: TextConfig, rng: random.Random | None) -> Iterator[Document]:

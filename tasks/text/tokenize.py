@@ -19,9 +19,10 @@ from tasks.text.config import TextConfig
 from tasks.text.corpus import corpus_identity, stream_documents
 from tasks.text.pack import Ids, Packer, Split, split_of, text_hash
 from tasks.text.readers import Document
+from tasks.text.segments import Cuts
 from tasks.text.writer import DocumentsWriter, SequencesWriter
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SPLITS: tuple[Split, Split] = ("train", "eval")
 _BATCH_CHARACTERS = 2**20  # guess: large enough to keep all cores busy, small enough to stop near max_tokens
 _BATCH_DOCUMENTS = 1024
@@ -83,9 +84,12 @@ class _Work:
         self.listener = listener
         self.separator, self.prefix = separator_and_prefix(tokenizer)
         self.packers = {split: Packer(config.context_length, self.separator, self.prefix) for split in SPLITS}
+        # A sample is another one whenever its corpus changes, so cuts would only cost tokens.
+        self.cuts = None if config.is_sample else Cuts(config.context_length, config.segment_tokens)
         self.sequences = SequencesWriter(folder / "sequences.parquet", config.context_length)
         self.documents = DocumentsWriter(folder / "documents.parquet")
         self.n_documents: dict[Split, int] = {"train": 0, "eval": 0}
+        self.document_tokens: dict[Split, int] = {"train": 0, "eval": 0}
         self.surplus: dict[Split, int] = {"train": 0, "eval": 0}
         self.empty_documents = 0
         self.began = self.told = time.monotonic()
@@ -112,6 +116,7 @@ class _Work:
                 self._tell()
                 if self.room == 0:
                     break
+            self._cut()
             self.sequences.finish()
             self.documents.finish()
 
@@ -122,9 +127,15 @@ class _Work:
             "stage": "tokens",
             "context_length": self.config.context_length,
             "n_sequences": self.sequences.n_sequences,
+            "segments": self.sequences.segments,
             "n_tokens": self.n_tokens,
             "n_documents": self.n_documents,
-            "dropped_tail_tokens": {s: self.surplus[s] + self.packers[s].n_pending for s in SPLITS},
+            # document + separator + prefix tokens = n_tokens + dropped tail + surplus: nothing gets lost unseen.
+            "document_tokens": self.document_tokens,
+            "separator_tokens": {split: packer.n_separators for split, packer in self.packers.items()},
+            "prefix_tokens": {split: packer.n_prefixes for split, packer in self.packers.items()},
+            "dropped_tail_tokens": {split: packer.n_dropped for split, packer in self.packers.items()},
+            "surplus_tokens": self.surplus,
             "empty_documents": self.empty_documents,
             "truncated_by_max_tokens": self.room == 0,
             "separator_token_id": self.separator,
@@ -141,12 +152,15 @@ class _Work:
         if not sum(self.n_documents.values()) and self.room != 0:
             raise InputError(f"text.source: {config.source} holds no text ({self.empty_documents} empty documents).")
         short: Split = "eval" if found["train"] else "train"
-        n_tokens = {split: self.n_tokens[split] + self.packers[split].n_pending for split in SPLITS}
+        n_tokens = {split: self.n_tokens[split] + self.packers[split].n_dropped for split in SPLITS}
+        few = f"less than one sequence of {config.context_length} tokens"
+        if n_tokens[short] >= config.context_length:
+            few = f"but no segment of it as much as a sequence of {config.context_length} tokens"
         more = f"Raise text.max_tokens (now {config.max_tokens})" if self.room == 0 else "Use more text"
         share = f"{'raise' if short == 'eval' else 'lower'} text.eval_fraction (now {config.eval_fraction:g})"
         raise InputError(
             f"The {short} split gets {n_tokens[short]} tokens from {self.n_documents[short]} of "
-            f"{sum(self.n_documents.values())} documents, less than one sequence of {config.context_length} tokens. "
+            f"{sum(self.n_documents.values())} documents, {few}. "
             f"{more}, {share}, or lower text.context_length."
         )
 
@@ -160,15 +174,25 @@ class _Work:
         if not len(token_ids):
             self.empty_documents += 1
             return
+        if self.cuts is not None and self.cuts.before(document):
+            self._cut()
         sha256 = text_hash(document.text)
         split = split_of(sha256, self.config.eval_fraction)
         index = sum(self.n_documents.values())
         self.n_documents[split] += 1
+        self.document_tokens[split] += len(token_ids)
         self.documents.add(index, sha256, split, document.title, document.source, len(token_ids))
         ids, documents = self.packers[split].add(index, token_ids)
         room = self.room
         self.surplus[split] += ids[room:].size if room is not None else 0
         self.sequences.add(split, ids[:room], documents[:room])
+        if self.cuts is not None and self.cuts.after(sha256, len(token_ids)):
+            self._cut()
+
+    def _cut(self) -> None:
+        for packer in self.packers.values():
+            packer.cut()
+        self.sequences.end_segment()
 
     def _tell(self) -> None:
         now = time.monotonic()

@@ -1,5 +1,6 @@
 """The two tables of a tokens directory, written in bounded memory: Parquet files in a scratch folder."""
 
+import hashlib
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,16 @@ from tasks.text.pack import Ids, Split
 ROW_GROUP_SEQUENCES = 1024
 
 _IDS = pa.list_(pa.field("element", pa.int32(), nullable=False))
-SEQUENCES = pa.schema([("sequence", pa.int64()), ("split", pa.string()), ("token_ids", _IDS), ("document", _IDS)])
+HASH_BYTES = 16
+SEQUENCES = pa.schema(
+    [
+        ("sequence", pa.int64()),
+        ("split", pa.string()),
+        ("token_ids", _IDS),
+        ("document", _IDS),
+        ("hash", pa.binary(HASH_BYTES)),
+    ]
+)
 DOCUMENTS = pa.schema(
     [
         ("document", pa.int32()),
@@ -30,6 +40,8 @@ DOCUMENTS = pa.schema(
 class SequencesWriter:
     """sequences.parquet: all train sequences, then all eval sequences, numbered through, in row groups of 1,024.
 
+    ``hash`` is the BLAKE2b of a sequence's token ids as little-endian int32, by which equal sequences are found.
+
     Train sequences are written as they come; eval sequences, the smaller part, wait in a scratch file.
     Finish, then leave the context.
     """
@@ -42,6 +54,9 @@ class SequencesWriter:
         self._n_waiting = 0
         self._n_written = 0
         self.n_sequences: dict[Split, int] = {"train": 0, "eval": 0}
+        self.segments: dict[Split, list[int]] = {"train": [], "eval": []}
+        """Sequences of each segment that has any."""
+        self._n_ended: dict[Split, int] = {"train": 0, "eval": 0}
 
     def add(self, split: Split, token_ids: Ids, documents: Ids) -> None:
         """Append sequences, [n, context_length] each."""
@@ -50,6 +65,13 @@ class SequencesWriter:
             self._write(split, token_ids, documents)
         else:
             self._spool.write(np.stack([token_ids, documents], axis=1).astype("<i4").tobytes())
+
+    def end_segment(self) -> None:
+        """What was added since the last call is a segment of each split."""
+        for split, n_sequences in self.n_sequences.items():
+            n = n_sequences - self._n_ended[split]
+            self.segments[split] += [n] if n else []
+            self._n_ended[split] = n_sequences
 
     def finish(self) -> None:
         """Append the eval sequences, and what waits to be written."""
@@ -83,12 +105,14 @@ class SequencesWriter:
         if not self._n_waiting:
             return
         splits = [split for split, ids, _ in self._waiting for _ in range(len(ids))]
+        token_ids = np.concatenate([ids for _, ids, _ in self._waiting])
         table = pa.table(
             [
                 pa.array(np.arange(self._n_written, self._n_written + self._n_waiting)),
                 pa.array(splits),
-                _lists(np.concatenate([ids for _, ids, _ in self._waiting])),
+                _lists(token_ids),
                 _lists(np.concatenate([documents for _, _, documents in self._waiting])),
+                pa.array([_hash(ids) for ids in token_ids], pa.binary(HASH_BYTES)),
             ],
             SEQUENCES,
         )
@@ -127,6 +151,10 @@ class DocumentsWriter:
         arrays = [pa.array(column, field.type) for column, field in zip(columns, DOCUMENTS, strict=True)]
         self._parquet.write_table(pa.table(arrays, DOCUMENTS))
         self._rows = []
+
+
+def _hash(token_ids: Ids) -> bytes:
+    return hashlib.blake2b(token_ids.astype("<i4").tobytes(), digest_size=HASH_BYTES).digest()
 
 
 def _lists(values: Ids) -> pa.ListArray:

@@ -1,3 +1,4 @@
+import itertools
 import random
 import types
 
@@ -9,7 +10,8 @@ from hypothesis import strategies as st
 
 from tasks.errors import InputError
 from tasks.text.config import TextConfig
-from tasks.text.corpus import check_corpus, corpus_identity, shuffled, stream_documents
+from tasks.text.corpus import check_corpus, corpus_identity, stream_documents
+from tasks.text.order import blocks, mixed, shuffled
 from tasks.text.readers import Document
 
 ROWS = [{"text": f"text {i}", "who": "Ann" if i % 2 else None, "year": 1900 + i} for i in range(5)]
@@ -199,13 +201,47 @@ def test_shuffling_holds_back_no_more_text_than_allowed():
         assert ahead <= 20
 
 
-def test_the_order_follows_the_seed_and_mixes_files_and_row_groups(write, tmp_path):
+@pytest.fixture
+def texts_of_three_files(write, tmp_path):
+    """Reads three files of 20 documents by these settings."""
     for name in ("a.parquet", "b.parquet", "c.jsonl"):
         write(f"in/{name}", [{"text": f"{name} {i}"} for i in range(20)])
+    return lambda **settings: [d.text for d in stream_documents(TextConfig(source=str(tmp_path / "in"), **settings))]
 
-    def texts(seed):
-        return [d.text for d in stream_documents(TextConfig(source=str(tmp_path / "in"), seed=seed))]
 
-    assert texts(0) == texts(0) != texts(1)
-    assert sorted(texts(0)) == sorted(texts(1))
-    assert len({text.split()[0] for text in texts(0)[:20]}) > 1
+def test_a_sample_is_drawn_by_the_seed_from_all_files_and_row_groups(texts_of_three_files):
+    first, again, other = (texts_of_three_files(seed=seed, max_tokens=10) for seed in (0, 0, 1))
+    assert first == again != other
+    assert sorted(first) == sorted(other)
+    assert len({text.split()[0] for text in first[:20]}) > 1
+
+
+def test_a_whole_corpus_is_read_file_by_file_and_shuffled_by_the_seed_within_each(texts_of_three_files):
+    first, again, other, plain = (texts_of_three_files(**s) for s in ({}, {}, {"seed": 1}, {"shuffle_documents": False}))
+    assert first == again != other
+    for at, name in ((0, "a.parquet"), (20, "b.parquet"), (40, "c.jsonl")):
+        assert plain[at : at + 20] == [f"{name} {i}" for i in range(20)]
+        assert sorted(first[at : at + 20]) == sorted(plain[at : at + 20])
+        assert first[at : at + 20] != plain[at : at + 20]
+
+
+@given(st.lists(st.text(max_size=9), max_size=30), st.integers(1, 40))
+def test_blocks_lose_nothing_keep_the_order_and_are_no_larger_than_they_must_be(texts, max_bytes):
+    found = list(blocks((Document(text, "", "") for text in texts), max_bytes))
+    assert [d.text for block in found for d in block] == texts
+    sizes = [[len(d.text.encode()) for d in block] for block in found]
+    assert all(sum(block[:-1]) < max_bytes for block in sizes)
+    assert all(sum(block) >= max_bytes for block in sizes[:-1])
+
+
+@given(st.lists(st.text(max_size=3), max_size=30), st.integers(0, 3))
+def test_the_order_within_a_block_follows_from_its_texts_alone(texts, seed):
+    block = [Document(text, "", "") for text in texts]
+    assert [d.text for d in mixed(block, seed)] == [d.text for d in mixed(block[::-1], seed)]
+    assert sorted(d.text for d in mixed(block, seed)) == sorted(texts)
+
+
+def test_copies_of_a_text_do_not_follow_each_other():
+    texts = [d.text for d in mixed([Document(text, "", "") for text in "ab" * 50], 0)]
+    n_runs = 1 + sum(a != b for a, b in itertools.pairwise(texts))
+    assert 30 < n_runs < 70  # 51 expected of a random order; 2 if copies stood together
