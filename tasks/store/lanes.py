@@ -2,26 +2,29 @@
 
 The rows of a split are dealt, by a seeded permutation of row groups, into V virtual lanes. A global batch takes B/V rows
 from every lane, and rank r of W reads lanes r, r + W, ...: so batches do not depend on W, and the position is one number,
-the step. Resuming needs no saved buffer.
+the step. Resuming needs no saved buffer. Which row comes when is said in ``order.py``.
 """
 
-import heapq
+import functools
+import itertools
 import queue
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
-
 from tasks.errors import InputError
+from tasks.store.objects import LocalStore, open_store
+from tasks.store.order import UNITS_PER_LANE, batches, deal
 from tasks.store.reader import Split, Unit
 from tasks.store.schema import Array
 
-# A lane mixes this many units at a time, so a batch of 16 lanes draws from up to 64 places of the split at once.
-UNITS_MIXED = 4
-# Small splits are cut finer than their row groups until each lane has this many units to mix.
-UNITS_PER_LANE = 2 * UNITS_MIXED
 _BATCHES_AHEAD = 4
+# GETs overlap; local files are memory maps, whose rows are best decoded just before they are mixed.
+_GETS_AT_A_TIME = 4
+HELD_BYTES = 256 * 2**20
+"""Row groups that are read ahead of need from object storage, at most; as much again where units are parts of groups."""
 
 
 class LaneReader:
@@ -29,6 +32,9 @@ class LaneReader:
 
     Every lane goes through its own rows, each once per epoch in a new order, without end; lanes hold the same number of
     rows up to one unit, so rows are seen equally often up to one.
+
+    Memory: four row groups for each of the reader's lanes, six batches, and from object storage ``HELD_BYTES`` ahead. Of a
+    split with fewer than eight row groups per lane, up to ``HELD_BYTES`` of row groups are kept, each decoded once.
     """
 
     def __init__(
@@ -49,14 +55,13 @@ class LaneReader:
             InputError: there are fewer rows than lanes.
         """
         self._split = Split(uri, hook, split)
-        if self._split.rows < lanes:
-            raise InputError(
-                f"{uri} has {self._split.rows} rows to train on, fewer than train.lanes ({lanes}). Lower train.lanes."
-            )
+        self._local = isinstance(open_store(uri), LocalStore)
+        dealt = deal_split(self._split, lanes, seed)
         self._seed = seed
         self._rows_per_lane = batch_rows // lanes
-        dealt = deal(self._split.units(at_least=UNITS_PER_LANE * lanes), lanes, seed)
         self._lanes = {lane: dealt[lane] for lane in range(rank, lanes, world_size)}
+        largest = max(size for shard in self._split.shards for size in _group_bytes(shard))
+        self._kept = functools.lru_cache(maxsize=max(1, HELD_BYTES // largest))(self._group)
 
     @property
     def d_in(self) -> int:
@@ -65,7 +70,7 @@ class LaneReader:
 
     @property
     def dtype(self) -> str:
-        """Stored precision: bfloat16 (as uint16 bits), float16 or float32."""
+        """Stored precision, as in ``tasks.store.schema``."""
         return self._split.dtype
 
     @property
@@ -81,59 +86,56 @@ class LaneReader:
     def batches(self, first_step: int, n_steps: int) -> Iterator[Array]:
         """This rank's part of batches ``first_step`` to ``first_step + n_steps``: [batch_rows / world_size, d_in].
 
-        A background thread reads ahead.
+        A background thread reads ahead. Each batch is an array of its own, which nobody writes to again.
         """
-        return _ahead(self._batches(first_step, n_steps), _BATCHES_AHEAD)
+        found = batches(self._lanes, self._seed, self._rows_per_lane, first_step, self._rows)
+        return _ahead(itertools.islice(found, n_steps), _BATCHES_AHEAD)
 
-    def _batches(self, first_step: int, n_steps: int) -> Iterator[Array]:
-        size = self._rows_per_lane
-        streams = [_in_pieces(self._stream(lane, first_step * size), size) for lane in self._lanes]
-        for _ in range(n_steps):
-            yield np.concatenate([next(stream) for stream in streams])
+    def _rows(self, units: Iterator[Unit]) -> Iterator[Array]:
+        return map(self._unit, units) if self._local else _read_ahead(self._unit, units, self._bytes)
 
-    def _stream(self, lane: int, position: int) -> Iterator[Array]:
-        """A lane's rows from ``position`` on, in blocks of mixed units, without end."""
-        units = self._lanes[lane]
-        lane_rows = sum(unit.rows for unit in units)
-        epoch, offset = divmod(position, lane_rows)
-        while True:
-            order = np.random.default_rng((self._seed, lane, epoch)).permutation(len(units))
-            for block, first in enumerate(range(0, len(units), UNITS_MIXED)):
-                mixed = [units[i] for i in order[first : first + UNITS_MIXED]]
-                rows = sum(unit.rows for unit in mixed)
-                if offset >= rows:
-                    offset -= rows
-                    continue
-                yield self._mix(mixed, np.random.default_rng((self._seed, lane, epoch, block)))[offset:]
-                offset = 0
-            epoch += 1
+    def _unit(self, unit: Unit) -> Array:
+        if unit.rows == self._split.shards[unit.shard]["row_groups"][unit.row_group]:
+            return self._split.activations(unit)
+        return self._kept(unit.shard, unit.row_group)[unit.start : unit.stop]
 
-    def _mix(self, units: list[Unit], rng: np.random.Generator) -> Array:
-        activations = np.concatenate([self._split.activations(unit) for unit in units])
-        return activations[rng.permutation(len(activations))]
+    def _group(self, shard: int, row_group: int) -> Array:
+        return self._split.activations(Unit(shard, row_group, 0, self._split.shards[shard]["row_groups"][row_group]))
+
+    def _bytes(self, unit: Unit) -> int:
+        return _group_bytes(self._split.shards[unit.shard])[unit.row_group]
 
 
-def deal(units: list[Unit], lanes: int, seed: int) -> list[list[Unit]]:
-    """Deal units to lanes in a seeded order, the larger first, each to the lane that has fewest rows."""
-    shuffled = [units[i] for i in np.random.default_rng(seed).permutation(len(units))]
-    loads = [(0, lane) for lane in range(lanes)]
-    dealt: list[list[Unit]] = [[] for _ in range(lanes)]
-    for unit in sorted(shuffled, key=lambda unit: -unit.rows):
-        rows, lane = heapq.heappop(loads)
-        dealt[lane].append(unit)
-        heapq.heappush(loads, (rows + unit.rows, lane))
-    return dealt
+def deal_split(split: Split, lanes: int, seed: int) -> list[list[Unit]]:
+    """The units of each lane.
+
+    Raises:
+        InputError: there are fewer rows than lanes.
+    """
+    if split.rows < lanes:
+        raise InputError(
+            f"{split.uri} has {split.rows} rows to train on, fewer than train.lanes ({lanes}). Lower train.lanes."
+        )
+    return deal(split.units(at_least=UNITS_PER_LANE * lanes), lanes, seed)
 
 
-def _in_pieces(blocks: Iterator[Array], size: int) -> Iterator[Array]:
-    """Cut an endless stream of blocks into pieces of ``size`` rows, across block borders."""
-    kept: list[Array] = []
-    while True:
-        while sum(map(len, kept)) < size:
-            kept.append(next(blocks))
-        rows = np.concatenate(kept) if len(kept) > 1 else kept[0]
-        yield rows[:size]
-        kept = [rows[size:]]
+def _group_bytes(shard: Mapping[str, Any]) -> list[int]:
+    """About what each row group's activations take: the shard's bytes by rows, which is some 1% too much."""
+    return [shard["size"] * rows // max(1, shard["rows"]) for rows in shard["row_groups"]]
+
+
+def _read_ahead(read: Callable[[Unit], Array], units: Iterator[Unit], size: Callable[[Unit], int]) -> Iterator[Array]:
+    """What ``read`` gives for each unit, in order; several are read at a time, of ``HELD_BYTES`` in all or one unit."""
+    pending: deque[tuple[int, Future[Array]]] = deque()
+    pool = ThreadPoolExecutor(_GETS_AT_A_TIME, "get")
+    try:
+        for unit in units:
+            pending.append((size(unit), pool.submit(read, unit)))
+            while sum(held for held, _ in pending) > HELD_BYTES:
+                yield pending[0][1].result()
+                pending.popleft()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _ahead(items: Iterator[Array], depth: int) -> Iterator[Array]:

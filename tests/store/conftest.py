@@ -34,7 +34,7 @@ def stored(tmp_path: Path) -> Callable[..., str]:
             )
             key = f"layer/train/{n:05d}-{encoded.sha256[:12]}.parquet"
             open_store(uri).put(key, encoded.data)
-            groups = {"rows": rows, "row_groups": encoded.row_groups}
+            groups = {"rows": rows, "row_groups": encoded.row_groups, "first_sequence": 0}
             shards.append({"key": key, "size": len(encoded.data), "sha256": encoded.sha256, **groups})
             first += rows
         split = {"rows": first, "shards": shards}
