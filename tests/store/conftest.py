@@ -13,14 +13,18 @@ from tasks.store.writer import Rows, encode_shard
 
 @pytest.fixture
 def stored(tmp_path: Path) -> Callable[..., str]:
-    """Store shards of given sizes; row i of the whole has activation [i, -i, 1]."""
+    """Store shards of given sizes; number i has activation [i, -i, 1]. Numbers are in order, or in that of ``mixed_by``."""
 
-    def store(shard_rows: list[int], row_group_rows: int = 7, dtype: Dtype = "float32") -> str:
-        uri = str(tmp_path / hashlib.sha256(repr((shard_rows, row_group_rows, dtype)).encode()).hexdigest()[:8])
+    def store(shard_rows: list[int], row_group_rows: int = 7, dtype: Dtype = "float32", mixed_by: int | None = None) -> str:
+        asked = repr((shard_rows, row_group_rows, dtype, mixed_by))
+        uri = str(tmp_path / hashlib.sha256(asked.encode()).hexdigest()[:8])
+        order = np.arange(sum(shard_rows))
+        if mixed_by is not None:
+            np.random.default_rng(mixed_by).shuffle(order)
         shards, first = [], 0
         row_format = RowFormat(3, dtype, "layer", "model", "main", "0" * 12)
         for n, rows in enumerate(shard_rows):
-            numbers = np.arange(first, first + rows)
+            numbers = order[first : first + rows]
             activation = np.stack([numbers, -numbers, np.ones(rows)], axis=1).astype(np.float32)
             encoded = encode_shard(
                 Rows(
