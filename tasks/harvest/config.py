@@ -16,8 +16,8 @@ class HarvestConfig(Settings):
 
     hooks: list[str] = Field(["model.layers.8"], min_length=1)
     """Modules by dotted name; the output is taken, or the input with ':input' behind the name."""
-    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
-    """Precision in which activations are stored."""
+    dtype: Literal["bfloat16", "float16", "float32", "int8"] = "bfloat16"
+    """Precision in which activations are stored: bfloat16, float16, float32, or int8 with a float32 scale for each row."""
     drop_first_position: bool = True
     """Leave out position 0 of each sequence: an attention sink whose norm is many times the others'."""
     drop_special_tokens: bool = True
@@ -35,7 +35,7 @@ class HarvestConfig(Settings):
     gpus_per_actor: float | None = Field(None, ge=0)
     """GPUs, or the fraction of one, that each actor reserves. Empty: 1 where the cluster has GPUs, else 0."""
     batch_sequences: int = Field(8, ge=1)
-    """Sequences per forward pass."""
+    """Sequences per forward pass; halved by an actor that runs out of memory."""
     max_attempts: int = Field(3, ge=1)
     """Tries per shard before the run stops and names the reason."""
 
@@ -57,5 +57,5 @@ class ActivationsConfig(Settings):
     """Text file with one label per line, one line per row (.npy and .safetensors)."""
     eval_fraction: float = Field(0.1, ge=0, lt=1)
     """Share of rows held out, chosen by a hash of the row number. 0: score the training rows, and say so."""
-    dtype: Literal["bfloat16", "float16", "float32"] = "float32"
-    """Precision in which activations are stored."""
+    dtype: Literal["bfloat16", "float16", "float32", "int8"] = "float32"
+    """Precision in which activations are stored: bfloat16, float16, float32, or int8 with a float32 scale for each row."""

@@ -13,10 +13,10 @@ from tasks.harvest.commit import HookRows, commit_shard, committed, hook_entries
 from tasks.harvest.config import ActivationsConfig
 from tasks.harvest.shards import Shard
 from tasks.harvest.sources import Float32s, Source, open_source
-from tasks.harvest.statistics import norms, sum_rows
+from tasks.harvest.statistics import norms, squared_errors, sum_rows
 from tasks.progress import Listener, Progress
 from tasks.store.objects import open_store
-from tasks.store.schema import RowFormat, from_float32
+from tasks.store.schema import RowFormat, from_float32, to_float32
 from tasks.store.writer import Rows
 
 HOOK = "source"
@@ -67,7 +67,7 @@ def _ingest_chunks(config: PipelineConfig, source: Source, out: str, listener: L
             shards.append(shard)
             if shard.commit_key not in done:
                 rows = _rows(config, activation, labels, first, np.flatnonzero(chosen))
-                found = _hook_rows(config.activations, rows, source.d_in, identity(out))
+                found = _hook_rows(config.activations, rows, activation[chosen], identity(out))
                 commit_shard(open_store(out), shard, {HOOK: found}, config.harvest.row_group_rows)
         first += len(activation)
         listener(Progress("ingest", first, source.n_rows, "rows", first / (time.monotonic() - began)))
@@ -86,9 +86,7 @@ def _rows(
     config: PipelineConfig, activation: Float32s, labels: list[str] | None, first: int, chosen: npt.NDArray[np.int64]
 ) -> Rows:
     stored = from_float32(activation[chosen], config.activations.dtype)
-    finite = np.isfinite(activation[chosen]).all(axis=1)
-    if config.activations.dtype == "float16":
-        finite &= np.isfinite(stored).all(axis=1)
+    finite = np.isfinite(to_float32(stored, config.activations.dtype)).all(axis=1)
     if not finite.all():
         row = first + int(chosen[np.argmin(finite)])
         raise InputError(
@@ -105,7 +103,8 @@ def _rows(
     )
 
 
-def _hook_rows(config: ActivationsConfig, rows: Rows, d_in: int, recipe: str) -> HookRows:
-    row_format = RowFormat(d_in, config.dtype, HOOK, "", "", recipe, labelled=rows.label is not None)
-    sums = sum_rows(rows.activation, config.dtype, norms(rows.activation, config.dtype))
+def _hook_rows(config: ActivationsConfig, rows: Rows, exact: Float32s, recipe: str) -> HookRows:
+    row_format = RowFormat(exact.shape[1], config.dtype, HOOK, "", "", recipe, labelled=rows.label is not None)
+    stored, errors = rows.activation, squared_errors(exact, rows.activation, config.dtype)
+    sums = sum_rows(stored, config.dtype, norms(stored, config.dtype), errors)
     return HookRows(rows, row_format, sums, {})

@@ -16,6 +16,7 @@ class Masked:
     """Tokens left out, each counted under the first rule that took it."""
 
     first_position: int
+    padding: int
     special: int
     norm_outlier: int
 
@@ -25,20 +26,38 @@ def kept_tokens(
     row_norms: npt.NDArray[np.float32],
     special_token_ids: Sequence[int],
     config: HarvestConfig,
+    padding_token_id: int | None = None,
 ) -> tuple[Bools, Masked]:
     """Mask [n_sequences, context_length] of the tokens that are kept, and the counts of the others.
 
-    ``token_ids`` and ``row_norms`` have the mask's shape. The median that norms are held against is that of the shard's
-    tokens that the first two rules leave, so it depends on nothing but the shard.
+    The median that norms are held against is that of the shard's tokens that the other rules leave, so it depends on
+    nothing but the shard. Padding is never kept.
+
+    Args:
+        token_ids: [n_sequences, context_length].
+        row_norms: [n_sequences, context_length].
+        special_token_ids: the tokenizer's.
+        config: the rules.
+        padding_token_id: the tokenizer's, if it has one that is nothing else besides.
     """
-    first = np.zeros(token_ids.shape, bool)
-    if config.drop_first_position:
-        first[:, 0] = True
-    special = np.zeros_like(first)
-    if config.drop_special_tokens:
-        special = np.isin(token_ids, np.array(special_token_ids, np.int32)) & ~first
-    kept = ~(first | special)
-    outlier = np.zeros_like(first)
-    if config.max_norm_multiple is not None and kept.any():
-        outlier = kept & (row_norms > config.max_norm_multiple * np.median(row_norms[kept]))
-    return kept & ~outlier, Masked(int(first.sum()), int(special.sum()), int(outlier.sum()))
+    kept = np.ones(token_ids.shape, bool)
+
+    def leave_out(taken: Bools) -> int:
+        before = np.count_nonzero(kept)
+        np.logical_and(kept, ~taken, out=kept)
+        return int(before - np.count_nonzero(kept))
+
+    first = np.arange(token_ids.shape[1]) == 0
+    left_out = Masked(
+        first_position=leave_out(np.broadcast_to(first & config.drop_first_position, kept.shape)),
+        padding=leave_out(np.isin(token_ids, [] if padding_token_id is None else [padding_token_id])),
+        special=leave_out(np.isin(token_ids, list(special_token_ids)) & config.drop_special_tokens),
+        norm_outlier=leave_out(_outliers(row_norms, kept, config.max_norm_multiple)),
+    )
+    return kept, left_out
+
+
+def _outliers(row_norms: npt.NDArray[np.float32], kept: Bools, multiple: float | None) -> Bools:
+    if multiple is None or not kept.any():
+        return np.zeros_like(kept)
+    return row_norms > multiple * np.median(row_norms[kept])
