@@ -1,5 +1,6 @@
 """The harvest stage: which shards are wanted, which are there, and the manifest once all are."""
 
+import logging
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -8,11 +9,17 @@ from tasks.artifacts import identity, read_manifest, relative, require_manifest,
 from tasks.config import PipelineConfig
 from tasks.errors import InputError
 from tasks.harvest.commit import committed, hook_entries, manifest
-from tasks.harvest.pool.on_ray import Job, Pool
+from tasks.harvest.pool.actor import Job
+from tasks.harvest.pool.on_ray import Pool
 from tasks.harvest.shards import planned_shards
+from tasks.lm.hooks import hook_width
+from tasks.lm.load import load_skeleton
 from tasks.on_ray import cluster_gpus, connect
 from tasks.progress import Listener
 from tasks.store.objects import open_store
+from tasks.store.room import require_room
+
+logger = logging.getLogger(__name__)
 
 
 def harvest(config: PipelineConfig, tokens: str, shards: str, out: str, listener: Listener) -> None:
@@ -32,17 +39,26 @@ def harvest(config: PipelineConfig, tokens: str, shards: str, out: str, listener
     done = committed(shards)
     # By their records' keys: text that a corpus repeats is computed once.
     pending = list({shard.commit_key: shard for shard in wanted if shard.commit_key not in done}.values())
+    found = len(wanted) - len(pending)
+    logger.info("harvest: %s shards, %s of them there from earlier runs", f"{len(wanted):,}", f"{found:,}")
     began = time.monotonic()
     rate = None
     if pending:
+        _require_room(config, shards, sum(shard.n_sequences for shard in pending) * read["context_length"])
         connect(config.ray)
         job = Job(config, config.model.absolute(), tokens, shards, read["special_token_ids"], _gpus_per_actor(config))
         rate = Pool(job, pending, read["context_length"], listener).run()
     hooks = hook_entries(shards, wanted, config.harvest.dtype)
     _refuse_empty_splits(hooks)
-    found = {"shards": len(wanted), "shards_found": len(wanted) - len(pending)}
-    open_store(out).put("run.json", to_json({"seconds": time.monotonic() - began, "tokens_per_second": rate, **found}))
+    observed = {"seconds": time.monotonic() - began, "tokens_per_second": rate}
+    open_store(out).put("run.json", to_json({**observed, "shards": len(wanted), "shards_found": found}))
     _finish(config, tokens, shards, out, hooks)
+
+
+def _require_room(config: PipelineConfig, shards: str, tokens: int) -> None:
+    """The preflight could only guess how many tokens there would be; now it is known how many are still to be harvested."""
+    skeleton = load_skeleton(config.model)
+    require_room(shards, tokens, [hook_width(skeleton, hook) for hook in config.harvest.hooks], config.harvest.dtype)
 
 
 def _refuse_empty_splits(hooks: Mapping[str, Any]) -> None:
