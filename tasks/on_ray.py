@@ -56,6 +56,7 @@ def _start_local(config: RayConfig) -> None:
     # Ray guards local clusters with a token by itself, and says so at each start; nobody needs to act on that.
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     ray.init(
+        address="local",  # without it, Ray joins whatever cluster was started on this machine last
         num_cpus=config.num_cpus,
         object_store_memory=config.object_store_mb * 2**20,
         include_dashboard=False,
