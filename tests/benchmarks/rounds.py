@@ -9,14 +9,23 @@ Contender = Callable[[], float]
 """Does its work once and says its speed."""
 
 
-def interleaved(contenders: Mapping[str, Contender], rounds: int) -> dict[str, list[float]]:
-    """Each contender's speed in each round; the one to begin changes from round to round."""
-    found: dict[str, list[float]] = {name: [] for name in contenders}
+Found = dict[str, list[float]]
+"""Each contender's speed in each round."""
+
+
+def interleaved(contenders: Mapping[str, Contender], rounds: int, keep: Callable[[Found], object] | None = None) -> Found:
+    """Each contender's speed in each round; the one to begin changes from round to round.
+
+    ``keep`` is given what there is after each whole round, so that a run that is killed is not lost.
+    """
+    found: Found = {name: [] for name in contenders}
     names = list(contenders)
     for number in range(rounds):
         for name in names[number % len(names) :] + names[: number % len(names)]:
             found[name].append(contenders[name]())
             print(f"round {number + 1} of {rounds}: {name} {found[name][-1]:,.4g}", flush=True)
+        if keep is not None:
+            keep(found)
     return found
 
 
