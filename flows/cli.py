@@ -1,4 +1,4 @@
-"""The command line: ``saemill run|harvest|train|score|report|status|hooks|verify|gc|repair|serve``.
+"""The command line: ``saemill run|harvest|train|score|report|status|hooks|verify|gc|repair|export-activations|serve``.
 
 Results go to stdout, everything else to stderr. Exit codes: 0 done; 2 the user's input is wrong (one sentence);
 130 and 143 stopped by SIGINT and SIGTERM; 1 anything else, such as what verify found.
@@ -27,6 +27,8 @@ from flows.status import describe_status, status_of
 from tasks.addresses import Addresses
 from tasks.config import PipelineConfig, load_config
 from tasks.errors import InputError, SaemillError
+from tasks.harvest.export import CONTEXT, SplitName
+from tasks.harvest.formats import FormatName
 
 # Libraries that would write over the progress bars; each still shows its errors.
 QUIET = {
@@ -221,6 +223,27 @@ def repair(config: ConfigPath, overrides: Overrides = None, storage: Storage = N
         found = repaired(settings, lambda: _plain(settings, "harvest"))
     typer.echo(json.dumps(repair_as_json(found)) if as_json else described_repair(found))
     raise typer.Exit(1 if found.identical is False else 0)
+
+
+@app.command()
+def export_activations(
+    uri: ActivationsUri,
+    file_format: Annotated[
+        FormatName, typer.Option("--format", help="Parquet with lists, safetensors, or a Hugging Face dataset.")
+    ],
+    out: Annotated[str, typer.Option(metavar="DIR", help="A folder or s3://bucket/prefix, empty or not there yet.")],
+    hook: Annotated[str | None, typer.Option(metavar="HOOK", help="Which hook, where there are several.")] = None,
+    split: Annotated[SplitName, typer.Option(help="Which rows.")] = "train",
+    context: Annotated[
+        int, typer.Option(metavar="N", min=1, max=65536, help="Activations per row of hf; SAELens' context_size.")
+    ] = CONTEXT,
+    as_json: AsJson = False,
+) -> None:
+    """Write one hook's activations for tools that want lists, tensors or a dataset, and print where they are."""
+    from flows.lake import described_export, exported
+
+    found = exported(uri, out, file_format, hook, split, context)
+    typer.echo(json.dumps(dataclasses.asdict(found)) if as_json else described_export(found))
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""What the command line does to activations directories as they lie: verify, sweep and repair them."""
+"""What the command line does to activations directories as they lie: verify, sweep, repair and export them."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -9,6 +9,8 @@ from rich.console import Console
 from flows.console import listening
 from tasks.addresses import addresses
 from tasks.config import PipelineConfig
+from tasks.harvest.export import Exported, SplitName, export_activations
+from tasks.harvest.formats import FormatName
 from tasks.harvest.gc import Collected
 from tasks.harvest.repair import Repaired, settle, take_out
 from tasks.harvest.verify import Verified, verify
@@ -91,3 +93,21 @@ def described_repair(found: Repaired) -> str:
         more = "" if found.identical else "; other versions or another machine? What was trained on them saw other rows"
         lines.append(f"{done}; the manifest is {same} the one before{more}")
     return "\n".join(lines)
+
+
+def exported(uri: str, out: str, name: FormatName, hook: str | None, split: SplitName, context: int) -> Exported:
+    """Export activations, telling on stderr how far it is.
+
+    Raises:
+        InputError: as ``export_activations``.
+    """
+    with listening(Console(stderr=True)) as listener:
+        return export_activations(uri, out, name, listener, hook=hook, split=split, context=context)
+
+
+def described_export(found: Exported) -> str:
+    """Where the files are and what they hold, in one line."""
+    left_out = f"; {found.left_out:,} rows at the end filled no row of the dataset" if found.left_out else ""
+    earlier = " (finished earlier)" if found.earlier else ""
+    rows = f"{found.rows:,} {found.split} rows of {found.hook}"
+    return f"{found.uri}: {rows} in {found.files:,} files, {found.size:,} bytes{left_out}{earlier}"
