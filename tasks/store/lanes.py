@@ -86,6 +86,7 @@ class LaneReader:
     def batches(self, first_step: int, n_steps: int) -> Iterator[Array]:
         """This rank's part of batches ``first_step`` to ``first_step + n_steps``: [batch_rows / world_size, d_in].
 
+        Rows are as they are stored (int8 rows have their scale's bytes too): ``tasks.store.schema`` says what they mean.
         A background thread reads ahead. Each batch is an array of its own, which nobody writes to again.
         """
         found = batches(self._lanes, self._seed, self._rows_per_lane, first_step, self._rows)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tasks.store.lanes
@@ -14,6 +14,7 @@ from tasks.store.lanes import LaneReader
 from tasks.store.objects import open_store
 from tasks.store.order import batches, deal
 from tasks.store.reader import Split, Unit
+from tasks.store.schema import to_float32
 
 Store = Callable[..., str]
 
@@ -101,6 +102,7 @@ def test_an_error_in_the_background_reaches_the_reader(stored: Store) -> None:
         list(batches.batches(0, 4))
 
 
+@settings(deadline=None)  # a loaded machine is no failure
 @given(st.lists(st.integers(1, 50), min_size=8, max_size=60), st.integers(1, 8), st.integers(0, 5))
 def test_dealing_gives_each_unit_to_one_lane_and_balances_rows(sizes: list[int], lanes: int, seed: int) -> None:
     units = [Unit(0, i, 0, size) for i, size in enumerate(sizes)]
@@ -115,6 +117,7 @@ def name_rows(units: Iterator[Unit]) -> Iterator[np.ndarray]:
     return (100 * unit.row_group + np.arange(unit.start, unit.stop) for unit in units)
 
 
+@settings(deadline=None)  # a loaded machine is no failure
 @given(
     st.lists(st.integers(1, 12), min_size=8, max_size=30),
     st.sampled_from([(lanes, workers) for lanes in (1, 2, 4, 6, 8) for workers in range(1, 9) if lanes % workers == 0]),
@@ -137,12 +140,21 @@ def test_every_row_comes_once_per_epoch_for_any_number_of_workers(
     assert sorted(seen) == [100 * group + row for group, size in enumerate(sizes) for row in range(size)]
 
 
+@settings(deadline=None)  # a loaded machine is no failure
 @given(st.lists(st.integers(1, 12), min_size=4, max_size=30), st.integers(1, 40), st.integers(0, 60))
 def test_batches_begun_at_any_step_are_those_of_the_whole(sizes: list[int], per_lane: int, step: int) -> None:
     dealt = dict(enumerate(deal([Unit(0, i, 0, size) for i, size in enumerate(sizes)], 4, 0)))
     whole = itertools.islice(batches(dealt, 0, per_lane, 0, name_rows), step, step + 3)
     begun = itertools.islice(batches(dealt, 0, per_lane, step, name_rows), 3)
     assert [batch.tolist() for batch in begun] == [batch.tolist() for batch in whole]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "int8"])
+def test_batches_hold_the_same_rows_in_every_stored_precision(stored: Store, dtype: str) -> None:
+    exact = [numbers(batch) for batch in reader(stored([50, 33, 41])).batches(0, 20)]
+    found = [to_float32(batch, dtype) for batch in reader(stored([50, 33, 41], dtype=dtype)).batches(0, 20)]
+    assert [np.round(batch[:, 0]).astype(int).tolist() for batch in found] == exact
+    assert all((np.round(batch[:, 1]) == -np.round(batch[:, 0])).all() for batch in found)
 
 
 def test_a_batch_is_never_written_to_again(stored: Store) -> None:
