@@ -7,14 +7,11 @@ the step. Resuming needs no saved buffer. Which row comes when is said in ``orde
 
 import functools
 import itertools
-import queue
-import threading
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tasks.errors import InputError
+from tasks.store.ahead import ahead, read_ahead
 from tasks.store.objects import LocalStore, open_store
 from tasks.store.order import UNITS_PER_LANE, batches, deal
 from tasks.store.reader import Split, Unit
@@ -90,10 +87,14 @@ class LaneReader:
         A background thread reads ahead. Each batch is an array of its own, which nobody writes to again.
         """
         found = batches(self._lanes, self._seed, self._rows_per_lane, first_step, self._rows)
-        return _ahead(itertools.islice(found, n_steps), _BATCHES_AHEAD)
+        return ahead(itertools.islice(found, n_steps), _BATCHES_AHEAD)
 
     def _rows(self, units: Iterator[Unit]) -> Iterator[Array]:
-        return map(self._unit, units) if self._local else _read_ahead(self._unit, units, self._bytes)
+        return (
+            map(self._unit, units)
+            if self._local
+            else read_ahead(self._unit, units, self._bytes, HELD_BYTES, _GETS_AT_A_TIME)
+        )
 
     def _unit(self, unit: Unit) -> Array:
         if unit.rows == self._split.shards[unit.shard]["row_groups"][unit.row_group]:
@@ -123,50 +124,3 @@ def deal_split(split: Split, lanes: int, seed: int) -> list[list[Unit]]:
 def _group_bytes(shard: Mapping[str, Any]) -> list[int]:
     """About what each row group's activations take: the shard's bytes by rows, which is some 1% too much."""
     return [shard["size"] * rows // max(1, shard["rows"]) for rows in shard["row_groups"]]
-
-
-def _read_ahead(read: Callable[[Unit], Array], units: Iterator[Unit], size: Callable[[Unit], int]) -> Iterator[Array]:
-    """What ``read`` gives for each unit, in order; several are read at a time, of ``HELD_BYTES`` in all or one unit."""
-    pending: deque[tuple[int, Future[Array]]] = deque()
-    pool = ThreadPoolExecutor(_GETS_AT_A_TIME, "get")
-    try:
-        for unit in units:
-            pending.append((size(unit), pool.submit(read, unit)))
-            while sum(held for held, _ in pending) > HELD_BYTES:
-                yield pending[0][1].result()
-                pending.popleft()
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _ahead(items: Iterator[Array], depth: int) -> Iterator[Array]:
-    """Iterate in a background thread, at most ``depth`` items ahead; an error surfaces at its place."""
-    ready: queue.Queue[Array | BaseException | None] = queue.Queue(depth)
-    closed = threading.Event()
-
-    def offer(item: Array | BaseException | None) -> bool:
-        while not closed.is_set():
-            try:
-                ready.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-            return True
-        return False
-
-    def run() -> None:
-        try:
-            for item in items:
-                if not offer(item):
-                    return
-            offer(None)
-        except BaseException as error:
-            offer(error)
-
-    threading.Thread(target=run, name="read-ahead", daemon=True).start()
-    try:
-        while (item := ready.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        closed.set()
