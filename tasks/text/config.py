@@ -16,12 +16,25 @@ class TextConfig(Settings):
     """Path, glob or s3:// URI of .parquet, .jsonl[.gz|.zst] or .txt files, or the name of a Hugging Face dataset."""
     column: str = "text"
     """Column or JSON key that holds the text."""
+    chat_column: str | None = None
+    """Column or JSON key that holds conversations, lists of messages with role and content, in place of column. The
+    tokenizer's own chat template makes text of them; where it writes the date of today, it writes 26 July 2024."""
     title_columns: list[str] = Field([])
     """Columns that name a document in the report, such as [president, year]."""
     hub_split: str = "train"
     """Split to read when the source is a Hugging Face dataset."""
     max_tokens: int | None = Field(None, ge=1)
     """Stop after this many tokens, train and eval together. Empty: the whole corpus, in segments (see segment_tokens)."""
+    window_days: int | None = Field(None, ge=1)
+    """Read only documents of the last so many days up to the newest date in the corpus. Empty: all documents."""
+    date_column: str | None = None
+    """Column or JSON key with the date of each document: a date, a time or ISO 8601 text. Empty: where window_days is
+    set, the date stands in the path of each file, as 2026-11-20, 20261120 or 2026/11/20. Documents of one file are read
+    day by day (within blocks of 64 MiB), and packing begins anew with each day."""
+    deduplicate: bool = False
+    """Leave out documents whose text was there before. Takes about 120 bytes of memory per document. Which of several
+    copies is kept depends on all that is read before it, so a change of the corpus may then change other files' segments.
+    """
     context_length: int = Field(256, ge=2)
     """Tokens per sequence."""
     eval_fraction: float = Field(0.1, gt=0, lt=1)

@@ -62,7 +62,12 @@ def find_files(source: str) -> list[CorpusFile]:
     unknown = next((uri for uri in found if _suffix(uri) is None), None)
     if unknown is not None:
         raise InputError(f"text.source: {unknown} is of an unknown kind; its name must end in {', '.join(SUFFIXES)}.")
-    return [CorpusFile(uri, name) for uri, name in sorted(zip(found, _names(found), strict=True))]
+    return named(found)
+
+
+def named(uris: Sequence[str]) -> list[CorpusFile]:
+    """Files, named by what is not common to the paths of all of them, in order of their paths."""
+    return [CorpusFile(uri, name) for uri, name in sorted(zip(uris, _names(uris), strict=True))]
 
 
 def looks_like_files(source: str) -> bool:

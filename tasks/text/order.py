@@ -5,7 +5,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 
-from tasks.text.readers import Document
+from tasks.text.documents import Document
 
 SHUFFLE_BYTES = 64 * 2**20
 

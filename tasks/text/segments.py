@@ -11,8 +11,8 @@ A cut drops the tokens that do not fill a sequence: half a sequence per split an
 import hashlib
 from datetime import date
 
+from tasks.text.documents import Document
 from tasks.text.pack import fraction_of
-from tasks.text.readers import Document
 
 _LARGE_FILE_SEQUENCES = 256
 

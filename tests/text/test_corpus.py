@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 
 from tasks.errors import InputError
 from tasks.text.config import TextConfig
-from tasks.text.corpus import check_corpus, corpus_identity, stream_documents
+from tasks.text.corpus import Corpus, check_corpus, corpus_identity
+from tasks.text.documents import Document
 from tasks.text.order import blocks, mixed, shuffled
-from tasks.text.readers import Document
 
 ROWS = [{"text": f"text {i}", "who": "Ann" if i % 2 else None, "year": 1900 + i} for i in range(5)]
 FORMATS = ["a.parquet", "a.jsonl", "a.jsonl.gz", "a.jsonl.zst"]
 
 
 def read(source, **settings):
-    return list(stream_documents(TextConfig(source=str(source), shuffle_documents=False, **settings)))
+    return list(Corpus(TextConfig(source=str(source), shuffle_documents=False, **settings)).documents())
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -206,7 +206,7 @@ def texts_of_three_files(write, tmp_path):
     """Reads three files of 20 documents by these settings."""
     for name in ("a.parquet", "b.parquet", "c.jsonl"):
         write(f"in/{name}", [{"text": f"{name} {i}"} for i in range(20)])
-    return lambda **settings: [d.text for d in stream_documents(TextConfig(source=str(tmp_path / "in"), **settings))]
+    return lambda **settings: [d.text for d in Corpus(TextConfig(source=str(tmp_path / "in"), **settings)).documents()]
 
 
 def test_a_sample_is_drawn_by_the_seed_from_all_files_and_row_groups(texts_of_three_files):

@@ -10,8 +10,8 @@ import pytest
 from tasks.artifacts import read_manifest
 from tasks.config import PipelineConfig
 from tasks.progress import silent
+from tasks.text.documents import Document
 from tasks.text.pack import text_hash
-from tasks.text.readers import Document
 from tasks.text.segments import Cuts
 from tasks.text.tokenize import tokenize
 

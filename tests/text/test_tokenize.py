@@ -14,8 +14,9 @@ from tasks.errors import InputError
 from tasks.lm.load import load_tokenizer
 from tasks.progress import silent
 from tasks.store.objects import open_store
+from tasks.text.encode import separator_and_prefix, special_token_ids
 from tasks.text.pack import text_hash
-from tasks.text.tokenize import separator_and_prefix, special_token_ids, tokenize
+from tasks.text.tokenize import tokenize
 from tasks.text.writer import ROW_GROUP_SEQUENCES, SEQUENCES, SequencesWriter
 
 TEXTS = [f"Document {i} says {'ab' * (i % 7)} and é." for i in range(40)]
