@@ -6,7 +6,6 @@ the step. Resuming needs no saved buffer. Which row comes when is said in ``orde
 """
 
 import functools
-import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -86,8 +85,8 @@ class LaneReader:
         Rows are as they are stored (int8 rows have their scale's bytes too): ``tasks.store.schema`` says what they mean.
         A background thread reads ahead. Each batch is an array of its own, which nobody writes to again.
         """
-        found = batches(self._lanes, self._seed, self._rows_per_lane, first_step, self._rows)
-        return ahead(itertools.islice(found, n_steps), _BATCHES_AHEAD)
+        found = batches(self._lanes, self._seed, self._rows_per_lane, first_step, n_steps, self._rows)
+        return ahead(found, _BATCHES_AHEAD)
 
     def _rows(self, units: Iterator[Unit]) -> Iterator[Array]:
         return (

@@ -5,6 +5,7 @@ quality of the shuffle is measured.
 """
 
 import heapq
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -57,15 +58,17 @@ def deal(units: Sequence[Unit], lanes: int, seed: int) -> list[list[Unit]]:
     return dealt
 
 
-def batches(lanes: Mapping[int, list[Unit]], seed: int, size: int, first_step: int, rows: Rows) -> Iterator[Array]:
-    """Batches from ``first_step`` on, [size * len(lanes), ...], ``size`` rows of each lane, without end.
+def batches(
+    lanes: Mapping[int, list[Unit]], seed: int, size: int, first_step: int, n_steps: int, rows: Rows
+) -> Iterator[Array]:
+    """Batches ``first_step`` to ``first_step + n_steps``, [size * len(lanes), ...], ``size`` rows of each lane.
 
-    Each lane goes through all its rows once per epoch. Held at a time: the rows of one block per lane, in memory that is
-    used again, and one batch.
+    Each lane goes through all its rows once per epoch, without end. Held at a time: the rows of one block per lane, in
+    memory that is used again, and one batch. ``rows`` is asked for no unit that no batch needs.
     """
 
     def needed() -> Iterator[Block]:
-        return _in_order_of_need(lanes, seed, size, first_step)
+        return _in_order_of_need(lanes, seed, size, first_step, n_steps)
 
     blocks, arrays = needed(), rows(unit for block in needed() for unit in block.units)
     mixers = {lane: _Mixer(_most_rows(units)) for lane, units in lanes.items()}
@@ -75,15 +78,21 @@ def batches(lanes: Mapping[int, list[Unit]], seed: int, size: int, first_step: i
         assert mixer is mixers[block.lane]
         mixer.fill(block, arrays)
 
-    while True:
+    for _ in range(n_steps):
         yield np.concatenate([mixer.piece(size, refill) for mixer in mixers.values()])
 
 
-def _in_order_of_need(lanes: Mapping[int, list[Unit]], seed: int, size: int, first_step: int) -> Iterator[Block]:
-    """All lanes' blocks in the order in which batches come to them."""
-    streams = [_blocks(lane, units, seed, first_step * size) for lane, units in lanes.items()]
+def _in_order_of_need(
+    lanes: Mapping[int, list[Unit]], seed: int, size: int, first_step: int, n_steps: int
+) -> Iterator[Block]:
+    """The blocks of all lanes that ``n_steps`` batches are made of, in the order in which those come to them."""
     turns = {lane: turn for turn, lane in enumerate(lanes)}
-    return heapq.merge(*streams, key=lambda block: (max(0, block.first) // size, turns[block.lane]))
+
+    def need(block: Block) -> tuple[int, int]:
+        return max(0, block.first) // size, turns[block.lane]
+
+    streams = [_blocks(lane, units, seed, first_step * size) for lane, units in lanes.items()]
+    return itertools.takewhile(lambda block: need(block)[0] < n_steps, heapq.merge(*streams, key=need))
 
 
 def _blocks(lane: int, units: list[Unit], seed: int, position: int) -> Iterator[Block]:

@@ -4,7 +4,6 @@ Rows of one document resemble each other, so a batch with many of them says less
 each other that share documents pull the weights their way in turn. A uniform shuffle of the split is the ideal.
 """
 
-import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -95,7 +94,7 @@ def shuffle_quality(
             yield sources[unit.shard][first + unit.start : first + unit.stop]
 
     n = max(1, min(most_batches, stored.rows // batch_rows))
-    stream = np.stack(list(itertools.islice(batches(dealt, seed, batch_rows // lanes, 0, of), n))).astype(np.int64)
+    stream = np.stack(list(batches(dealt, seed, batch_rows // lanes, 0, n, of))).astype(np.int64)
     return measure(stream, np.concatenate(sources), "document" if tokens else "sequence")
 
 

@@ -1,5 +1,4 @@
 import hashlib
-import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator
 
@@ -12,7 +11,7 @@ import tasks.store.lanes
 from tasks.errors import ArtifactError, InputError
 from tasks.store.lanes import LaneReader
 from tasks.store.objects import open_store
-from tasks.store.order import batches, deal
+from tasks.store.order import UNITS_MIXED, batches, deal
 from tasks.store.reader import Split, Unit
 from tasks.store.schema import to_float32
 
@@ -133,7 +132,7 @@ def test_every_row_comes_once_per_epoch_for_any_number_of_workers(
     for rank in range(workers):
         mine = {lane: dealt[lane] for lane in range(rank, lanes, workers)}
         rows = {lane: sum(unit.rows for unit in units) for lane, units in mine.items()}
-        steps = list(itertools.islice(batches(mine, seed, per_lane, 0, name_rows), -(-max(rows.values()) // per_lane)))
+        steps = list(batches(mine, seed, per_lane, 0, -(-max(rows.values()) // per_lane), name_rows))
         for turn, n in enumerate(rows.values()):
             lane_rows = np.concatenate([step[turn * per_lane : (turn + 1) * per_lane] for step in steps])
             seen += lane_rows[:n].tolist()  # its first epoch
@@ -144,9 +143,21 @@ def test_every_row_comes_once_per_epoch_for_any_number_of_workers(
 @given(st.lists(st.integers(1, 12), min_size=4, max_size=30), st.integers(1, 40), st.integers(0, 60))
 def test_batches_begun_at_any_step_are_those_of_the_whole(sizes: list[int], per_lane: int, step: int) -> None:
     dealt = dict(enumerate(deal([Unit(0, i, 0, size) for i, size in enumerate(sizes)], 4, 0)))
-    whole = itertools.islice(batches(dealt, 0, per_lane, 0, name_rows), step, step + 3)
-    begun = itertools.islice(batches(dealt, 0, per_lane, step, name_rows), 3)
-    assert [batch.tolist() for batch in begun] == [batch.tolist() for batch in whole]
+    whole = [batch.tolist() for batch in batches(dealt, 0, per_lane, 0, step + 3, name_rows)]
+    begun = [batch.tolist() for batch in batches(dealt, 0, per_lane, step, 3, name_rows)]
+    assert begun == whole[step:]
+
+
+def test_no_unit_is_asked_for_that_no_batch_needs() -> None:
+    dealt = dict(enumerate(deal([Unit(0, i, 0, 10) for i in range(64)], 2, 0)))
+    asked: list[Unit] = []
+
+    def greedy(units: Iterator[Unit]) -> Iterator[np.ndarray]:
+        asked.extend(units)
+        return name_rows(iter(asked))
+
+    assert len(list(batches(dealt, 0, 20, 0, 3, greedy))) == 3
+    assert len(asked) == 2 * 2 * UNITS_MIXED  # 60 rows of either lane are of two blocks of 40
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "int8"])
