@@ -127,6 +127,7 @@ class s3_server:  # noqa: N801 - reads as a function: `with s3_server(folder) as
             f"-s3.config={self._folder / 's3.json'}",
             "-master.volumeSizeLimitMB=64",
             "-master.telemetry=false",
+            "-volume.max=200",  # by default 8 volumes, so 512 MB, are all that a bucket gets
         ]
         with open(self._folder / "log", "ab") as log:
             self._process = subprocess.Popen([*command, *ports, *grpc, *options], stdout=log, stderr=log)

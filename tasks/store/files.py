@@ -12,6 +12,9 @@ import pyarrow.parquet as pq
 from tasks.errors import ArtifactError
 from tasks.store.objects import LocalStore, ObjectStore, open_store, s3_filesystem
 
+# 1 MiB: of 3 billion tokens in sequences of 256 the hashes are 205 MB, which must not be there twice.
+_HASHES_AT_A_TIME = 65_536
+
 
 def open_file(store: ObjectStore, key: str, size: int | None = None) -> pa.NativeFile:
     """A stored object for random access: memory-mapped on local disk, by byte ranges elsewhere.
@@ -76,9 +79,13 @@ def read_hashes(tokens: str) -> "np.ndarray[Any, np.dtype[np.void]]":
     file = pq.ParquetFile(open_file(open_store(tokens), "sequences.parquet"))
     if "hash" not in file.schema_arrow.names:
         raise ArtifactError(f"{tokens} is of an older version, without hashes of its sequences. Delete it and run again.")
-    column = file.read(columns=["hash"], use_threads=False)["hash"].combine_chunks()
-    found = np.frombuffer(column.buffers()[1], f"V{column.type.byte_width}", count=len(column) + column.offset)
-    return found[column.offset :]
+    found, first = np.empty(file.metadata.num_rows, "V16"), 0
+    for batch in file.iter_batches(_HASHES_AT_A_TIME, columns=["hash"], use_threads=False):
+        column = batch.column(0)
+        values = np.frombuffer(column.buffers()[1], "V16", count=column.offset + len(column))[column.offset :]
+        found[first : first + len(values)] = values
+        first += len(values)
+    return found
 
 
 class _RangeFile(io.RawIOBase):
