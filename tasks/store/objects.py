@@ -4,6 +4,7 @@ Keys are relative to the store's root and use '/'. Objects are whole or absent: 
 """
 
 import contextlib
+import errno
 import math
 import mimetypes
 import os
@@ -17,6 +18,9 @@ from tasks.errors import ArtifactError, InputError
 from tasks.store.retry import Patience, retried
 
 T = TypeVar("T")
+
+# A full disk or quota, or a file larger than the shell's ulimit -f allows.
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,14 +129,21 @@ class LocalStore:
     @contextlib.contextmanager
     def _written_aside(self, key: str, data: bytes | memoryview) -> Iterator[Path]:
         path = self._path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.parent / f".tmp-{uuid.uuid4().hex}"
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             with open(aside, "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
             yield aside
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            raise InputError(
+                f"There is no room for {len(data):,} bytes at {path}: {error.strerror}. "
+                "What is stored is kept: make room there and give the same command again."
+            ) from error
         finally:
             aside.unlink(missing_ok=True)
 

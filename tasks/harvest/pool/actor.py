@@ -15,7 +15,7 @@ import torch
 from tasks.artifacts import identity
 from tasks.config import PipelineConfig
 from tasks.errors import SaemillError
-from tasks.harvest.capture import Subject, harvest_shard
+from tasks.harvest.capture import Subject, forward, rows
 from tasks.harvest.commit import commit_shard
 from tasks.harvest.shards import Shard
 from tasks.lm.config import ModelConfig
@@ -91,9 +91,10 @@ class Harvester:
             began = time.monotonic()
             # The thread count belongs to the calling thread, and Ray calls from a pool of threads.
             torch.set_num_threads(max(1, int(config.cpus_per_actor)))
-            hooks = harvest_shard(self._subject, config, self._job.recipe, shard, token_ids, lambda n: self._count(shard, n))
+            captured = forward(self._subject, config, token_ids, lambda tokens: self._count(shard, tokens))
             seconds = time.monotonic() - began
             stages.enter(self._behind)
+            hooks = rows(self._subject, config, self._job.recipe, token_ids, captured)
             commit_shard(self._store, shard, hooks, config.row_group_rows, seconds=seconds, attempt=attempt)
         return True
 

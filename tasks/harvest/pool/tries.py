@@ -7,8 +7,9 @@ every actor that it meets.
 """
 
 import logging
+import random
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from tasks.errors import SaemillError
 from tasks.harvest.shards import Shard
@@ -23,8 +24,8 @@ _NAMED = 5
 class Tries:
     """The shards of a harvest that are waiting, at work, stored or given up."""
 
-    def __init__(self, shards: Iterable[Shard], max_attempts: int) -> None:
-        self._waiting = deque(shards)
+    def __init__(self, shards: Sequence[Shard], max_attempts: int) -> None:
+        self._waiting = deque(_from_anywhere(shards))
         self._suspects: deque[Shard] = deque()
         self._max_attempts = max_attempts
         self._left = len(self._waiting)
@@ -102,3 +103,14 @@ class Tries:
         logger.warning("shard %s is given up: it %s", shard.name, reason)
         self._given_up[shard] = reason
         self._left -= 1
+
+
+def _from_anywhere(shards: Sequence[Shard]) -> list[Shard]:
+    """Eval's shards, then train's from a random one on.
+
+    Two commands that harvest the same text at once would otherwise compute each shard at the same moment; so each
+    meets what the other has stored, and skips it.
+    """
+    train = [shard for shard in shards if shard.split == "train"]
+    cut = random.randrange(len(train)) if train else 0
+    return [shard for shard in shards if shard.split != "train"] + train[cut:] + train[:cut]
