@@ -27,7 +27,7 @@ from tasks.store.writer import Rows
 SplitName = Literal["train", "eval"]
 
 # Also what bounds memory: a file's rows are held stored, converted and encoded. Of 576 x bfloat16 to safetensors, 600,000
-# rows took 0.64 GiB at most, mapped pages of the shards and libraries included.
+# rows took 0.62 GiB at most, mapped pages of the shards and libraries included.
 FILE_BYTES = 64 * 2**20
 # SAELens' own default of context_size.
 CONTEXT = 128
