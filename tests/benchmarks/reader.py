@@ -75,7 +75,7 @@ def main() -> None:
             DISK[3]: lambda: ray_data(local, size.ray_repeats, startup, None),
             DISK[4]: lambda: ray_data(local, size.ray_repeats, startup, BUFFER_ROWS),
             DISK[5]: lambda: saelens(folder, options.venv, n_rows),
-            S3[0]: lambda: _lanes(remote, cpu["s3"]),
+            S3[0]: lambda: _lanes(remote, cpu["s3"], epochs=2),
             S3[1]: lambda: raw_gets(remote, 1),
             S3[2]: lambda: raw_gets(remote, 4),
         }
