@@ -11,6 +11,9 @@ import pyarrow.parquet as pq
 from tasks.errors import ArtifactError
 from tasks.store.schema import Array, RowFormat, storage_dtype, stored_width
 
+# What page headers and the footer may take beside the columns: 5 KB in all for 32,768 rows of 576 x bfloat16.
+_ROOM, _GROUP_ROOM = 2**20, 2**13
+
 
 @dataclass(frozen=True, slots=True)
 class Rows:
@@ -59,7 +62,9 @@ def encode_shard(rows: Rows, row_format: RowFormat, row_group_rows: int) -> Enco
         ArtifactError: what was encoded does not hold the rows that went in.
     """
     table = _table(rows, row_format)
-    sink = pa.BufferOutputStream()
+    # A stream that grows took 21 ms for 38 MB where this took 15, and up to twice the memory.
+    whole = pa.allocate_buffer(table.nbytes + _ROOM + _GROUP_ROOM * (1 + len(rows) // row_group_rows))
+    sink = pa.FixedSizeBufferWriter(whole)
     with pq.ParquetWriter(
         sink,
         table.schema,
@@ -69,7 +74,7 @@ def encode_shard(rows: Rows, row_format: RowFormat, row_group_rows: int) -> Enco
         write_page_checksum=True,
     ) as writer:
         writer.write_table(table, row_group_size=row_group_rows)
-    buffer = sink.getvalue()
+    buffer = whole.slice(0, sink.tell())
     footer = pq.ParquetFile(pa.BufferReader(buffer)).metadata
     groups = [footer.row_group(i).num_rows for i in range(footer.num_row_groups)]
     if sum(groups) != len(rows):
