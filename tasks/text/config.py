@@ -32,7 +32,7 @@ class TextConfig(Settings):
     set, the date stands in the path of each file, as 2026-11-20, 20261120 or 2026/11/20. Documents of one file are read
     day by day (within blocks of 64 MiB), and packing begins anew with each day."""
     deduplicate: bool = False
-    """Leave out documents whose text was there before. Takes about 120 bytes of memory per document. Which of several
+    """Leave out documents whose text was there before. Takes about 100 bytes of memory per document. Which of several
     copies is kept depends on all that is read before it, so a change of the corpus may then change other files' segments.
     """
     context_length: int = Field(256, ge=2)

