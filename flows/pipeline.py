@@ -135,9 +135,12 @@ def _ingest(config: PipelineConfig, at: Addresses, listener: Listener) -> None:
 
 
 def _train(config: PipelineConfig, at: Addresses, listener: Listener) -> None:
+    from tasks.harvest.hygiene import warn
     from tasks.train.on_ray import train
 
-    train(config, at.activations, at.sae, listener)
+    if read_manifest(at.sae) is None:
+        warn(at.activations, config.hook)
+    train(config, at.activations, at.sae, listener, at.tokens)
 
 
 def _score(config: PipelineConfig, at: Addresses, listener: Listener) -> None:

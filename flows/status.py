@@ -8,8 +8,7 @@ from flows.pipeline import Stage, stages
 from tasks.addresses import Addresses, addresses
 from tasks.artifacts import read_manifest
 from tasks.config import PipelineConfig
-from tasks.harvest.commit import committed
-from tasks.harvest.shards import planned_shards
+from tasks.harvest.shards import committed, planned_shards
 from tasks.store.objects import ObjectStore, open_store
 
 

@@ -17,7 +17,7 @@ from tasks.artifacts import read_json, to_json
 from tasks.errors import ArtifactError
 from tasks.harvest.shards import Shard, row_order
 from tasks.harvest.statistics import Sums
-from tasks.store.objects import ObjectStore, open_store
+from tasks.store.objects import ObjectStore
 from tasks.store.schema import FORMAT_VERSION, RowFormat
 from tasks.store.writer import Rows, encode_shard
 
@@ -54,11 +54,6 @@ def commit_shard(
     }
     if not store.put_if_absent(shard.commit_key, to_json(record)):
         _give_way(store, shard, objects)
-
-
-def committed(uri: str) -> set[str]:
-    """Keys of the commit records that are there, from one listing."""
-    return {info.key for info in open_store(uri).list("commits/")}
 
 
 def hook_entries(uri: str, shards: Sequence[Shard], dtype: str) -> dict[str, dict[str, Any]]:

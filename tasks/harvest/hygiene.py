@@ -1,8 +1,13 @@
 """What a hook's recorded statistics foretell of training on it, in sentences for whoever is about to start that."""
 
+import logging
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from tasks.store.reader import Split
+
+logger = logging.getLogger(__name__)
 
 Json = Mapping[str, Any]
 
@@ -15,6 +20,16 @@ _SINK_MULTIPLE = 3.0
 _RMS_MULTIPLE = 1.5
 _STORAGE_ERROR = 0.01
 _OUTLIER_SHARE = 0.05
+
+
+def warn(uri: str, hook: str) -> None:
+    """Log what speaks against training on a hook of stored activations.
+
+    Raises:
+        ArtifactError: the directory is unfinished, or has no such hook.
+    """
+    for warning in warnings_for(Split(uri, hook, "train").entry):
+        logger.warning("%s: %s", hook, warning)
 
 
 def warnings_for(entry: Mapping[str, Any]) -> list[str]:

@@ -9,9 +9,9 @@ import numpy.typing as npt
 from tasks.artifacts import identity, read_manifest, to_json, write_manifest
 from tasks.config import PipelineConfig
 from tasks.errors import InputError
-from tasks.harvest.commit import HookRows, commit_shard, committed, hook_entries, manifest
+from tasks.harvest.commit import HookRows, commit_shard, hook_entries, manifest
 from tasks.harvest.config import ActivationsConfig
-from tasks.harvest.shards import Shard
+from tasks.harvest.shards import Shard, committed
 from tasks.harvest.sources import Float32s, Source, open_source
 from tasks.harvest.statistics import norms, squared_errors, sum_rows
 from tasks.progress import Listener, Progress

@@ -8,10 +8,10 @@ from typing import Any
 from tasks.artifacts import identity, read_manifest, relative, require_manifest, to_json, write_manifest
 from tasks.config import PipelineConfig
 from tasks.errors import InputError
-from tasks.harvest.commit import committed, hook_entries, manifest
+from tasks.harvest.commit import hook_entries, manifest
 from tasks.harvest.pool.actor import Job
 from tasks.harvest.pool.on_ray import Pool
-from tasks.harvest.shards import planned_shards
+from tasks.harvest.shards import committed, planned_shards
 from tasks.lm.hooks import hook_width
 from tasks.lm.load import load_skeleton
 from tasks.on_ray import cluster_gpus, connect

@@ -13,6 +13,7 @@ import numpy as np
 
 from tasks.artifacts import require_manifest
 from tasks.store.files import read_hashes
+from tasks.store.objects import open_store
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,11 @@ def plan_shards(
         for split in ("eval", "train")
         for start, stop in _cuts(first[split], segments[split], size)
     ]
+
+
+def committed(uri: str) -> set[str]:
+    """Keys of the commit records that are there, from one listing."""
+    return {info.key for info in open_store(uri).list("commits/")}
 
 
 def row_order(recipe: str, shard: Shard, rows: int) -> "np.ndarray[Any, np.dtype[np.int64]]":

@@ -54,6 +54,8 @@ class Inputs:
     sae: Json
     """config.json of saes/."""
     summary: Json
+    shuffle: Json | None
+    """How well the training batches were mixed, where it was measured."""
     runs: dict[str, Json]
     """Stage name -> run.json; empty where the stage left none."""
     curve: pa.Table
@@ -90,6 +92,7 @@ def read_inputs(tokens: str | None, activations: str, sae: str, scores: str) -> 
         activations=manifests["activations"],
         sae=_require_json(sae, "config.json"),
         summary=_require_json(scores, "summary.json"),
+        shuffle=read_json(sae, "shuffle.json"),
         runs={stage: read_json(uri, "run.json") or {} for stage, uri in present.items()},
         curve=read_table(sae, "curve.parquet", CURVE_COLUMNS),
         latents=_sorted_latents(scores),

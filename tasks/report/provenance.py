@@ -15,6 +15,7 @@ Rows = list[tuple[str, str, str]]
 
 MASKS = {
     "first_position": ("First position of each sequence", "an attention sink, whose norm is many times the others'"),
+    "padding": ("Padding", "fills sequences, and stands for no text"),
     "special": ("Special tokens", "separators, BOS and EOS carry no text"),
     "norm_outlier": ("Norm outliers", "beyond harvest.max_norm_multiple times the median norm"),
 }
@@ -75,12 +76,32 @@ def norm_rows(hook: Json, summary: Json) -> Rows:
             "the larger, the more an SAE gains from centring",
         ),
         ("Variance", statistics.get("variance"), "mean of ‖x \N{MINUS SIGN} mean‖², summed over features"),
+        ("Lost in storage", statistics.get("storage_error"), "share of the variance, by rounding to the stored precision"),
         ("FVU, all rows", summary.get("fvu"), ""),
         ("FVU without high-norm rows", summary.get("fvu_without_high_norm"), "few rows can carry much of the variance"),
     ]
     rows = [(name, number(value), remark) for name, value, remark in found if value is not None]
     if summary.get("high_norm_fraction") is not None:
         rows.append(("High-norm rows", percent(summary["high_norm_fraction"]), "share of the scored rows"))
+    return rows
+
+
+def mixing_rows(shuffle: Json | None) -> Rows:
+    """How well training batches were mixed."""
+    if shuffle is None or shuffle.get("ratio") is None:
+        return []
+    source = shuffle["source"]
+    near = shuffle["batch_autocorrelation"][0]
+    rows = [
+        (
+            f"Pairs of rows in a batch from one {source}",
+            percent(shuffle["collision_rate"]),
+            f"{percent(shuffle['ideal'])} in a uniform shuffle, a ratio of {number(shuffle['ratio'])}",
+        )
+    ]
+    if near is not None:
+        remark = "0 in a uniform shuffle"
+        rows.append((f"Autocorrelation of {source}s between neighbouring batches", number(near), remark))
     return rows
 
 

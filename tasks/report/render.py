@@ -105,6 +105,7 @@ def _page(config: PipelineConfig, inputs: Inputs, charts: dict[str, Any]) -> byt
         packing=provenance.packing(inputs.tokens),
         masks=provenance.mask_rows(hook),
         norms=provenance.norm_rows(hook, inputs.summary),
+        mixing=provenance.mixing_rows(inputs.shuffle),
         times=provenance.time_rows(inputs),
         settings=provenance.settings_yaml(config),
         addresses=inputs.addresses,

@@ -52,6 +52,7 @@ class Split:
             raise ArtifactError(f"{uri} has no hook {hook!r}; it has {', '.join(sorted(hooks))}.")
         entry = hooks[hook]
         self.uri = uri
+        self.entry: dict[str, Any] = entry
         self.d_in: int = entry["d_in"]
         self.dtype: str = entry["dtype"]
         self.statistics: dict[str, Any] = entry["statistics"]["train"]

@@ -24,6 +24,7 @@ from tasks.store.objects import open_store, s3_filesystem
 from tasks.train.curve import CurveRow
 from tasks.train.distributed import TorchExchange
 from tasks.train.loop import Run, ignore
+from tasks.train.mixing import tell_mixing
 from tasks.train.state import checkpoint_name, run_to_files
 from tasks.train.worker import CHECKPOINTS, Worker
 
@@ -32,10 +33,11 @@ _POLL_S = 0.5
 _TELL_S = 1.0
 
 
-def train(config: PipelineConfig, activations: str, out: str, listener: Listener) -> None:
+def train(config: PipelineConfig, activations: str, out: str, listener: Listener, tokens: str | None = None) -> None:
     """Train the SAE of ``config`` on ``activations`` and write it below ``out``; nothing happens where it is finished.
 
-    A run that was killed goes on from its newest checkpoint below ``out``.
+    A run that was killed goes on from its newest checkpoint below ``out``. ``tokens``, where there are any, tell which
+    document each row is from, so that it can be said how well batches are mixed.
 
     Raises:
         InputError: the cluster is too small, settings disagree with the activations, or the loss is not finite.
@@ -47,6 +49,7 @@ def train(config: PipelineConfig, activations: str, out: str, listener: Listener
     started = time.perf_counter()
     connect(config.ray)
     _check_room(config)
+    tell_mixing(config, activations, tokens, out)
     _drop_unusable_snapshot(out)
     finished = _supervise(config, activations, out, listener)
     timing = {"seconds": time.perf_counter() - started, "workers": config.train.workers} | finished.pop("timing")

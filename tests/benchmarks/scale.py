@@ -23,8 +23,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.artifacts import relative, to_json, write_manifest
-from tasks.harvest.commit import committed, hook_entries, manifest
-from tasks.harvest.shards import Shard, planned_shards
+from tasks.harvest.commit import hook_entries, manifest
+from tasks.harvest.shards import Shard, committed, planned_shards
 from tasks.harvest.statistics import norms, sum_rows, with_positions
 from tasks.store.lanes import LaneReader
 from tasks.store.objects import LocalStore, ObjectStore, open_store, s3_filesystem

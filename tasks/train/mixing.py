@@ -1,0 +1,47 @@
+"""How well the batches of a run are mixed, measured before it begins and kept beside its SAE."""
+
+import logging
+
+from tasks.artifacts import to_json
+from tasks.config import PipelineConfig
+from tasks.store.objects import open_store
+from tasks.store.reader import Split
+from tasks.store.shuffle import shuffle_quality
+
+logger = logging.getLogger(__name__)
+
+SHUFFLE = "shuffle.json"
+# The measure reads where every row came from and holds 8 bytes for each; more than these would take minutes.
+MOST_ROWS = 20_000_000
+
+
+def tell_mixing(config: PipelineConfig, activations: str, tokens: str | None, out: str) -> None:
+    """Measure the first batches that the run will see, say the result in the log, and write it below ``out``.
+
+    Args:
+        config: its training batches, lanes and seed.
+        activations: what is trained on.
+        tokens: the tokens that were harvested; without them, sequences stand for documents.
+        out: the SAE's directory.
+
+    Raises:
+        ArtifactError: the activations are unfinished or damaged.
+        InputError: there are fewer rows than lanes.
+    """
+    if Split(activations, config.hook, "train").rows > MOST_ROWS:
+        logger.info("shuffle: not measured on more than %s rows", f"{MOST_ROWS:,}")
+        return
+    settings = config.train
+    found = shuffle_quality(
+        activations,
+        config.hook,
+        batch_rows=settings.batch_tokens,
+        lanes=settings.lanes,
+        seed=settings.seed,
+        tokens=tokens,
+    )
+    open_store(out).put(SHUFFLE, to_json(found.to_json()))
+    if not found.ideal:
+        return
+    line = "shuffle: two rows of a batch are from one %s %.3f times as often as in a uniform shuffle (standard error %.3f)"
+    logger.info(line, found.source, found.ratio, found.ratio_error)
