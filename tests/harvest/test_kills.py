@@ -14,7 +14,7 @@ from tasks.harvest.on_ray import harvest
 from tasks.progress import silent
 from tasks.store.objects import ObjectStore, open_store
 from tests.conftest import s3_server
-from tests.harvest.conftest import Harvested, tiny_config
+from tests.harvest.conftest import Harvested, places, tiny_config
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -31,7 +31,7 @@ def harvesters() -> list[psutil.Process]:
     titled = []
     for process in psutil.Process().children(recursive=True):
         try:
-            if "_Harvester" in " ".join(process.cmdline()):
+            if "Harvester" in " ".join(process.cmdline()):
                 titled.append(process)
         except psutil.NoSuchProcess:
             continue
@@ -48,8 +48,8 @@ def until(ready: Callable[[], bool], seconds: float = 60) -> None:
 def test_an_actor_killed_while_it_harvests_is_replaced(harvested: Harvested, tmp_path: Path) -> None:
     before = {process.pid for process in harvesters()}
     config = tiny_config(harvested.config.model.name, str(tmp_path))
-    out = f"{tmp_path}/activations/{Path(harvested.out).name}"
-    store = open_store(out)
+    shards, out = places(str(tmp_path))
+    store = open_store(shards)
 
     def kill() -> tuple[int, int]:
         until(lambda: bool({process.pid for process in harvesters()} - before))
@@ -60,11 +60,11 @@ def test_an_actor_killed_while_it_harvests_is_replaced(harvested: Harvested, tmp
 
     with ThreadPoolExecutor(1) as pool:
         killed = pool.submit(kill)
-        harvest(config, harvested.tokens, out, silent)
+        harvest(config, harvested.tokens, shards, out, silent)
     pid, committed = killed.result()
     assert committed < SHARDS, "killed too late to show anything"
     assert not psutil.pid_exists(pid)
-    assert store.get("manifest.json") == open_store(harvested.out).get("manifest.json")
+    assert open_store(out).get("manifest.json") == open_store(harvested.out).get("manifest.json")
 
 
 @pytest.mark.s3
@@ -73,8 +73,8 @@ def test_a_harvest_outlasts_an_s3_server_that_is_killed_and_restarted(
 ) -> None:
     config = tiny_config(harvested.config.model.name, f"{s3}/killed")
     tokens = tokens_directory(config.storage)
-    out = f"{config.storage}/activations/{Path(harvested.out).name}"
-    store = open_store(out)
+    shards, out = places(config.storage)
+    store = open_store(shards)
 
     def interrupt() -> float:
         until(lambda: commits(store) >= 1)
@@ -87,7 +87,7 @@ def test_a_harvest_outlasts_an_s3_server_that_is_killed_and_restarted(
 
     with ThreadPoolExecutor(1) as pool:
         interrupted = pool.submit(interrupt)
-        harvest(config, tokens, out, silent)
+        harvest(config, tokens, shards, out, silent)
         ended = time.monotonic()
     assert ended > interrupted.result(), "interrupted too late to show anything"
-    assert store.get("manifest.json") == open_store(harvested.out).get("manifest.json")
+    assert open_store(out).get("manifest.json") == open_store(harvested.out).get("manifest.json")

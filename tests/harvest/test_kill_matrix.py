@@ -1,0 +1,210 @@
+"""A real `saemill harvest` killed with SIGKILL everywhere: by itself or given again, it ends as an undisturbed one does."""
+
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.harvest.commands import Command, kill_tree, until, write_config
+from tests.harvest.kill_points import IN_ACTOR, IN_DRIVER
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+
+KILLED = -signal.SIGKILL
+
+
+@pytest.fixture(scope="module")
+def config_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_config(tmp_path_factory.mktemp("killed"))
+
+
+@pytest.fixture(scope="module")
+def on_cluster(ray_cluster: None) -> dict[str, object]:
+    """Settings with which a command joins the tests' cluster, whose start it so need not wait for."""
+    import ray
+
+    return {"ray.address": ray.get_runtime_context().gcs_address, "harvest.actors": 1}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(config_path: Path, on_cluster: dict[str, object], tmp_path_factory: pytest.TempPathFactory) -> Command:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    command = Command(config_path, str(folder / "runs"), folder, {**on_cluster, "harvest.actors": 2})
+    assert command.run() == 0, command.said()
+    command.require_exactly_once(command.manifest())
+    assert len(command.computed()) == len(command.commits())
+    return command
+
+
+@pytest.fixture
+def command(config_path: Path, on_cluster: dict[str, object], undisturbed: Command, tmp_path: Path) -> Command:
+    return Command(config_path, str(tmp_path / "runs"), tmp_path, dict(on_cluster))
+
+
+def finish(command: Command, undisturbed: Command) -> None:
+    """Give the same command again: it ends well, and leaves alone what was committed."""
+    before = command.commits()
+    assert command.run() == 0, command.said()
+    after = command.commits()
+    assert {key: after[key] for key in before} == before, "a commit record was written twice"
+    command.require_exactly_once(undisturbed.manifest())
+
+
+def committed(command: Command, shards: int) -> Callable[[], bool]:
+    return lambda: len(command.commits()) >= shards
+
+
+def test_an_actor_killed_at_each_point_of_a_shard_is_replaced_and_the_command_ends_by_itself(
+    command: Command, undisturbed: Command
+) -> None:
+    for point in IN_ACTOR:
+        command.arm(point)
+    assert command.run() == 0, command.said()
+    assert {point: command.struck(point) for point in IN_ACTOR} == dict.fromkeys(IN_ACTOR, 1)
+    command.require_exactly_once(undisturbed.manifest())
+
+
+@pytest.mark.s3
+def test_an_actor_killed_in_the_midst_of_a_put_on_s3_leaves_no_half_object(
+    command: Command, undisturbed: Command, s3: str
+) -> None:
+    command.storage = f"{s3}/killed-in-put"
+    for point in ("upload", "commit", "committed"):
+        command.arm(point)
+    assert command.run() == 0, command.said()
+    assert [command.struck(point) for point in ("upload", "commit", "committed")] == [1, 1, 1]
+    command.require_exactly_once(undisturbed.manifest())
+
+
+def test_the_command_killed_before_each_manifest_has_nothing_to_compute_again(
+    command: Command, undisturbed: Command
+) -> None:
+    for point in IN_DRIVER:
+        command.arm(point)
+        assert command.run() == KILLED
+        assert command.struck(point) == 1
+    assert len(command.commits()) == len(undisturbed.commits()) == len(command.computed())
+    finish(command, undisturbed)
+    assert len(command.computed()) == len(undisturbed.commits())
+
+
+def test_the_command_killed_while_its_actors_work_goes_on_when_given_again(command: Command, undisturbed: Command) -> None:
+    process = command.start()
+    until(committed(command, 2), "two shards")
+    process.kill()
+    assert process.wait() == KILLED
+    assert command.out.head("manifest.json") is None, "killed too late to show anything"
+    finish(command, undisturbed)
+
+
+def test_the_whole_tree_killed_with_its_own_cluster_goes_on_when_given_again(command: Command, undisturbed: Command) -> None:
+    command.settings = {"ray.num_cpus": 2, "harvest.actors": 1}
+    process = command.start()
+    until(committed(command, 2), "two shards")
+    kill_tree(process)
+    assert command.out.head("manifest.json") is None, "killed too late to show anything"
+    finish(command, undisturbed)
+
+
+def test_sigterm_ends_the_command_within_seconds_and_keeps_what_is_committed(command: Command, undisturbed: Command) -> None:
+    process = command.start()
+    until(committed(command, 2), "two shards")
+    process.terminate()
+    told = time.monotonic()
+    assert process.wait(60) == 128 + signal.SIGTERM
+    assert time.monotonic() - told < 20  # it waits 5 s at most for what is being stored; the rest is a busy machine's
+    assert "Stopped. The same command goes on from here" in command.said()
+    assert command.out.head("manifest.json") is None, "stopped too late to show anything"
+    finish(command, undisturbed)
+
+
+def test_two_commands_racing_on_one_recipe_both_end_with_the_one_manifest(command: Command, undisturbed: Command) -> None:
+    processes = [command.start(), command.start()]
+    try:
+        assert [process.wait(300) for process in processes] == [0, 0], command.said()
+    finally:
+        for process in processes:
+            kill_tree(process)
+    command.require_exactly_once(undisturbed.manifest())
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 8 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(folder)], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"this user may not mount file systems: {mounted.stderr}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_disk_that_fills_up_ends_the_command_in_a_sentence_and_loses_nothing(
+    command: Command, undisturbed: Command, small_disk: Path
+) -> None:
+    command.storage = str(small_disk / "runs")
+    process = command.start()
+    until(committed(command, 2), "two shards")
+    filler = fill(small_disk)
+    assert process.wait(60) == 2, command.said()
+    said = command.said()
+    assert "saemill: There is no room for" in said
+    assert "make room there and give the same command again" in said
+    assert "Traceback" not in said
+    assert command.out.head("manifest.json") is None, "filled too late to show anything"
+    filler.unlink()
+    finish(command, undisturbed)
+
+
+def fill(folder: Path) -> Path:
+    """Write until nothing more fits."""
+    filler = folder / "filler"
+    with open(filler, "wb", buffering=0) as file:
+        size = 2**20
+        while size:
+            try:
+                file.write(bytes(size))
+            except OSError:
+                size //= 2
+    return filler
+
+
+def test_a_shard_that_fails_is_given_up_by_name_after_all_others_are_stored(command: Command, undisturbed: Command) -> None:
+    shard = cursed(command, undisturbed, "fault")
+    assert command.run() == 1
+    [sentence] = [line for line in command.said().splitlines() if line.startswith("saemill: ")]
+    assert f"1 of {len(undisturbed.commits())} shards were given up; all others are stored" in sentence
+    assert f"{shard} failed 3 times, at last with: this shard's numbers do not add up" in sentence
+    assert len(command.commits()) == len(undisturbed.commits()) - 1
+    (command.folder / "fault").unlink()
+    finish(command, undisturbed)
+
+
+def test_a_shard_that_kills_every_actor_is_given_up_and_no_other_is(command: Command, undisturbed: Command) -> None:
+    command.settings["harvest.max_attempts"] = 1
+    shard = cursed(command, undisturbed, "poison")
+    assert command.run() == 1
+    assert f"{shard} killed its actor 3 times" in command.said()
+    assert len(command.commits()) == len(undisturbed.commits()) - 1
+    (command.folder / "poison").unlink()
+    finish(command, undisturbed)
+
+
+def cursed(command: Command, undisturbed: Command, curse: str) -> str:
+    """One of the shards, which will fail from now on."""
+    name = sorted(undisturbed.commits())[len(undisturbed.commits()) // 2].removeprefix("commits/").removesuffix(".json")
+    (command.folder / curse).write_text(name)
+    return name
+
+
+def test_no_process_of_a_harvest_outlives_its_command() -> None:
+    titled = [p for p in psutil.Process().children(recursive=True) if "Harvester" in " ".join(p.cmdline())]
+    _, alive = psutil.wait_procs(titled, timeout=20)
+    assert alive == []

@@ -1,0 +1,216 @@
+"""The rules of trying again, the three stages of a harvester, and a cluster whose nodes go and come."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.errors import SaemillError
+from tasks.harvest.pool import actor
+from tasks.harvest.pool.actor import IN_FLIGHT, Harvester, Job
+from tasks.harvest.pool.tries import Tries
+from tasks.harvest.shards import Shard, planned_shards
+from tests.conftest import ROOT
+from tests.harvest.conftest import places, tiny_config
+from tests.harvest.kill_points import environment
+
+WAIT_S = 30
+
+
+def shards(n: int) -> list[Shard]:
+    return [Shard("train", f"{i:016x}", i, 1) for i in range(n)]
+
+
+def taken(tries: Tries, *, idle: bool = True) -> Shard:
+    shard = tries.next(idle=idle)
+    assert shard is not None
+    return shard
+
+
+def test_every_shard_is_begun_once_and_evals_come_first() -> None:
+    held_out = Shard("eval", "f" * 16, 9, 1)
+    tries = Tries([held_out, *shards(5)], max_attempts=3)
+    begun = [taken(tries) for _ in range(6)]
+    assert begun[0] == held_out
+    assert set(begun[1:]) == set(shards(5))
+    assert tries.next(idle=True) is None
+
+
+def test_a_shard_that_raises_is_given_up_after_max_attempts_and_the_others_go_on() -> None:
+    tries = Tries(shards(2), max_attempts=2)
+    bad, good = taken(tries), taken(tries)
+    tries.failed(bad, "no")
+    tries.done(good)
+    assert tries.left == 1
+    tries.failed(taken(tries), "still no")
+    assert tries.left == 0
+    with pytest.raises(
+        SaemillError, match=rf"1 of 2 shards were given up.*{bad.name} failed 2 times, at last with: still no"
+    ):
+        tries.raise_if_given_up()
+
+
+def test_after_a_death_its_shards_wait_for_the_end_and_for_an_idle_actor() -> None:
+    tries = Tries(shards(4), max_attempts=1)
+    beside, suspect = taken(tries), taken(tries)
+    tries.died([beside, suspect], "gone")
+    others = {taken(tries, idle=False), taken(tries, idle=False)}
+    assert others == set(shards(4)) - {beside, suspect}
+    assert tries.next(idle=False) is None
+    assert taken(tries) == beside
+    assert tries.suspected(beside)
+    assert tries.attempt(beside) == 2
+
+
+def test_deaths_in_company_never_give_a_shard_up() -> None:
+    tries = Tries(shards(2), max_attempts=1)
+    for _ in range(100):
+        tries.died([taken(tries), taken(tries)], "the node went")
+    assert tries.left == 2
+
+
+def test_a_shard_that_kills_each_actor_alone_is_given_up() -> None:
+    tries = Tries(shards(1), max_attempts=2)
+    deaths = 0
+    while tries.left:
+        tries.died([taken(tries)], "killed")
+        deaths += 1
+    assert deaths == 1 + 3 * 2  # the first death makes it a suspect
+    with pytest.raises(SaemillError, match="killed its actor 6 times"):
+        tries.raise_if_given_up()
+
+
+def test_many_given_up_are_counted_and_only_some_named() -> None:
+    tries = Tries(shards(8), max_attempts=1)
+    for _ in range(8):
+        tries.failed(taken(tries), "no")
+    with pytest.raises(SaemillError, match=r"8 of 8 shards were given up.*and 3 more. Mend the cause"):
+        tries.raise_if_given_up()
+
+
+@pytest.fixture
+def harvester(tiny_llama: str, tokens_directory: Callable[[str], str], tmp_path: Path) -> tuple[Harvester, list[Shard]]:
+    config = tiny_config(tiny_llama, str(tmp_path))
+    tokens = tokens_directory(str(tmp_path))
+    job = Job(config, config.model, tokens, places(str(tmp_path))[0], [0], gpus=0)
+    return Harvester(job), planned_shards(tokens, config.harvest.shard_tokens)
+
+
+class Gates:
+    """Wraps the stages of a harvester: events say which has begun, and each may be held up."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.begun: list[str] = []
+        self._changed = threading.Condition()
+        self.hold: dict[str, threading.Event] = {}
+        for stage, name in (("read", "read_sequences"), ("forward", "forward"), ("write", "commit_shard")):
+            monkeypatch.setattr(actor, name, self._gated(stage, getattr(actor, name)))
+
+    def _gated(self, stage: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def gated(*arguments: Any, **named: Any) -> Any:
+            with self._changed:
+                self.begun.append(stage)
+                self._changed.notify_all()
+            if stage in self.hold:
+                assert self.hold[stage].wait(WAIT_S)
+            return real(*arguments, **named)
+
+        return gated
+
+    def wait_for(self, stage: str, times: int) -> None:
+        with self._changed:
+            assert self._changed.wait_for(lambda: self.begun.count(stage) >= times, WAIT_S), (stage, times, self.begun)
+
+
+def test_the_next_shard_is_in_the_model_while_one_is_written_and_one_is_read(
+    harvester: tuple[Harvester, list[Shard]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, todo = harvester
+    gates = Gates(monkeypatch)
+    gates.hold = {"write": threading.Event()}
+    with ThreadPoolExecutor(len(todo)) as pool:
+        done = [pool.submit(worker.harvest, shard, 1) for shard in todo]
+        # While the first write is held up, the second shard goes through the model, and the third's tokens are read.
+        gates.wait_for("write", 1)
+        gates.wait_for("forward", 2)
+        gates.wait_for("read", 3)
+        at_most = [gates.begun.count(stage) for stage in ("write", "forward", "read")]
+        gates.hold["write"].set()
+        assert all(future.result(WAIT_S) for future in done)
+    # One is written, one waits behind the model, one before it: nothing piles up, whatever is in flight.
+    assert at_most == [1, 2, 3]
+    assert IN_FLIGHT == 3
+
+
+def test_a_shard_committed_by_whomever_is_not_computed_again(
+    harvester: tuple[Harvester, list[Shard]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, todo = harvester
+    gates = Gates(monkeypatch)
+    assert worker.harvest(todo[0], 1) is True
+    assert worker.harvest(todo[0], 2) is False
+    assert gates.begun == ["read", "forward", "write"]
+
+
+def test_a_stopped_harvester_stores_what_is_through_the_model_and_ends_the_rest(
+    harvester: tuple[Harvester, list[Shard]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, todo = harvester
+    gates = Gates(monkeypatch)
+    gates.hold = {"write": threading.Event(), "read": threading.Event()}
+    gates.hold["read"].set()
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(worker.harvest, todo[0], 1)
+        gates.wait_for("write", 1)
+        worker.stop()
+        second = pool.submit(worker.harvest, todo[1], 1)
+        with pytest.raises(SaemillError, match="being stopped"):
+            second.result(WAIT_S)
+        gates.hold["write"].set()
+        assert first.result(WAIT_S) is True
+    assert worker.progress() == {}
+
+
+def test_progress_counts_the_tokens_of_shards_at_work_only(
+    harvester: tuple[Harvester, list[Shard]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, todo = harvester
+    gates = Gates(monkeypatch)
+    gates.hold = {"write": threading.Event()}
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(worker.harvest, todo[0], 1)
+        gates.wait_for("write", 1)
+        assert worker.progress() == {todo[0].name: todo[0].n_sequences * 8}
+        gates.hold["write"].set()
+        done.result(WAIT_S)
+    assert worker.progress() == {}
+
+
+@pytest.mark.ray
+def test_a_harvest_shrinks_and_grows_with_the_clusters_nodes(
+    tiny_llama: str, tokens_directory: Callable[[str], str], tmp_path: Path
+) -> None:
+    """In a process of its own, which must not disturb the tests' cluster."""
+
+    (tmp_path / "points").mkdir()
+    tokens_directory(str(tmp_path))
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.harvest.nodes", tiny_llama, str(tmp_path)],
+        cwd=ROOT,
+        env={**os.environ, **environment(tmp_path / "points"), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["findings"] == []
+    assert found["recomputed"] == []
+    assert len(found["nodes"]) == 3, "each node, the one that went and the one that came, has had its part"

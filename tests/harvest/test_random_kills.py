@@ -1,0 +1,47 @@
+"""Kills at random moments; tests/benchmarks/kills.py survives as many as it is told to."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.harvest.commands import Command, write_config
+from tests.harvest.random_kills import survive
+
+KILLS = int(os.environ.get("SAEMILL_KILLS", "12"))
+FORKED_KILLS = int(os.environ.get("SAEMILL_FORKED_KILLS", "100"))
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_harvest_by_actors_survives_kills_at_random_moments(tmp_path: Path) -> None:
+    import ray
+
+    settings = {"ray.address": ray.get_runtime_context().gcs_address, "harvest.actors": 2}
+    (tmp_path / "undisturbed").mkdir()
+    config_path = write_config(tmp_path, characters=20_000)
+    undisturbed = Command(config_path, str(tmp_path / "undisturbed/runs"), tmp_path / "undisturbed", settings)
+    assert undisturbed.run() == 0, undisturbed.said()
+    survived = survive(undisturbed, tmp_path, settings, KILLS, seed=0)
+    assert survived.kills.total() == KILLS
+
+
+def test_a_harvest_in_one_process_survives_hundreds_of_kills(
+    tiny_llama: str, tokens_directory: Callable[[str], str], tmp_path: Path
+) -> None:
+    tokens_directory(str(tmp_path))
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.harvest.forked_kills", tiny_llama, str(tmp_path), str(FORKED_KILLS), "0"],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},  # OpenMP's threads do not survive a fork
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout.splitlines()[-1])["kills"] >= FORKED_KILLS
