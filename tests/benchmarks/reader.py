@@ -61,7 +61,7 @@ def main() -> None:
     where = environment()
     make_venv(options.venv)
     startup: list[float] = []
-    cpu: dict[str, list[float]] = {name: [] for name in ("later", "first", "s3")}
+    cpu: dict[str, list[float]] = {name: [] for name in ("later", "first", "s3", "ray", "ray shuffled")}
     with tempfile.TemporaryDirectory() as folder, s3_server(Path(folder)) as variables:
         os.environ.update(variables)
         local, remote = _stores(folder, size)
@@ -72,8 +72,8 @@ def main() -> None:
             DISK[0]: lambda: _alone(lambda: _lanes(local, cpu["later"], epochs=3)),
             DISK[1]: lambda: _alone(lambda: _lanes(_touched(local), cpu["first"])),
             DISK[2]: lambda: _alone(lambda: raw_files(local)),
-            DISK[3]: lambda: ray_data(local, size.ray_repeats, startup, None),
-            DISK[4]: lambda: ray_data(local, size.ray_repeats, startup, BUFFER_ROWS),
+            DISK[3]: lambda: ray_data(local, size.ray_repeats, startup, cpu["ray"], None),
+            DISK[4]: lambda: ray_data(local, size.ray_repeats, startup, cpu["ray shuffled"], BUFFER_ROWS),
             DISK[5]: lambda: saelens(folder, options.venv, n_rows),
             S3[0]: lambda: _lanes(remote, cpu["s3"], epochs=2),
             S3[1]: lambda: raw_gets(remote, 1),
@@ -101,6 +101,8 @@ def _checks(found: dict[str, list[float]], cpu: dict[str, list[float]], startup:
         "reader_gb_per_cpu_second": statistics.median(cpu["later"]),
         "reader_first_epoch_gb_per_cpu_second": statistics.median(cpu["first"]),
         "reader_vs_ray_data": ratio(found[DISK[0]], found[DISK[3]]),
+        "reader_vs_ray_data_per_cpu_second": ratio(cpu["later"], cpu["ray"]),
+        "reader_vs_ray_data_shuffled_per_cpu_second": ratio(cpu["later"], cpu["ray shuffled"]),
         "reader_vs_saelens": ratio(found[DISK[0]], found[DISK[5]]),
         "reader_s3_vs_raw": ratio(found[S3[0]], found[S3[1]]),
         "reader_s3_vs_raw_four_at_a_time": ratio(found[S3[0]], found[S3[2]]),

@@ -1,5 +1,6 @@
 """Whom ``reader.py`` measures the reader against: raw reads and GETs without structure, Ray Data, SAELens' cached store."""
 
+import contextlib
 import logging
 import os
 import subprocess
@@ -8,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pyarrow.parquet as pq
 
 from tasks.store.files import open_file
@@ -73,8 +75,11 @@ def _links(uri: str, repeats: int) -> list[str]:
     return files
 
 
-def ray_data(uri: str, repeats: int, startup: list[float], shuffle_rows: int | None) -> float:
-    """Steady state of ``iter_batches`` over the activation column as Arrow tables, the cheapest form it has."""
+def ray_data(uri: str, repeats: int, startup: list[float], cpu: list[float], shuffle_rows: int | None) -> float:
+    """Steady state of ``iter_batches`` over the activation column as Arrow tables, the cheapest form it has.
+
+    ``cpu`` gets GB per CPU second of all its processes, which other work on the machine disturbs less.
+    """
     import ray
 
     files = _links(uri, repeats)
@@ -89,17 +94,29 @@ def ray_data(uri: str, repeats: int, startup: list[float], shuffle_rows: int | N
     )
     seen, steady = 0, 0
     warm_at: float | None = None
+    warm_cpu = 0.0
     for number, batch in enumerate(batches):
         if number == 0 and shuffle_rows is None:
             startup.append(time.monotonic() - began)
         seen += len(batch)
         if warm_at is None:
-            warm_at = time.monotonic() if seen >= total // WARM_PART else None
+            if seen >= total // WARM_PART:
+                warm_at, warm_cpu = time.monotonic(), _cpu_seconds()
         else:
             steady += len(batch) * D_IN * 2
     assert seen == total, f"Ray Data gave {seen} rows of {total}"
     assert warm_at is not None
+    cpu.append(steady / (_cpu_seconds() - warm_cpu) / 1e9)
     return steady / (time.monotonic() - warm_at) / 1e9
+
+
+def _cpu_seconds() -> float:
+    """Of this process and all below it, ended ones too."""
+    seconds = 0.0
+    for process in (here := psutil.Process(), *here.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            seconds += sum(process.cpu_times()[:4])  # user and system, its own and those of children that ended
+    return seconds
 
 
 def make_saelens(folder: str, venv: Path, rows: int) -> None:
