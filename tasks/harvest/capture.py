@@ -1,8 +1,11 @@
 """One shard of sequences through the model: rows, masks and sums for every hook. No Ray, no storage.
 
-``forward`` needs the model, ``rows`` only a core: a shard's rows can be made while the next shard is in the model. One
-thread, 32,768 tokens of 576 x bfloat16 at one hook: the model 8.6 s, ``rows`` 0.03 s. Memory holds, for each hook, its
-stored rows once from ``forward`` and once from ``rows``, and the model's work on one batch.
+``forward`` needs the model, ``rows`` only a core: a shard's rows can be made while the next shard is in the model. CPU time
+of 32,768 tokens at one hook of 576 x bfloat16 (SmolLM2-135M up to layer 8): the model 9.0 s, ``rows`` 0.03 s. Memory holds
+what ``forward`` stored of all hooks and what ``rows`` made of it, hook by hook, beside the model's work on one batch.
+
+Where batches are cut did not matter: of that model, in bfloat16 and float32 on one thread, 1, 2, 4 and 8 sequences at once
+gave the same bits.
 """
 
 import logging
@@ -19,7 +22,6 @@ from tasks.errors import InputError
 from tasks.harvest.commit import HookRows
 from tasks.harvest.config import HarvestConfig
 from tasks.harvest.masks import kept_tokens
-from tasks.harvest.shards import Shard
 from tasks.harvest.statistics import norms, sum_rows, with_positions
 from tasks.lm.hooks import capture
 from tasks.store.schema import Array, Dtype, RowFormat, storage_dtype, stored_width, to_float32
@@ -99,13 +101,6 @@ class Captured:
                 lost = part.float() - from_stored(stored, dtype).float()
                 self.squared_error[here] = lost.square_().sum(dim=1).cpu().numpy()
             first += len(part)
-
-
-def harvest_shard(
-    subject: Subject, config: HarvestConfig, recipe: str, shard: Shard, token_ids: TokenIds, count: Counter
-) -> dict[str, HookRows]:
-    """All hooks' kept rows of one shard: ``forward``, then ``rows``."""
-    return rows(subject, config, recipe, token_ids, forward(subject, config, token_ids, count))
 
 
 def forward(subject: Subject, config: HarvestConfig, token_ids: TokenIds, count: Counter) -> dict[str, Captured]:
