@@ -37,7 +37,7 @@ class HarvestConfig(Settings):
     batch_sequences: int = Field(8, ge=1)
     """Sequences per forward pass; halved by an actor that runs out of memory."""
     max_attempts: int = Field(3, ge=1)
-    """Tries per shard before the run stops and names the reason."""
+    """Tries per shard before it is given up: the run then ends, after all others, with an error that names it and why."""
 
 
 class ActivationsConfig(Settings):
