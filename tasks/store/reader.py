@@ -17,7 +17,7 @@ from tasks.store.objects import open_store
 from tasks.store.schema import Array, RowFormat, no_rows, storage_dtype, stored_width
 from tasks.store.writer import Rows
 
-_OPEN_SHARDS = 64
+_OPEN_SHARDS = 4096
 
 
 @dataclass(frozen=True, slots=True)
