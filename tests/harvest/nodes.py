@@ -6,7 +6,7 @@ The cluster is Ray's own of several nodes on one machine, each with a raylet and
 import json
 import os
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +31,13 @@ def nodes() -> set[str]:
     return {one["node"] for one in computed()}
 
 
-def come_and_go(cluster: Cluster, slow: Path) -> None:
-    """Take a node away once both have worked, bring another, and let the harvest end when that has worked too."""
+def come_and_go(cluster: Cluster) -> None:
+    """Take a node away once both have worked, bring another, and see it at work too."""
     [_, second] = sorted(cluster.list_all_nodes(), key=lambda node: not node.head)
     until(lambda: len(nodes()) == 2, "two nodes at work")
     cluster.remove_node(second, allow_graceful=False)
     cluster.add_node(num_cpus=1)
     until(lambda: len(nodes()) == 3, "the new node at work")
-    slow.unlink()
 
 
 def main(model: str, folder: str) -> None:
@@ -51,10 +50,13 @@ def main(model: str, folder: str) -> None:
     config = config.model_copy(update={"harvest": config.harvest.model_copy(update={"actors": None, "shard_tokens": 8})})
     shards, out = places(folder)
     [tokens] = Path(folder, "tokens").iterdir()
-    changing = threading.Thread(target=come_and_go, args=(cluster, slow), daemon=True)
-    changing.start()
-    harvest(config, str(tokens), shards, out, silent)
-    changing.join()
+    with ThreadPoolExecutor(1) as thread:  # nodes start in the main thread only: they set signal handlers
+        done = thread.submit(harvest, config, str(tokens), shards, out, silent)
+        try:
+            come_and_go(cluster)
+        finally:
+            slow.unlink(missing_ok=True)
+        done.result()
     committed = {info.key: info.modified for info in open_store(shards).list("commits/")}
     again = [one["shard"] for one in computed() if one["began"] > committed[f"commits/{one['shard']}.json"]]
     print(json.dumps({"findings": [str(f) for f in verify(out, silent).findings], "recomputed": again, "nodes": [*nodes()]}))  # noqa: T201
