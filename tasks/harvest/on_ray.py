@@ -46,7 +46,8 @@ def harvest(config: PipelineConfig, tokens: str, shards: str, out: str, listener
     if pending:
         _require_room(config, shards, sum(shard.n_sequences for shard in pending) * read["context_length"])
         connect(config.ray)
-        job = Job(config, config.model.absolute(), tokens, shards, read["special_token_ids"], _gpus_per_actor(config))
+        special, padding = read["special_token_ids"], read.get("padding_token_id")
+        job = Job(config, config.model.absolute(), tokens, shards, special, _gpus_per_actor(config), padding)
         rate = Pool(job, pending, read["context_length"], listener).run()
     hooks = hook_entries(shards, wanted, config.harvest.dtype)
     _refuse_empty_splits(hooks)

@@ -22,6 +22,12 @@ def special_token_ids(tokenizer: Any) -> list[int]:
     return sorted({*tokenizer.all_special_ids, *added})
 
 
+def padding_token_id(tokenizer: Any) -> int | None:
+    """The id that pads, where it does nothing else: many tokenizers pad with EOS, which may also end a text."""
+    found: int | None = tokenizer.pad_token_id
+    return None if found in (tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.unk_token_id) else found
+
+
 def separator_and_prefix(tokenizer: Any) -> tuple[int | None, int | None]:
     """The token between documents (EOS, else BOS) and the one that the tokenizer itself puts before any text.
 

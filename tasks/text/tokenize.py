@@ -20,7 +20,7 @@ from tasks.text.chat import ChatTemplate
 from tasks.text.config import TextConfig
 from tasks.text.corpus import Corpus, corpus_identity
 from tasks.text.documents import Document
-from tasks.text.encode import encode, separator_and_prefix, special_token_ids
+from tasks.text.encode import encode, padding_token_id, separator_and_prefix, special_token_ids
 from tasks.text.messages import contents
 from tasks.text.pack import Ids, Packer, Split, split_of, text_hash
 from tasks.text.segments import Cuts
@@ -131,6 +131,7 @@ class _Work:
             "separator_token_id": self.separator,
             "prefix_token_id": self.prefix,
             "special_token_ids": special_token_ids(self.tokenizer),
+            "padding_token_id": padding_token_id(self.tokenizer),
             "vocab_size": len(self.tokenizer),
         }
 

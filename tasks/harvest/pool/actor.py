@@ -39,6 +39,7 @@ class Job:
     out: str
     special_token_ids: list[int]
     gpus: float
+    padding_token_id: int | None = None
 
     @property
     def recipe(self) -> str:
@@ -55,7 +56,9 @@ class Harvester:
         model = load_model(job.model, device="cpu")
         prune_after(model, config.harvest.hooks)
         model.to("cuda" if job.gpus else "cpu")
-        self._subject = Subject(model, config.model.label, config.model.revision or "", job.special_token_ids)
+        self._subject = Subject(
+            model, config.model.label, config.model.revision or "", job.special_token_ids, job.padding_token_id
+        )
         self._store = open_store(job.out)
         self._reading, self._forward, self._behind = threading.Lock(), threading.Lock(), threading.Lock()
         self._through: dict[str, int] = {}
@@ -94,6 +97,7 @@ class Harvester:
             captured = forward(self._subject, config, token_ids, lambda tokens: self._count(shard, tokens))
             seconds = time.monotonic() - began
             stages.enter(self._behind)
+            torch.set_num_threads(1)  # behind a forward pass that has all cores but this one's share
             hooks = rows(self._subject, config, self._job.recipe, token_ids, captured)
             commit_shard(self._store, shard, hooks, config.row_group_rows, seconds=seconds, attempt=attempt)
         return True
