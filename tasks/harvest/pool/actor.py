@@ -6,8 +6,10 @@ A shard takes the next stage before it leaves its own, so each stage holds one s
 tokens nor for storage unless these are slower than itself, and memory holds one shard read, one in the model, one behind it.
 """
 
+import functools
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +19,7 @@ from tasks.config import PipelineConfig
 from tasks.errors import SaemillError
 from tasks.harvest.capture import Subject, forward, rows
 from tasks.harvest.commit import commit_shard
+from tasks.harvest.pool.memory import keep_freed_memory
 from tasks.harvest.shards import Shard
 from tasks.lm.config import ModelConfig
 from tasks.lm.hooks import prune_after
@@ -51,14 +54,13 @@ class Harvester:
     """Holds the model up to the last hook; its methods are called from many threads."""
 
     def __init__(self, job: Job) -> None:
+        keep_freed_memory()
         self._job = job
-        config = job.config
-        model = load_model(job.model, device="cpu")
-        prune_after(model, config.harvest.hooks)
-        model.to("cuda" if job.gpus else "cpu")
-        self._subject = Subject(
-            model, config.model.label, config.model.revision or "", job.special_token_ids, job.padding_token_id
-        )
+        # One thread for all that the model does, whoever calls: each thread has helpers of OpenMP and memory of its own,
+        # and OpenMP's helpers stop waiting actively when there are more of them than cores.
+        threads = max(1, int(job.config.harvest.cpus_per_actor))
+        self._model_thread = ThreadPoolExecutor(1, "model", torch.set_num_threads, (threads,))
+        self._subject = self._model_thread.submit(_subject, job).result()
         self._store = open_store(job.out)
         self._reading, self._forward, self._behind = threading.Lock(), threading.Lock(), threading.Lock()
         self._through: dict[str, int] = {}
@@ -92,12 +94,11 @@ class Harvester:
             token_ids = read_sequences(self._job.tokens, shard.first_sequence, shard.n_sequences)
             stages.enter(self._forward)
             began = time.monotonic()
-            # The thread count belongs to the calling thread, and Ray calls from a pool of threads.
-            torch.set_num_threads(max(1, int(config.cpus_per_actor)))
-            captured = forward(self._subject, config, token_ids, lambda tokens: self._count(shard, tokens))
+            count = functools.partial(self._count, shard)
+            captured = self._model_thread.submit(forward, self._subject, config, token_ids, count).result()
             seconds = time.monotonic() - began
             stages.enter(self._behind)
-            torch.set_num_threads(1)  # behind a forward pass that has all cores but this one's share
+            torch.set_num_threads(1)  # of this thread: the forward pass has its own
             hooks = rows(self._subject, config, self._job.recipe, token_ids, captured)
             commit_shard(self._store, shard, hooks, config.row_group_rows, seconds=seconds, attempt=attempt)
         return True
@@ -106,6 +107,14 @@ class Harvester:
         if self._stopping:
             raise SaemillError("The harvest is being stopped.")
         self._through[shard.name] = self._through.get(shard.name, 0) + tokens
+
+
+def _subject(job: Job) -> Subject:
+    config = job.config
+    model = load_model(job.model, device="cpu")
+    prune_after(model, config.harvest.hooks)
+    model.to("cuda" if job.gpus else "cpu")
+    return Subject(model, config.model.label, config.model.revision or "", job.special_token_ids, job.padding_token_id)
 
 
 class _Stages:
