@@ -59,7 +59,8 @@ def arm() -> None:
 
     after(capture, "capture", "forward")  # one batch of the shard is through the model
     after(writer, "_table", "encode")  # the table is made, the Parquet file is not
-    record(actor.Harvester)
+    record(actor)
+    hinder(actor.Harvester)
     objects.open = opened  # type: ignore[attr-defined]
     halve_http_bodies()
     for store in (objects.LocalStore, objects.S3Store):
@@ -96,18 +97,29 @@ def before(module: Any, name: str, point: str) -> None:
     setattr(module, name, wrapped)
 
 
-def record(harvester: Any) -> None:
-    """Write down where and when the forward pass of a shard begins: at its first batch."""
+def record(actor: Any) -> None:
+    """Write down where and when the forward pass of a shard begins."""
     import ray
 
+    real = actor.forward
+
+    def begun(subject: Any, config: Any, token_ids: Any, count: Any) -> Any:
+        (shard,) = count.args
+        node = ray.get_runtime_context().get_node_id()
+        line = json.dumps({"shard": shard.name, "began": time.time(), "node": node}) + "\n"
+        with open(Path(os.environ[FOLDER], "computed.jsonl"), "a") as log:
+            log.write(line)  # one write of less than a page, so that lines of several processes do not mix
+        return real(subject, config, token_ids, count)
+
+    actor.forward = begun
+
+
+def hinder(harvester: Any) -> None:
+    """Strike, or slow down, a shard whose first batch is through the model."""
     real = harvester._count
 
     def counted(self: Any, shard: Any, tokens: int) -> None:
         if shard.name not in self._through:
-            node = ray.get_runtime_context().get_node_id()
-            line = json.dumps({"shard": shard.name, "began": time.time(), "node": node}) + "\n"
-            with open(Path(os.environ[FOLDER], "computed.jsonl"), "a") as log:
-                log.write(line)  # one write of less than a page, so that lines of several processes do not mix
             curse(shard.name)
         hurry = time.monotonic() + SLOW_S
         while armed("slow") and time.monotonic() < hurry:

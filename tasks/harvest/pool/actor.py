@@ -89,10 +89,12 @@ class Harvester:
     def _harvest(self, shard: Shard, attempt: int) -> bool:
         config = self._job.config.harvest
         with _Stages(self._reading) as stages:
-            if self._store.head(shard.commit_key) is not None:  # an attempt that died after its commit, or another run
+            if self._committed(shard):  # by an attempt that died after its commit, or by another run
                 return False
             token_ids = read_sequences(self._job.tokens, shard.first_sequence, shard.n_sequences)
             stages.enter(self._forward)
+            if self._committed(shard):  # by another run, while it waited for the model
+                return False
             began = time.monotonic()
             count = functools.partial(self._count, shard)
             captured = self._model_thread.submit(forward, self._subject, config, token_ids, count).result()
@@ -102,6 +104,9 @@ class Harvester:
             hooks = rows(self._subject, config, self._job.recipe, token_ids, captured)
             commit_shard(self._store, shard, hooks, config.row_group_rows, seconds=seconds, attempt=attempt)
         return True
+
+    def _committed(self, shard: Shard) -> bool:
+        return self._store.head(shard.commit_key) is not None
 
     def _count(self, shard: Shard, tokens: int) -> None:
         if self._stopping:
