@@ -74,5 +74,5 @@ def _put(uri: str, key: str, rows: Rows, row_format: RowFormat, row_group_rows: 
     encoded = encode_shard(rows, row_format, row_group_rows)
     name = f"{key}-{encoded.sha256[:12]}.parquet"
     open_store(uri).put(name, encoded.data)
-    sizes = {"size": len(encoded.data), "rows": encoded.rows, "row_groups": encoded.row_groups}
+    sizes = {"size": len(encoded.data), "rows": encoded.rows, "row_groups": encoded.row_groups, "first_sequence": 0}
     return {"key": name, "sha256": encoded.sha256, **sizes}
