@@ -1,0 +1,102 @@
+"""What the sparse operations of ``tasks.sae.sparse`` take and give: active latents of many rows, and what they lead to."""
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tasks.sae.parameters import Parameters
+
+
+@dataclass(frozen=True, slots=True)
+class Entries:
+    """Active latents of ``n`` rows, row after row, in no order within a row.
+
+    Only positive values are entries; NaN, which compares with nothing, is kept, so that a loss shows it.
+    """
+
+    values: Float[Tensor, "m"]
+    latents: Int[Tensor, "m"]
+    """int32."""
+    start: Int[Tensor, "n_plus_1"]
+    """int64: the entries of row r are ``start[r]:start[r + 1]``."""
+
+    @property
+    def n(self) -> int:
+        """Number of rows."""
+        return len(self.start) - 1
+
+    @property
+    def rows(self) -> Int[Tensor, "m"]:
+        """Row of each entry, int32."""
+        counts = self.start.diff()
+        rows = torch.arange(self.n, dtype=torch.int32, device=counts.device)
+        return rows.repeat_interleave(counts, output_size=len(self.latents))
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What one look at every row gives, for g nested prefixes of the latents (TopK: g = 1, the prefix is all of them).
+
+    The loss is the sum over prefixes p of weight[p] * squared_error[p].
+    """
+
+    residual: Float[Tensor, "n d_out"]
+    """Target minus what all latents decode to."""
+    output_gradient: Float[Tensor, "g_times_n d_out"]
+    """For each group q of latents, n rows: the loss's gradient on what these latents decode to, the sum over
+    p >= q of -2 weight[p] residual_p."""
+    d_values: Float[Tensor, "m"]
+    """The loss's gradient on each entry's value."""
+    squared_error: Float[Tensor, "g"]
+    """Sum over rows of ||residual_p||^2, in float64."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One sum over entries for each of the gradients of encoder, W_dec and b_enc.
+
+    With i the latent, r the row and q the group of an entry: dW_dec[i] += value * output_gradient[q * n + r],
+    d_encoder[i] += d_value * x[r], db_enc[i] += d_value.
+    """
+
+    entries: Entries
+    d_values: Float[Tensor, "m"]
+    output_gradient: Float[Tensor, "g_times_n d_out"]
+    x: Float[Tensor, "n d_in"]
+    bounds: tuple[int, ...]
+    """End of each group of latents; the last is d_sae."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdamStep:
+    """Settings of one update by Adam (https://arxiv.org/abs/1412.6980), as ``torch.optim.Adam`` takes it."""
+
+    lr: float
+    betas: tuple[float, float]
+    eps: float
+    step: int
+    """Number of this update, the first being 1."""
+    unit_norm: bool = False
+    """Hold decoder rows at norm 1: the gradient's part along each row is dropped first, the row renormalised after."""
+
+
+@runtime_checkable  # tests execute annotations
+class ByLatent(Protocol):
+    """The entries of one or several parts grouped by latent: what both weights' gradients are sums over."""
+
+    def write(self, W_dec: Float[Tensor, "d_sae d_out"], out: Parameters) -> None:
+        """Overwrite the gradients of encoder, W_dec and b_enc in ``out``; nothing else of it is touched."""
+        ...
+
+    def adam(
+        self, parameters: Parameters, exp_avg: Parameters, exp_avg_sq: Parameters, settings: AdamStep
+    ) -> Float[Tensor, ""]:
+        """Update encoder, W_dec and b_enc and their two moments in place; the squared norm of their gradient.
+
+        Latents without entries are updated too, by their momentum. With ``unit_norm`` the gradient is the one left
+        after dropping its part along each decoder row.
+        """
+        ...

@@ -1,0 +1,208 @@
+"""The sparse operations in plain torch, on any device: in place of compiled kernels, and what these are tested against."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from math import isqrt
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.functional import embedding_bag
+from torch.optim.adam import adam
+
+from tasks.sae.entries import AdamStep, Entries, Part, Rows
+from tasks.sae.parameters import Parameters
+
+with warnings.catch_warnings():  # torch says once per process that CSR tensors are in beta; it is said here, unheard
+    warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta", category=UserWarning)
+    torch.sparse_csr_tensor([0, 0], [], [], (1, 1), check_invariants=False)
+
+
+def select_top_k(pre_acts: Float[Tensor, "n d_sae"], k: int, dtype: torch.dtype) -> Entries:
+    """The positive ones among the ``k`` largest pre-activations of each row; among ties the choice is free."""
+    values, latents = _top_k(pre_acts, k)
+    return _entries(values.to(dtype), latents, ~(values <= 0))
+
+
+def select_columns(pre_acts: Float[Tensor, "n d_sae"], columns: Int[Tensor, "c"], k: int, dtype: torch.dtype) -> Entries:
+    """The same among some columns only, in the numbering of all."""
+    values, places = _top_k(pre_acts[:, columns], min(k, len(columns)))
+    return _entries(values.to(dtype), columns[places], ~(values <= 0))
+
+
+def select_above(pre_acts: Float[Tensor, "n d_sae"], threshold: float, dtype: torch.dtype) -> Entries:
+    """All pre-activations that are positive and not below ``threshold``."""
+    keep = ~((pre_acts <= 0) | (pre_acts < threshold))
+    return _entries(pre_acts.to(dtype), torch.arange(pre_acts.shape[1], device=keep.device).expand_as(keep), keep)
+
+
+def _entries(values: Tensor, latents: Tensor, keep: Bool[Tensor, "n w"]) -> Entries:
+    start = torch.zeros(len(keep) + 1, dtype=torch.int64, device=keep.device)
+    torch.cumsum(keep.sum(1), 0, out=start[1:])
+    return Entries(values[keep], latents[keep].int(), start)
+
+
+def _top_k(pre_acts: Float[Tensor, "n w"], k: int) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
+    """The ``k`` largest of each row and their columns.
+
+    Every one of a row's k largest lies in one of the k groups of columns with the largest maxima, so it is enough to
+    look at those groups: 10 ms for n 1024, w 4608, k 32, where ``topk`` over the whole row takes 16.
+    """
+    n, width = pre_acts.shape
+    size = isqrt(width // k) if k else 0
+    if size < 2:
+        values, places = pre_acts.topk(k, sorted=False)
+        return values, places
+    n_groups = width // size
+    groups = pre_acts[:, : size * n_groups].reshape(n, size, n_groups)  # a group is a column: its maximum vectorises
+    group = groups.amax(1).topk(k, sorted=False).indices
+    candidates = groups.gather(2, group[:, None, :].expand(n, size, k)).flatten(1)
+    members = (torch.arange(size, device=pre_acts.device)[:, None] * n_groups + group[:, None, :]).flatten(1)
+    if width > size * n_groups:  # fewer than ``size`` columns are in no group
+        rest = torch.arange(size * n_groups, width, device=pre_acts.device).expand(n, -1)
+        candidates = torch.cat([candidates, pre_acts[:, size * n_groups :]], dim=1)
+        members = torch.cat([members, rest], dim=1)
+    values, place = candidates.topk(k, sorted=False)
+    return values, members.gather(1, place)
+
+
+def decode_rows(
+    target: Float[Tensor, "n d_out"],
+    entries: Entries,
+    W_dec: Float[Tensor, "d_sae d_out"],
+    weight: Float[Tensor, "g"],
+    bounds: tuple[int, ...],
+) -> Rows:
+    """Decode, compare with the target, and pull the gradient of the loss back to the entries' values."""
+    masks = [None] if len(bounds) == 1 else [_group(entries, low, high) for low, high in pairwise((0, *bounds))]
+    bags = [_Bag(entries, mask, W_dec) for mask in masks]
+    residuals = []
+    for bag in bags:
+        residuals.append((residuals[-1] if residuals else target) - bag.decoded.detach())
+    gradients = [-2 * w * residual for w, residual in zip(weight, residuals, strict=True)]
+    for q in reversed(range(len(gradients) - 1)):
+        gradients[q] += gradients[q + 1]
+    d_values = torch.zeros_like(entries.values)
+    for bag, gradient in zip(bags, gradients, strict=True):
+        bag.pull_back(gradient, d_values)
+    squared_error = torch.stack([residual.square().sum(dtype=torch.float64) for residual in residuals])
+    return Rows(residuals[-1], torch.cat(gradients), d_values, squared_error)
+
+
+def _group(entries: Entries, low: int, high: int) -> Bool[Tensor, "m"]:
+    return (entries.latents >= low) & (entries.latents < high)
+
+
+class _Bag:
+    """Some of the entries, decoded: embedding_bag's sums, and its derivative by the per-sample weights."""
+
+    def __init__(self, entries: Entries, mask: Tensor | None, W_dec: Tensor) -> None:
+        values, latents, start = entries.values, entries.latents, entries.start
+        if mask is not None:
+            before = torch.zeros(len(mask) + 1, dtype=torch.int64, device=mask.device)
+            torch.cumsum(mask, 0, out=before[1:])
+            values, latents, start = values[mask], latents[mask], before[start]
+        self.mask = mask
+        self.values = values.detach().requires_grad_()
+        with torch.enable_grad():
+            self.decoded = embedding_bag(
+                latents.long(),
+                W_dec.detach(),
+                start,
+                mode="sum",
+                per_sample_weights=self.values,
+                include_last_offset=True,
+            )
+
+    def pull_back(self, gradient: Tensor, out: Tensor) -> None:
+        """Write into ``out`` the products of each entry's decoder row with the gradient on its row."""
+        (d_values,) = torch.autograd.grad(self.decoded, self.values, gradient)
+        out[slice(None) if self.mask is None else self.mask] = d_values
+
+
+class TransposedProducts:
+    """``ByLatent`` by one product of a compressed sparse matrix for each part and gradient."""
+
+    def __init__(self, parts: Sequence[Part], d_sae: int, radial: Tensor | None) -> None:
+        self.parts = [_Transposed(part, d_sae) for part in parts]
+        self.radial = radial
+
+    def write(self, W_dec: Tensor, out: Parameters) -> None:  # noqa: D102
+        for i, part in enumerate(self.parts):
+            part.write(out, beta=1 if i else 0)
+        if self.radial is not None:
+            out.W_dec.addcmul_(W_dec, self.radial[:, None])
+
+    def adam(  # noqa: D102
+        self, parameters: Parameters, exp_avg: Parameters, exp_avg_sq: Parameters, settings: AdamStep
+    ) -> Float[Tensor, ""]:
+        gradient = _like(parameters)
+        self.write(parameters.W_dec, gradient)
+        if settings.unit_norm:
+            along: Tensor = torch.linalg.vecdot(gradient.W_dec, parameters.W_dec)
+            gradient.W_dec.addcmul_(parameters.W_dec, along[:, None], value=-1)
+        tensors = [_tensors(p) for p in (parameters, gradient, exp_avg, exp_avg_sq)]
+        _adam(*tensors, settings)
+        if settings.unit_norm:
+            parameters.W_dec.div_(parameters.W_dec.norm(dim=1, keepdim=True))
+        return torch.stack([tensor.square().sum() for tensor in tensors[1]]).sum()
+
+
+def _tensors(parameters: Parameters) -> list[Tensor]:
+    return [parameters.encoder, parameters.W_dec, parameters.b_enc]
+
+
+def _like(parameters: Parameters) -> Parameters:
+    encoder, W_dec, b_enc = map(torch.empty_like, _tensors(parameters))
+    return replace(parameters, encoder=encoder, W_dec=W_dec, b_enc=b_enc)
+
+
+def _adam(
+    parameters: list[Tensor], gradients: list[Tensor], exp_avg: list[Tensor], exp_avg_sq: list[Tensor], settings: AdamStep
+) -> None:
+    device = parameters[0].device
+    steps = [torch.full((), float(settings.step - 1), device=device) for _ in parameters]
+    adam(
+        parameters,
+        gradients,
+        exp_avg,
+        exp_avg_sq,
+        [],
+        steps,
+        fused=True,
+        amsgrad=False,
+        beta1=settings.betas[0],
+        beta2=settings.betas[1],
+        lr=settings.lr,
+        weight_decay=0.0,
+        eps=settings.eps,
+        maximize=False,
+    )
+
+
+class _Transposed:
+    """One part's entries by latent, in row order within each: 0.3 ms for 32768 entries."""
+
+    def __init__(self, part: Part, d_sae: int) -> None:
+        latents, rows = part.entries.latents, part.entries.rows
+        self.part = part
+        self.order = latents.sort(stable=True).indices
+        self.crow = torch.zeros(d_sae + 1, dtype=torch.int32, device=latents.device)
+        self.crow[1:] = torch.bincount(latents, minlength=d_sae).cumsum(0)
+        self.row = rows[self.order]
+        inner = torch.tensor(part.bounds[:-1], dtype=torch.int32, device=latents.device)
+        group = torch.searchsorted(inner, latents, right=True, out_int32=True)
+        self.gradient_row = (group * part.entries.n + rows)[self.order]
+
+    def write(self, out: Parameters, beta: int) -> None:
+        part = self.part
+        self._product(part.entries.values, self.gradient_row, part.output_gradient, out.W_dec, beta)
+        self._product(part.d_values, self.row, part.x, out.encoder, beta)
+        self._product(part.d_values, self.row, torch.ones_like(part.x[:, :1]), out.b_enc.unsqueeze(1), beta)
+
+    def _product(self, values: Tensor, column: Tensor, rows: Tensor, out: Tensor, beta: int) -> None:
+        shape = (len(out), len(rows))
+        matrix = torch.sparse_csr_tensor(self.crow, column, values[self.order], shape, check_invariants=False)
+        torch.addmm(out, matrix, rows, beta=beta, out=out)
