@@ -54,16 +54,45 @@ class PipelineConfig(Settings):
     def _check_across_stages(self) -> Self:
         if self.activations.source is None and self.text.source is None:
             raise ValueError("text.source is empty: name a corpus there, or your own activations in activations.source.")
-        if self.activations.source is None and self.hook not in self.harvest.hooks:
-            raise ValueError(f"train.hook is {self.hook!r} but must be one of harvest.hooks: {self.harvest.hooks}.")
+        self._check_hooks()
+        if self.sae.skip and self.train.target_hook is None:
+            raise ValueError(
+                "sae.skip is on, but a linear path from an activation to itself explains all: set train.target_hook."
+            )
         return self
+
+    def _check_hooks(self) -> None:
+        if self.train.target_hook == self.hook:
+            raise ValueError(f"train.target_hook is {self.hook!r}, which is what is read: leave it empty to train an SAE.")
+        named = {"train.hook": (self.hook,), "train.hooks": self.train.hooks, "train.target_hook": self.output_hooks}
+        if self.activations.source is not None and (self.train.hooks or self.train.target_hook):
+            raise ValueError("train.hooks and train.target_hook are for harvested activations, not for activations.source.")
+        for name, hooks in named.items():
+            for hook in hooks:
+                if self.activations.source is None and hook not in self.harvest.hooks:
+                    raise ValueError(f"{name} is {hook!r} but must be one of harvest.hooks: {list(self.harvest.hooks)}.")
 
     @property
     def hook(self) -> str:
         """The hook that the SAE is trained on ('source' for activations of the user's own)."""
         if self.activations.source is not None:
             return "source"
-        return self.train.hook or self.harvest.hooks[0]
+        return self.train.hook or (self.train.hooks or self.harvest.hooks)[0]
+
+    @property
+    def input_hooks(self) -> tuple[str, ...]:
+        """The hooks whose activations, side by side, are encoded: one, or those of a crosscoder."""
+        return tuple(self.train.hooks) or (self.hook,)
+
+    @property
+    def output_hooks(self) -> tuple[str, ...]:
+        """The hooks whose activations, side by side, are rebuilt: the same, or a transcoder's target."""
+        return (self.train.target_hook,) if self.train.target_hook is not None else self.input_hooks
+
+    @property
+    def hooks(self) -> tuple[str, ...]:
+        """All of them once, in the order in which their features lie in a row: what is read, then what is only rebuilt."""
+        return tuple(dict.fromkeys((*self.input_hooks, *self.output_hooks)))
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = (), storage: str | None = None) -> PipelineConfig:

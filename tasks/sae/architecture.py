@@ -1,17 +1,20 @@
 """What an SAE architecture is to the training step and to the finished module."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from tasks.errors import InputError
 from tasks.sae.config import SAEConfig
 from tasks.sae.exchange import Exchange
 from tasks.sae.ops import SparseCodes
-from tasks.sae.parameters import Parameters
-from tasks.sae.scaling import Scaling
+from tasks.sae.parameters import Layout, Parameters
+from tasks.sae.registry import architecture
+from tasks.sae.scaling import Folding, Scaling, Weights
+from tasks.sae.sparse import ByLatent
 
 
 @dataclass(slots=True)
@@ -28,20 +31,33 @@ class Scratch:
         return held
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
     """One worker's rows of a step, and what the step has to know beside them."""
 
-    raw: Float[Tensor, "n d_in"]
-    """Raw activations, in any precision."""
+    raw: Float[Tensor, "n width"]
+    """Raw activations, in any precision: the input's features and, where something else is rebuilt, its features after."""
     scaling: Scaling
     dead: Bool[Tensor, "d_sae"]
     """Latents that count as dead, the same on every worker."""
+    k: int = 1
+    """Latents per row in force, where the architecture has such a number."""
     sparsity: float = 1.0
     """Share of the sparsity coefficient in force, rising from 0 to 1 during its warm-up."""
+    progress: float = 0.0
+    """Share of the run that is done."""
     bf16: bool = True
     """Take the encoder's product in bfloat16; parameters stay in their own precision."""
     scratch: Scratch = field(default_factory=Scratch)
+    buffers: Mapping[str, Tensor] = field(default_factory=dict)
+    """What the architecture keeps from step to step beside its parameters; updated in place, alike on every worker."""
+
+    def rows(self, raw: Float[Tensor, "n width"], d_in: int) -> tuple[Float[Tensor, "n d_in"], Float[Tensor, "n d_out"]]:
+        """Scaled input and scaled target (which is the input, unless ``raw`` is wider than ``d_in``)."""
+        scaled = self.scaling.apply(raw)
+        if scaled.shape[1] == d_in:
+            return scaled, scaled
+        return scaled[:, :d_in].contiguous(), scaled[:, d_in:].contiguous()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,32 +68,70 @@ class StepSums:
     loss: Float[Tensor, ""]
     """The loss that was differentiated, a mean over rows."""
     squared_error: Float[Tensor, ""]
-    """Sum over rows of the squared distance to the reconstruction, in scaled units (a row has d_in on average)."""
+    """Sum over rows of the squared distance to the reconstruction, in scaled units (a row has d_out on average)."""
     n_active: Float[Tensor, ""]
     """Sum over rows of the number of active latents."""
     fired: Bool[Tensor, "d_sae"]
     """Latents active on at least one row."""
 
 
-@runtime_checkable  # tests execute annotations
-class Architecture(Protocol):
+class Architecture:
     """One way to turn pre-activations into sparse codes, with the loss that trains it."""
 
-    unit_norm_decoder: bool
+    unit_norm_decoder = True
     """Hold decoder rows at norm 1: drop the gradient's part along each row, and renormalise after each update."""
-    max_grad_norm: float | None
+    max_grad_norm: float | None = None
     """Clip the gradient to this norm before each update."""
+    betas = (0.9, 0.999)
+    """Adam's."""
+    leans_on_rows = False
+    """Each latent starts between a random direction and a training row, so that none is far from all data."""
+    keeps_k = False
+    """The finished SAE keeps exactly k latents per row."""
+    resamples = False
+    """Dead latents are drawn anew at a few points of the run."""
+    tensors: tuple[str, ...] = ()
+    """Names of the finished SAE's tensors beside the four."""
+    sparsity_warmup: float | None = None
+    """Share of the run over which the sparsity coefficient rises; None: as long as the learning rate's warm-up."""
 
-    def activate(self, config: SAEConfig, pre_acts: Float[Tensor, "n d_sae"]) -> Float[Tensor, "n d_sae"]:
-        """Codes of the finished SAE."""
-        ...
+    def extra(self, config: SAEConfig) -> dict[str, tuple[int, ...]]:
+        """Shapes of trained parameters beside encoder, W_dec, b_enc and b_dec."""
+        return {}
 
-    def activate_sparse(self, config: SAEConfig, pre_acts: Float[Tensor, "n d_sae"]) -> SparseCodes:
-        """The same codes as values and indices, k per row."""
-        ...
+    def buffers(self, config: SAEConfig) -> dict[str, Tensor]:
+        """What is kept from step to step beside the parameters, before the first step."""
+        return {}
+
+    def start(self, config: SAEConfig, parameters: Parameters, x: Float[Tensor, "m d_in"], seed: int) -> None:
+        """Finish the initial weights, which are tied and of unit norm so far, from scaled training rows ``x``."""
 
     def gradients(
         self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: Batch, exchange: Exchange
-    ) -> StepSums:
-        """Overwrite ``out`` with the gradients of the loss over all workers' rows, the same on every worker."""
-        ...
+    ) -> tuple[StepSums, ByLatent | None]:
+        """Overwrite ``out`` with the gradients of the loss over all workers' rows, the same on every worker.
+
+        Where the second result is not None, it holds the gradients of encoder, W_dec and b_enc, and ``out`` lacks them.
+        """
+        raise NotImplementedError
+
+    def activate(self, config: SAEConfig, pre_acts: Float[Tensor, "n d_sae"], weights: Weights) -> Float[Tensor, "n d_sae"]:
+        """Codes of the finished SAE."""
+        raise NotImplementedError
+
+    def activate_sparse(self, config: SAEConfig, pre_acts: Float[Tensor, "n d_sae"]) -> SparseCodes:
+        """The same codes as values and indices, k per row."""
+        raise InputError(f"sae.arch is {config.arch!r}, which keeps no fixed number of latents; encode_sparse is for topk.")
+
+    def finished(self, parameters: Parameters, buffers: Mapping[str, Tensor], folding: Folding) -> dict[str, Tensor]:
+        """The finished SAE's tensors beside the four, for raw activations."""
+        return {}
+
+
+def layout(config: SAEConfig, d_in: int, d_out: int | None = None) -> Layout:
+    """Sizes of the parameters of an SAE that rebuilds rows of ``d_out`` features (empty: its input's) from ``d_in``."""
+    d_out = d_in if d_out is None else d_out
+    extra = architecture(config.arch).extra(config)
+    if config.skip:
+        extra = extra | {"W_skip": (d_out, d_in)}
+    return Layout(d_in, config.d_sae, d_out, extra)

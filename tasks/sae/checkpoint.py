@@ -13,6 +13,7 @@ from safetensors.torch import save as tensors_to_bytes
 from tasks.errors import ArtifactError
 from tasks.sae.config import SAEConfig
 from tasks.sae.model import SparseAutoencoder
+from tasks.sae.registry import architecture
 from tasks.sae.scaling import Weights
 from tasks.store.objects import ObjectStore, open_store, require
 
@@ -27,7 +28,9 @@ def save(sae: SparseAutoencoder, uri: str, provenance: Mapping[str, Any]) -> Non
 
     ``provenance`` goes into config.json beside the settings: hook, model, dtype, summary of the training, ...
     """
-    tensors = {name: getattr(sae, name).detach().cpu().contiguous() for name in _NAMES}
+    weights = sae.weights
+    named = {name: getattr(weights, name) for name in _NAMES} | dict(weights.extra)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in named.items()}
     settings = {**provenance, **asdict(sae.config), "format_version": FORMAT_VERSION}
     store = open_store(uri)
     store.put(WEIGHTS, tensors_to_bytes(tensors))
@@ -49,6 +52,10 @@ def load(uri: str, device: str | torch.device = "cpu") -> SparseAutoencoder:
             f"{uri}/{CONFIG} says d_in {config.d_in} and d_sae {config.d_sae}, but W_enc in {WEIGHTS} is "
             f"[{d_in}, {d_sae}]. Delete {uri} and train again."
         )
+    needed = [*architecture(config.arch).tensors, *(["W_skip"] if config.skip else [])]
+    lacking = [name for name in needed if name not in weights.extra]
+    if lacking:
+        raise ArtifactError(f"{uri}/{WEIGHTS} lacks {', '.join(lacking)}. Delete {uri} and train again.")
     return SparseAutoencoder(config, weights).requires_grad_(requires_grad=False).to(device)
 
 
@@ -57,6 +64,8 @@ def _config(store: ObjectStore) -> SAEConfig:
         settings = json.loads(require(store, CONFIG))
         version = settings["format_version"]
         known = {field.name for field in fields(SAEConfig)}
+        if isinstance(settings.get("prefixes"), list):
+            settings["prefixes"] = tuple(settings["prefixes"])
         config = SAEConfig(**{name: value for name, value in settings.items() if name in known})
     except (ValueError, TypeError, KeyError) as error:
         raise ArtifactError(f"{store.uri}/{CONFIG} is damaged: {error}. Delete {store.uri} and train again.") from None
@@ -76,6 +85,11 @@ def _weights(store: ObjectStore) -> Weights:
         raise ArtifactError(f"{where} lacks {', '.join(missing)}. Delete {store.uri} and train again.")
     shapes = {name: list(tensors[name].shape) for name in _NAMES}
     d_in, d_sae = shapes["W_enc"] if len(shapes["W_enc"]) == 2 else (0, 0)
-    if shapes != {"W_enc": [d_in, d_sae], "b_enc": [d_sae], "W_dec": [d_sae, d_in], "b_dec": [d_in]}:
-        raise ArtifactError(f"{where} holds tensors that do not fit together: {shapes}. Delete {store.uri} and train again.")
-    return Weights(**{name: tensors[name] for name in _NAMES})
+    d_out = (shapes["b_dec"] or [0])[0]
+    fit = {"W_enc": [d_in, d_sae], "b_enc": [d_sae], "W_dec": [d_sae, d_out], "b_dec": [d_out]}
+    extra = {name: tensor for name, tensor in tensors.items() if name not in _NAMES}
+    per_latent = all(list(tensor.shape) == [d_sae] for name, tensor in extra.items() if name != "W_skip")
+    if shapes != fit or not per_latent or ("W_skip" in extra and list(extra["W_skip"].shape) != [d_out, d_in]):
+        found = {name: list(tensor.shape) for name, tensor in tensors.items()}
+        raise ArtifactError(f"{where} holds tensors that do not fit together: {found}. Delete {store.uri} and train again.")
+    return Weights(**{name: tensors[name] for name in _NAMES}, extra=extra)

@@ -1,14 +1,24 @@
 """What an SAE is: its architecture and sizes. A plain dataclass, so that the maths needs nothing but torch."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-Architecture = Literal["topk", "l1", "dense"]
+from tasks.sae.registry import ABOUT, NAMES
+
+
+def _offer_names(schema: dict[str, Any]) -> None:
+    """Let forms offer the architectures to choose from."""
+    schema["properties"]["arch"] |= {"enum": list(NAMES)}
+
+
+_COEFFICIENTS = ("aux_coefficient", "l1_coefficient", "l0_coefficient", "tanh_coefficient", "pre_act_coefficient")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SAEConfig:
     """Architecture and sizes of a sparse autoencoder.
+
+    Coefficients are for activations scaled so that E||x||^2 = d_in, which training does by itself.
 
     Raises:
         ValueError: a value or a combination of values is impossible; the message says what is allowed.
@@ -18,35 +28,76 @@ class SAEConfig:
         "extra": "forbid",
         "use_attribute_docstrings": True,
         "field_title_generator": lambda name, _: name,
+        "json_schema_extra": _offer_names,
     }
 
-    arch: Architecture = "topk"
-    """topk: keep the k largest pre-activations. l1: ReLU with L1 on latents weighted by decoder row norms.
-    dense: a plain autoencoder of the same parts without sparsity, for comparison."""
+    arch: str = "topk"
+    """How codes are made sparse: one of the names that `saemill architectures` explains, such as topk, batchtopk, l1."""
     d_in: int | None = None
     """Width of the activations, in features. Leave empty to take it from the hook; set it to be told when it differs."""
     d_sae: int = 4608
     """Number of latents, usually 4 to 64 times d_in."""
     k: int = 32
-    """Latents kept per token (topk)."""
+    """Latents per token: kept (topk), kept on average (batchtopk, matryoshka), or aimed at (jumprelu_l0)."""
+    k_start: int | None = None
+    """k at the start, falling to k over train.k_anneal_fraction of the run. Empty: k throughout."""
     aux_k: int | None = None
-    """Dead latents that rebuild the residual (topk). Empty: twice k, at most d_sae. 0 turns AuxK off."""
+    """Dead latents that rebuild the residual (topk, batchtopk, matryoshka). Empty: twice k, at most d_sae. 0: no AuxK."""
     aux_coefficient: float = 1 / 32
-    """Weight of the AuxK loss (topk)."""
+    """Weight of the AuxK loss."""
+    prefixes: tuple[int, ...] | None = None
+    """Ends of the nested groups of latents (matryoshka), rising to d_sae. Empty: d_sae / 32, / 8, / 2 and d_sae."""
     l1_coefficient: float = 5.0
-    """Weight of the sparsity term (l1), for activations scaled so that E||x||^2 = d_in."""
+    """Weight of the sparsity term (l1, l1_2023, p_anneal, gated)."""
+    p_final: float = 0.2
+    """Where p ends (p_anneal)."""
+    l0_coefficient: float | None = None
+    """Weight of the L0 term, relative to the share of the variance left over (jumprelu: 0.001; jumprelu_l0: 1)."""
+    tanh_coefficient: float = 10.0
+    """Weight of the tanh term (jumprelu_tanh)."""
+    tanh_scale: float = 4.0
+    """Factor on the code within the tanh (jumprelu_tanh)."""
+    pre_act_coefficient: float = 3e-6
+    """Weight of the term that keeps silent latents within reach of their threshold (jumprelu_tanh)."""
+    bandwidth: float | None = None
+    """Width of the window around a threshold through which it learns, in scaled units (jumprelu kinds: 0.001 sqrt(d_in);
+    jumprelu_tanh: 2)."""
+    skip: bool = False
+    """A linear path from the input to the output beside the latents (for transcoders: train.target_hook)."""
+    b_dec: Literal["mean", "geometric_median"] = "mean"
+    """Where the decoder's bias starts."""
 
     def __post_init__(self) -> None:
-        for name in ("d_in", "d_sae", "k"):
+        if self.arch not in NAMES:
+            kinds = "; ".join(f"{name}: {about}" for name, about in ABOUT.items())
+            raise ValueError(f"sae.arch is {self.arch!r} but must be one of {', '.join(NAMES)} ({kinds}).")
+        for name in ("d_in", "d_sae", "k", "k_start"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"sae.{name} is {value} but must be at least 1.")
-        if self.arch == "topk" and self.k > self.d_sae:
-            raise ValueError(
-                f"sae.k is {self.k} but must lie in 1..{self.d_sae} (sae.d_sae). Lower sae.k or raise sae.d_sae."
-            )
+        for name in ("k", "k_start"):
+            if self.arch in ("topk", "batchtopk", "matryoshka") and (getattr(self, name) or 1) > self.d_sae:
+                raise ValueError(
+                    f"sae.{name} is {getattr(self, name)} but must lie in 1..{self.d_sae} (sae.d_sae). "
+                    f"Lower sae.{name} or raise sae.d_sae."
+                )
         if self.aux_k is not None and not 0 <= self.aux_k <= self.d_sae:
             raise ValueError(f"sae.aux_k is {self.aux_k} but must lie in 0..{self.d_sae} (sae.d_sae), 0 being off.")
-        for name in ("aux_coefficient", "l1_coefficient"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"sae.{name} is {getattr(self, name)} but must be a finite number, at least 0.")
+        for name in _COEFFICIENTS:
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < float("inf"):
+                raise ValueError(f"sae.{name} is {value} but must be a finite number, at least 0.")
+        self._check_shapes_of_losses()
+
+    def _check_shapes_of_losses(self) -> None:
+        for name in ("tanh_scale", "bandwidth"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise ValueError(f"sae.{name} is {value} but must be a finite number above 0.")
+        if not 0 < self.p_final <= 1:
+            raise ValueError(f"sae.p_final is {self.p_final} but must lie above 0 and be at most 1.")
+        ends = self.prefixes
+        if ends is not None and (list(ends) != sorted({*ends}) or not ends or ends[0] < 1 or ends[-1] != self.d_sae):
+            raise ValueError(
+                f"sae.prefixes is {list(ends)} but must rise strictly from at least 1 to {self.d_sae} (sae.d_sae)."
+            )

@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
+
+from tasks.sae.sparse import Entries
 
 
 @runtime_checkable  # tests execute annotations
@@ -16,7 +19,7 @@ class Exchange(Protocol):
         ...
 
     def gather(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """The same tensors of all workers, joined along their first axis by rank."""
+        """The same tensors of all workers, of equal shapes, joined along their first axis by rank."""
         ...
 
     def add_up(self, tensor: Tensor) -> None:
@@ -34,3 +37,27 @@ class Alone:
 
     def add_up(self, tensor: Tensor) -> None:  # noqa: D102
         return None
+
+
+def gather_entries(exchange: Exchange, entries: Entries) -> Entries:
+    """The active latents of all workers' rows, in the order of ranks; every worker has the same number of rows.
+
+    Workers have different numbers of entries, so all send as many as the one with most: their counts go first.
+    """
+    if exchange.world_size == 1:
+        return entries
+    per_row = entries.start.diff()
+    (per_row,) = exchange.gather([per_row])
+    counts = per_row.view(exchange.world_size, -1).sum(1).tolist()
+    room = max(counts)
+    values, latents = (_padded(tensor, room) for tensor in (entries.values, entries.latents))
+    values, latents = exchange.gather([values, latents])
+    pieces = [slice(rank * room, rank * room + count) for rank, count in enumerate(counts)]
+    start = torch.cat([per_row.new_zeros(1), per_row.cumsum(0)])
+    return Entries(torch.cat([values[piece] for piece in pieces]), torch.cat([latents[piece] for piece in pieces]), start)
+
+
+def _padded(tensor: Tensor, size: int) -> Tensor:
+    padded = tensor.new_zeros(size)
+    padded[: len(tensor)] = tensor
+    return padded

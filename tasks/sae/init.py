@@ -7,36 +7,85 @@ from torch.nn.functional import normalize
 
 from tasks.sae.config import SAEConfig
 from tasks.sae.ops import decode_sparse, top_k
-from tasks.sae.parameters import Parameters, zeros
+from tasks.sae.parameters import Layout, Parameters, zeros
+from tasks.sae.registry import architecture
 
 L1_DECODER_NORM = 0.1
 """Norm of decoder rows at the start where they are free to grow; SAELens' value of the update's range .05 to 1."""
 _FIT_ROWS = 1024
+_MEDIAN_STEPS = 50
 
 
-def initial_parameters(config: SAEConfig, d_in: int, seed: int, sample: Float[Tensor, "m d_in"]) -> Parameters:
-    """Decoder rows in random directions, the encoder as their transpose, and biases 0.
+def initial_parameters(
+    config: SAEConfig,
+    layout: Layout,
+    seed: int,
+    x: Float[Tensor, "m d_in"],
+    y: Float[Tensor, "m d_out"] | None = None,
+) -> Parameters:
+    """Decoder rows of norm 1, the encoder as their transpose, and biases 0; then what the architecture makes of them.
 
-    ``sample`` are scaled training rows. For TopK each decoder row leans half towards one of them, so that no latent
-    starts far from all data, and the encoder gets the size with which the first reconstructions fit the sample best
-    (https://arxiv.org/abs/2406.04093, appendix A.1). Measured on SmolLM2-135M, 1M tokens at lr 2e-3: FVU .0894 and .1%
-    dead, where purely random directions end at .0900 and .4%.
+    ``x`` are scaled training rows and ``y`` the rows to be rebuilt from them (empty: ``x`` itself). If the architecture
+    wants it, each latent leans half towards one of the rows, the encoder to ``x`` and the decoder to ``y``. Measured on
+    SmolLM2-135M, TopK, 1M tokens at lr 2e-3: FVU .0894 and .1% dead, where purely random directions end at .0900 and .4%.
     """
+    kind, target = architecture(config.arch), x if y is None else y
     generator = torch.Generator().manual_seed(seed)
-    directions = normalize(torch.randn(config.d_sae, d_in, generator=generator))
-    parameters = zeros(d_in, config.d_sae)
-    if config.arch == "topk":
-        rows = sample[torch.randint(len(sample), (config.d_sae,), generator=generator)]
-        parameters.W_dec.copy_(normalize(directions + normalize(rows)))
-        parameters.encoder.copy_(parameters.W_dec).mul_(_best_size(parameters.W_dec, sample[:_FIT_ROWS], config.k))
-    else:
-        parameters.W_dec.copy_(directions).mul_(L1_DECODER_NORM)
+    parameters = zeros(layout)
+    parameters.W_dec.copy_(normalize(torch.randn(config.d_sae, layout.d_out, generator=generator)))
+    rows = torch.randint(len(x), (config.d_sae,), generator=generator)
+    if kind.leans_on_rows:
+        parameters.W_dec.copy_(normalize(parameters.W_dec + normalize(target[rows])))
+    if y is None:
         parameters.encoder.copy_(parameters.W_dec)
+    else:  # the decoder's directions mean nothing to the input: pairs of rows are what ties the two
+        random = normalize(torch.randn(config.d_sae, layout.d_in, generator=generator))
+        parameters.encoder.copy_(normalize(random + normalize(x[rows])))
+        parameters.W_dec.copy_(normalize(parameters.W_dec + normalize(target[rows])))
+    if config.b_dec == "geometric_median":
+        parameters.b_dec.copy_(geometric_median(target))
+        if y is None:
+            parameters.b_enc.copy_(-parameters.encoder @ parameters.b_dec)
+    kind.start(config, parameters, x, seed)
     return parameters
 
 
-def _best_size(directions: Float[Tensor, "d_sae d_in"], x: Float[Tensor, "n d_in"], k: int) -> float:
-    """Factor on the encoder that leaves the least squared error when it is the decoder's transpose."""
-    x_hat = decode_sparse(top_k(x @ directions.T, k), directions)
-    size = float(x_hat.square().sum())
-    return float((x_hat * x).sum()) / size if size > 0 else 1.0
+def match_size(parameters: Parameters, x: Float[Tensor, "m d_in"], k: int) -> None:
+    """Give the encoder the size with which the first reconstructions by k latents fit the rows best.
+
+    Source: https://arxiv.org/abs/2406.04093, appendix A.1. For a transcoder, whose decoder rows say nothing about its
+    encoder's size, reconstructions get the rows' own size.
+    """
+    x = x[:_FIT_ROWS] - (parameters.b_dec if len(parameters.b_dec) == x.shape[1] else 0.0)
+    codes = top_k(x @ parameters.encoder.T, k)
+    y_hat = decode_sparse(codes, parameters.W_dec)
+    size = float(y_hat.square().sum())
+    if size == 0:
+        return
+    factor = (
+        float((y_hat * x).sum()) / size
+        if y_hat.shape == x.shape
+        else (float(x.square().mean()) / size * y_hat.numel()) ** 0.5
+    )
+    if factor > 0:
+        parameters.encoder.mul_(factor)
+        parameters.b_enc.mul_(factor)
+
+
+def shrink_decoder(parameters: Parameters) -> None:
+    """Give both halves the size from which decoder rows that are free to grow start."""
+    parameters.W_dec.mul_(L1_DECODER_NORM)
+    parameters.encoder.mul_(L1_DECODER_NORM)
+    parameters.b_enc.mul_(L1_DECODER_NORM)
+
+
+def geometric_median(x: Float[Tensor, "m d"]) -> Float[Tensor, "d"]:
+    """The point whose summed distance to the rows is least, by Weiszfeld's iteration."""
+    point = x.mean(0)
+    for _ in range(_MEDIAN_STEPS):
+        weight = 1 / torch.linalg.vector_norm(x - point, dim=1).clamp(min=1e-6)
+        moved: Tensor = (weight[:, None] * x).sum(0) / weight.sum()
+        if float((moved - point).norm()) <= 1e-6 * float(point.norm() + 1):
+            break
+        point = moved
+    return moved

@@ -1,8 +1,11 @@
 """The losses, as plain differentiable definitions over dense codes.
 
-``l1`` and ``dense`` are trained on these directly; for ``topk`` they are the oracle that the sparse gradients of
-``tasks.sae.topk`` are tested against. Everything is in scaled units, where a row has E||x||^2 = d_in.
+Architectures on the dense path are trained on these directly; for those that select their codes they are the oracle
+that the sparse gradients of ``tasks.sae.selected`` are tested against. Everything is in scaled units, where a row has
+E||x||^2 = d_in.
 """
+
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Bool, Float
@@ -28,30 +31,43 @@ def weighted_l1(codes: Float[Tensor, "n d_sae"], W_dec: Float[Tensor, "d_sae d_i
     return (codes @ norms).sum()
 
 
-def relu_codes(parameters: Parameters, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n d_sae"]:
-    """Every positive pre-activation is a code."""
-    return linear(x, parameters.encoder, parameters.b_enc).relu()
-
-
 def top_k_codes(pre_acts: Float[Tensor, "n d_sae"], k: int) -> Float[Tensor, "n d_sae"]:
     """The k largest pre-activations of each row, rectified, with gradients to those that are positive."""
     indices = top_k(pre_acts.detach(), k).indices
     return torch.zeros_like(pre_acts).scatter(1, indices, pre_acts.gather(1, indices).relu())
 
 
-def topk_loss(
-    config: SAEConfig, parameters: Parameters, x: Float[Tensor, "n d_in"], dead: Bool[Tensor, "d_sae"]
-) -> Float[Tensor, ""]:
-    """Mean squared error over variance, plus AuxK: dead latents rebuild what the live ones leave over.
+def batch_top_k_codes(pre_acts: Float[Tensor, "n d_sae"], k: int) -> Float[Tensor, "n d_sae"]:
+    """The n * k largest pre-activations of all rows together, rectified (https://arxiv.org/abs/2412.06410)."""
+    flat = pre_acts.flatten()
+    indices = flat.detach().topk(k * len(pre_acts)).indices
+    return torch.zeros_like(flat).scatter(0, indices, flat[indices].relu()).view_as(pre_acts)
 
-    The residual is a constant to AuxK, and its loss is relative to the residual's size, so that it weighs the same
-    from the first step to the last. Source: https://arxiv.org/abs/2406.04093, section 2.3 and appendix A.2.
+
+def selected_loss(
+    config: SAEConfig,
+    parameters: Parameters,
+    x: Float[Tensor, "n d_in"],
+    y: Float[Tensor, "n d_out"],
+    dead: Bool[Tensor, "d_sae"],
+    codes: Callable[[Tensor, int], Tensor] = top_k_codes,
+    bounds: tuple[int, ...] | None = None,
+) -> Float[Tensor, ""]:
+    """Mean squared error over variance, averaged over nested prefixes of latents, plus AuxK.
+
+    In AuxK dead latents rebuild what the live ones leave over. The residual is a constant to it, and its loss is relative
+    to the residual's size, so that it weighs the same from the first step to the last. Sources:
+    https://arxiv.org/abs/2406.04093, section 2.3 and appendix A.2; nested prefixes: https://arxiv.org/abs/2503.17547.
     """
     pre_acts = linear(x, parameters.encoder, parameters.b_enc)
-    x_hat = top_k_codes(pre_acts, config.k) @ parameters.W_dec + parameters.b_dec
-    loss = squared_error(x, x_hat) / x.numel()
+    kept = codes(pre_acts, config.k)
+    rest = parameters.b_dec
+    if "W_skip" in parameters.extra:
+        rest = rest + linear(x, parameters.extra["W_skip"])
+    prefixes = [kept[:, :end] @ parameters.W_dec[:end] + rest for end in bounds or (config.d_sae,)]
+    loss = torch.stack([squared_error(y, y_hat) for y_hat in prefixes]).mean() / y.numel()
     aux_k = min(resolved_aux_k(config), int(dead.sum()))
-    residual = (x - x_hat).detach()
+    residual = (y - prefixes[-1]).detach()
     if aux_k == 0 or not residual.any():
         return loss
     aux_codes = top_k_codes(pre_acts[:, dead], aux_k)

@@ -1,10 +1,32 @@
 """The trainable parameters as views into one flat tensor, so that optimizer, all-reduce and checkpoint see one object."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import prod
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Sizes of an SAE's parameters: the four that every SAE has, then those of its architecture by name."""
+
+    d_in: int
+    d_sae: int
+    d_out: int
+    extra: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    @property
+    def by_latent(self) -> int:
+        """Numbers in encoder, W_dec and b_enc together, which come first."""
+        return (self.d_in + self.d_out + 1) * self.d_sae
+
+    @property
+    def size(self) -> int:
+        """Numbers in all parameters together."""
+        return self.by_latent + self.d_out + sum(map(prod, self.extra.values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,22 +39,22 @@ class Parameters:
 
     flat: Float[Tensor, "size"]
     encoder: Float[Tensor, "d_sae d_in"]
-    W_dec: Float[Tensor, "d_sae d_in"]
+    W_dec: Float[Tensor, "d_sae d_out"]
     b_enc: Float[Tensor, "d_sae"]
-    b_dec: Float[Tensor, "d_in"]
+    b_dec: Float[Tensor, "d_out"]
+    extra: Mapping[str, Tensor]
+    """What the architecture has beside these, such as thresholds."""
 
 
-def size(d_in: int, d_sae: int) -> int:
-    """Numbers in all parameters together."""
-    return 2 * d_in * d_sae + d_sae + d_in
-
-
-def view(flat: Float[Tensor, "size"], d_in: int, d_sae: int) -> Parameters:
+def view(flat: Float[Tensor, "size"], layout: Layout) -> Parameters:
     """Cut a flat tensor into parameters that share its memory."""
-    encoder, W_dec, b_enc, b_dec = torch.split(flat, [d_in * d_sae, d_in * d_sae, d_sae, d_in])
-    return Parameters(flat, encoder.view(d_sae, d_in), W_dec.view(d_sae, d_in), b_enc, b_dec)
+    d_in, d_sae, d_out = layout.d_in, layout.d_sae, layout.d_out
+    sizes = [d_in * d_sae, d_out * d_sae, d_sae, d_out, *map(prod, layout.extra.values())]
+    encoder, W_dec, b_enc, b_dec, *extra = torch.split(flat, sizes)
+    named = {name: part.view(shape) for (name, shape), part in zip(layout.extra.items(), extra, strict=True)}
+    return Parameters(flat, encoder.view(d_sae, d_in), W_dec.view(d_sae, d_out), b_enc, b_dec, named)
 
 
-def zeros(d_in: int, d_sae: int, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> Parameters:
+def zeros(layout: Layout, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> Parameters:
     """Parameters that are all 0."""
-    return view(torch.zeros(size(d_in, d_sae), dtype=dtype, device=device), d_in, d_sae)
+    return view(torch.zeros(layout.size, dtype=dtype, device=device), layout)

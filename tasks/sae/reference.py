@@ -34,7 +34,10 @@ def select_columns(pre_acts: Float[Tensor, "n d_sae"], columns: Int[Tensor, "c"]
 
 def select_above(pre_acts: Float[Tensor, "n d_sae"], threshold: float, dtype: torch.dtype) -> Entries:
     """All pre-activations that are positive and not below ``threshold``."""
-    keep = ~((pre_acts <= 0) | (pre_acts < threshold))
+    level = torch.tensor(threshold, dtype=pre_acts.dtype)
+    if float(level) < threshold:  # rounded down to a precision that numbers below the threshold have too
+        level = torch.nextafter(level, torch.full_like(level, torch.inf))
+    keep = ~((pre_acts <= 0) | (pre_acts < level))
     return _entries(pre_acts.to(dtype), torch.arange(pre_acts.shape[1], device=keep.device).expand_as(keep), keep)
 
 
@@ -120,6 +123,11 @@ class _Bag:
         """Write into ``out`` the products of each entry's decoder row with the gradient on its row."""
         (d_values,) = torch.autograd.grad(self.decoded, self.values, gradient)
         out[slice(None) if self.mask is None else self.mask] = d_values
+
+
+def by_latent(parts: Sequence[Part], d_sae: int, radial: Tensor | None) -> "TransposedProducts":
+    """Group the entries of all parts by latent; ``radial [d_sae]`` adds radial[i] * W_dec[i] to the gradient of W_dec[i]."""
+    return TransposedProducts(parts, d_sae, radial)
 
 
 class TransposedProducts:

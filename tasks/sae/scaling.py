@@ -1,7 +1,9 @@
 """Centring and scaling of activations, and folding both into the weights so that raw activations go in and come out."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -10,14 +12,18 @@ from tasks.sae.parameters import Parameters
 
 @dataclass(frozen=True, slots=True)
 class Scaling:
-    """The map x -> (x - mean) * scale that the SAE is trained behind."""
+    """The map x -> (x - mean) * scale that the SAE is trained behind, feature by feature."""
 
-    mean: Float[Tensor, "d_in"]
-    scale: float
+    mean: Float[Tensor, "width"]
+    scale: Float[Tensor, "width"]
 
-    def apply(self, raw: Float[Tensor, "n d_in"]) -> Float[Tensor, "n d_in"]:
+    def apply(self, raw: Float[Tensor, "n width"]) -> Float[Tensor, "n width"]:
         """Scaled rows in the mean's precision; a new tensor, so raw rows stay as they are."""
         return raw.to(self.mean.dtype, copy=True).sub_(self.mean).mul_(self.scale)
+
+    def columns(self, start: int, stop: int) -> "Scaling":
+        """The map of some features alone."""
+        return Scaling(self.mean[start:stop], self.scale[start:stop])
 
 
 def scaling(mean: Float[Tensor, "d_in"], variance: float) -> Scaling:
@@ -27,7 +33,13 @@ def scaling(mean: Float[Tensor, "d_in"], variance: float) -> Scaling:
     of mean to deviation predicts the dead); E||x||^2 = d_in is the scale that published coefficients and learning rates
     are for (https://transformer-circuits.pub/2024/april-update). Constant activations keep their scale.
     """
-    return Scaling(mean, (len(mean) / variance) ** 0.5 if variance > 0 else 1.0)
+    scale = (len(mean) / variance) ** 0.5 if variance > 0 else 1.0
+    return Scaling(mean, torch.full_like(mean, scale))
+
+
+def side_by_side(scalings: Sequence[Scaling]) -> Scaling:
+    """The map of several hooks' features beside each other, each by its own statistics."""
+    return Scaling(torch.cat([s.mean for s in scalings]), torch.cat([s.scale for s in scalings]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,23 +48,68 @@ class Weights:
 
     W_enc: Float[Tensor, "d_in d_sae"]
     b_enc: Float[Tensor, "d_sae"]
-    W_dec: Float[Tensor, "d_sae d_in"]
-    b_dec: Float[Tensor, "d_in"]
+    W_dec: Float[Tensor, "d_sae d_out"]
+    b_dec: Float[Tensor, "d_out"]
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+    """What the architecture has beside these: ``threshold``, ``r_mag``, ``b_mag`` [d_sae], ``W_skip`` [d_out, d_in]."""
 
 
-def fold(parameters: Parameters, scaling: Scaling) -> Weights:
-    """The same SAE for raw activations, in float32; only the biases change, so decoder rows keep their norms.
+@dataclass(frozen=True, slots=True)
+class Folding:
+    """How parameters for scaled rows become those for raw ones."""
 
-    With s the scale and m the mean, s * codes = act(s (x - m) W + b) gives codes = act((x - m) W + b / s), because ReLU
-    and the choice of the largest k do not mind a common positive factor. Codes come out in units of raw activations.
+    unit: float
+    """Codes are this many times smaller in the finished SAE."""
+    shift: Float[Tensor, "d_sae"]
+    """What the mean adds to pre-activations, in scaled units."""
+
+    def bias(self, b: Float[Tensor, "d_sae"], gain: Tensor | float = 1.0) -> Float[Tensor, "d_sae"]:
+        """A bias of pre-activations whose weights are the encoder's, each times ``gain``."""
+        return (b.double() - gain * self.shift) / self.unit
+
+    def level(self, threshold: Tensor) -> Tensor:
+        """A threshold on pre-activations."""
+        return threshold.double() / self.unit
+
+
+def folding(parameters: Parameters, scaling: Scaling) -> Folding:
+    """For an encoder that reads rows behind ``scaling``.
+
+    All codes are divided by one factor, the (geometric mean) scale: ReLU, thresholds and the choice of the largest do not
+    mind, and where all features have the same scale the weights stay as they are and codes are in units of raw
+    activations.
     """
-    mean, scale = scaling.mean.double(), scaling.scale
-    encoder = parameters.encoder.double()
-    b_enc = parameters.b_enc.double() / scale - encoder @ mean
-    b_dec = parameters.b_dec.double() / scale + mean
+    unit = float(scaling.scale.double().log().mean().exp())
+    return Folding(unit, parameters.encoder.double() @ (scaling.scale.double() * scaling.mean.double()))
+
+
+def fold(
+    parameters: Parameters,
+    scaling: Scaling,
+    output: Scaling | None = None,
+    extra: Mapping[str, Tensor] | None = None,
+) -> Weights:
+    """The same SAE for raw activations, in float32.
+
+    Args:
+        parameters: as trained on scaled rows.
+        scaling: of the input.
+        output: of what is rebuilt; the input's where it is the input.
+        extra: the architecture's own tensors, folded already.
+    """
+    output = output or scaling
+    at = folding(parameters, scaling)
+    s_in, s_out, m_in = scaling.scale.double(), output.scale.double(), scaling.mean.double()
+    b_dec = parameters.b_dec.double() / s_out + output.mean.double()
+    others = dict(extra or {})
+    if "W_skip" in parameters.extra:
+        W_skip = parameters.extra["W_skip"].double() * s_in / s_out[:, None]
+        b_dec -= W_skip @ m_in
+        others["W_skip"] = W_skip
     return Weights(
-        W_enc=parameters.encoder.T.float().contiguous(),
-        b_enc=b_enc.float(),
-        W_dec=parameters.W_dec.float().clone(),
+        W_enc=(parameters.encoder.double() * (s_in / at.unit)).T.float().contiguous(),
+        b_enc=at.bias(parameters.b_enc).float(),
+        W_dec=(parameters.W_dec.double() * (at.unit / s_out)).float(),
         b_dec=b_dec.float(),
+        extra={name: tensor.float() for name, tensor in others.items()},
     )

@@ -1,11 +1,21 @@
-"""The sparse step: selection, decoding, and gradients that touch active latents only."""
+"""The sparse step: selection, decoding, and gradients that touch active latents only.
 
+On CPUs it runs compiled kernels where numba can be imported, elsewhere plain torch. Both give the same to rounding, and
+the same bits whatever the number of threads.
+"""
+
+import logging
 from collections.abc import Sequence
+from functools import cache
+from importlib import import_module
+from typing import Protocol, runtime_checkable
 
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from tasks.sae import reference
 from tasks.sae.entries import AdamStep, ByLatent, Entries, Part, Rows
-from tasks.sae.reference import TransposedProducts, decode_rows, select_above, select_columns, select_top_k
 
 __all__ = [
     "AdamStep",
@@ -20,7 +30,81 @@ __all__ = [
     "select_top_k",
 ]
 
+logger = logging.getLogger(__name__)
 
-def by_latent(parts: Sequence[Part], d_sae: int, radial: Tensor | None = None) -> ByLatent:
-    """Group the entries of all parts by latent; ``radial [d_sae]`` adds radial[i] * W_dec[i] to dW_dec[i]."""
-    return TransposedProducts(parts, d_sae, radial)
+_COMPILED_FOR = (torch.bfloat16, torch.float32, torch.float64)
+
+
+def select_top_k(pre_acts: Float[Tensor, "n d_sae"], k: int, dtype: torch.dtype) -> Entries:
+    """The positive ones among the ``k`` largest pre-activations of each row; among ties the choice is free.
+
+    Values come in ``dtype``. A row with a NaN has a NaN among its values.
+    """
+    return _operations(pre_acts).select_top_k(pre_acts, k, dtype)
+
+
+def select_columns(pre_acts: Float[Tensor, "n d_sae"], columns: Int[Tensor, "c"], k: int, dtype: torch.dtype) -> Entries:
+    """The same among some columns only, such as those of dead latents; ``latents`` are in the numbering of all."""
+    return _operations(pre_acts).select_columns(pre_acts, columns, k, dtype)
+
+
+def select_above(pre_acts: Float[Tensor, "n d_sae"], threshold: float, dtype: torch.dtype) -> Entries:
+    """All pre-activations that are positive and not below ``threshold``."""
+    return _operations(pre_acts).select_above(pre_acts, threshold, dtype)
+
+
+def decode_rows(
+    target: Float[Tensor, "n d_out"],
+    entries: Entries,
+    W_dec: Float[Tensor, "d_sae d_out"],
+    weight: Float[Tensor, "g"],
+    bounds: tuple[int, ...],
+) -> Rows:
+    """Decode, compare with the target, and pull the gradient of the loss back to the entries' values.
+
+    Args:
+        target: what the latents have to rebuild.
+        entries: the active latents of each row.
+        W_dec: the decoder.
+        weight: of each prefix's squared error in the loss.
+        bounds: the latents below ``bounds[p]`` are prefix p; the last is d_sae. Residual p is what prefix p leaves over.
+    """
+    return _operations(target).decode_rows(target, entries, W_dec, weight, bounds)
+
+
+def by_latent(parts: Sequence[Part], d_sae: int, radial: Float[Tensor, "d_sae"] | None = None) -> ByLatent:
+    """Group the entries of all parts by latent; ``radial`` adds radial[i] * W_dec[i] to the gradient of W_dec[i]."""
+    return _operations(parts[0].x).by_latent(parts, d_sae, radial)
+
+
+@runtime_checkable  # tests execute annotations
+class _Operations(Protocol):
+    """A module of them; see the functions above."""
+
+    def select_top_k(self, pre_acts: Tensor, k: int, dtype: torch.dtype) -> Entries: ...
+
+    def select_columns(self, pre_acts: Tensor, columns: Tensor, k: int, dtype: torch.dtype) -> Entries: ...
+
+    def select_above(self, pre_acts: Tensor, threshold: float, dtype: torch.dtype) -> Entries: ...
+
+    def decode_rows(
+        self, target: Tensor, entries: Entries, W_dec: Tensor, weight: Tensor, bounds: tuple[int, ...]
+    ) -> Rows: ...
+
+    def by_latent(self, parts: Sequence[Part], d_sae: int, radial: Tensor | None) -> ByLatent: ...
+
+
+def _operations(tensor: Tensor) -> _Operations:
+    compiled = _compiled() if tensor.device.type == "cpu" and tensor.dtype in _COMPILED_FOR else None
+    return compiled or reference
+
+
+@cache
+def _compiled() -> _Operations | None:
+    try:
+        import_module("numba")
+    except ImportError as error:
+        logger.info("training steps run without compiled kernels: %s", error)
+        return None
+    kernels: _Operations = import_module("tasks.sae.kernels")  # type: ignore[assignment]
+    return kernels

@@ -33,12 +33,25 @@ class TrainConfig(Settings):
     """Share of the run, at its end, over which the learning rate falls to 0."""
     dead_after_tokens: int | None = Field(None, ge=1)
     """A latent silent for this many tokens counts as dead in training. Empty: chosen from the length of the run."""
+    sparsity_warmup_fraction: float | None = Field(None, ge=0, le=1)
+    """Share of the run over which a sparsity coefficient rises from 0. Empty: the architecture's own, usually as long as
+    the learning rate's."""
+    k_anneal_fraction: float = Field(0.5, ge=0, le=1)
+    """Share of the run over which sae.k_start falls to sae.k."""
+    max_grad_norm: float | None = Field(None, gt=0)
+    """Clip gradients to this norm. Empty: the architecture's own (1 for l1 and jumprelu_tanh, else none)."""
+    ema_decay: float = Field(0, ge=0, lt=1)
+    """Decay per step of a moving average of the weights, which then is the result. 0: the last weights are."""
     precision: Literal["bf16", "fp32"] = "bf16"
     """Precision of the encoder's matrix product; master weights are float32."""
     seed: int = Field(0, ge=0)
     """Seed of the initial weights and of the order of the data."""
     hook: str | None = None
     """Which of harvest.hooks to train on. Empty: the first."""
+    hooks: tuple[str, ...] = ()
+    """Several of harvest.hooks whose activations one set of latents codes together (a crosscoder). Empty: train.hook."""
+    target_hook: str | None = None
+    """Which of harvest.hooks to rebuild from train.hook's activations (a transcoder). Empty: train.hook itself."""
     lanes: int = Field(16, ge=1)
     """Virtual lanes that the data is dealt to: batches do not depend on the number of workers."""
     workers: int = Field(2, ge=1)
@@ -67,6 +80,11 @@ class TrainConfig(Settings):
             raise ValueError(
                 f"train.tokens is {self.tokens} but must be at least one batch (train.batch_tokens = {self.batch_tokens})."
             )
+        if self.hooks and (self.target_hook is not None or self.hook is not None):
+            other = "train.target_hook" if self.target_hook is not None else "train.hook"
+            raise ValueError(f"train.hooks and {other} are both set. A crosscoder rebuilds its own hooks: clear {other}.")
+        if len({*self.hooks}) != len(self.hooks):
+            raise ValueError(f"train.hooks is {list(self.hooks)} but must name each hook once.")
         if self.warmup_fraction + self.decay_fraction > 1:
             raise ValueError(
                 f"train.warmup_fraction + train.decay_fraction is {self.warmup_fraction + self.decay_fraction:g} "

@@ -61,7 +61,7 @@ class Meter:
             step=state.step,
             tokens=state.step * plan.batch_rows,
             loss=sum(losses) / len(losses),
-            fvu=squared_error / (n_rows * plan.d_in),
+            fvu=squared_error / (n_rows * plan.layout.d_out),
             l0=n_active / n_rows,
             dead_fraction=float((state.silent >= plan.dead_after).double().mean()),
             lr=plan.lr_at(state.step - 1),

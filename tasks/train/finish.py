@@ -7,11 +7,14 @@ from typing import Any
 from tasks.config import PipelineConfig
 from tasks.sae.checkpoint import save
 from tasks.sae.model import SparseAutoencoder
-from tasks.sae.scaling import Scaling, fold
+from tasks.sae.parameters import view
+from tasks.sae.registry import architecture
+from tasks.sae.scaling import Scaling, Weights, fold, folding
 from tasks.store.objects import open_store
 from tasks.train.curve import curve_to_parquet
 from tasks.train.loop import Run
 from tasks.train.plan import Plan
+from tasks.train.step import TrainState
 
 CURVE = "curve.parquet"
 SAE_FILES = ("sae.safetensors", "config.json", CURVE)
@@ -27,13 +30,31 @@ def write_sae(config: PipelineConfig, plan: Plan, run: Run, scaling: Scaling, ou
         "model": config.model.name if config.activations.source is None else None,
         "revision": config.model.revision if config.activations.source is None else None,
         "dtype": "float32",
-        "scale": scaling.scale,
+        "scale": _common(scaling),
         "dead_after_tokens": plan.dead_after,
         "training": summary,
     }
-    save(SparseAutoencoder(plan.sae, fold(run.state.parameters, scaling)), out, provenance)
+    save(SparseAutoencoder(plan.sae, finished_weights(plan, run.state, scaling)), out, provenance)
     store = open_store(out)
     store.put(CURVE, curve_to_parquet(run.curve))
     objects = {name: {"sha256": hashlib.sha256(store.get(name)).hexdigest()} for name in SAE_FILES}
     timing = {"training_seconds": run.seconds, "tokens_per_second": summary["tokens"] / run.seconds if run.seconds else None}
     return {"training": summary, "objects": objects, "timing": timing}
+
+
+def finished_weights(plan: Plan, state: TrainState, scaling: Scaling) -> Weights:
+    """The tensors of the finished SAE, for raw activations."""
+    layout = plan.layout
+    parameters = state.parameters if state.averaged is None else view(state.averaged, layout)
+    source = scaling.columns(0, layout.d_in)
+    output = scaling.columns(layout.d_in, layout.d_in + layout.d_out) if len(scaling.mean) > layout.d_in else source
+    kind = architecture(plan.sae.arch)
+    if kind.unit_norm_decoder and state.averaged is not None:
+        parameters.W_dec.div_(parameters.W_dec.norm(dim=1, keepdim=True))
+    return fold(parameters, source, output, kind.finished(parameters, state.buffers, folding(parameters, source)))
+
+
+def _common(scaling: Scaling) -> float | list[float]:
+    """The factor of all features, or of each where they differ."""
+    scales: list[float] = scaling.scale.tolist()
+    return scales[0] if len({*scales}) == 1 else scales

@@ -3,11 +3,19 @@
 import math
 from dataclasses import dataclass, replace
 
+from tasks.sae.architecture import layout
 from tasks.sae.config import SAEConfig
+from tasks.sae.parameters import Layout
+from tasks.sae.registry import architecture
 from tasks.train.config import TrainConfig
 
 CURVE_ROWS = 250
 """About how many rows the training curve gets."""
+RESAMPLE_AT = (0.2, 0.35, 0.5, 0.65)
+"""Shares of the run after which dead latents are drawn anew, where the architecture does; new ones need time to settle.
+
+The source's 25, 50, 75 and 100 thousand steps are the first part of runs of a million.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -15,7 +23,7 @@ class Plan:
     """One run's settings with nothing left open; the same on every worker."""
 
     sae: SAEConfig
-    d_in: int
+    layout: Layout
     batch_rows: int
     """Rows per step, over all workers."""
     n_steps: int
@@ -25,6 +33,15 @@ class Plan:
     decay_steps: float
     dead_after: int
     """Rows without firing after which a latent counts as dead."""
+    sparsity_steps: float
+    """Steps over which the sparsity coefficient rises."""
+    k_steps: float
+    """Steps over which k falls to where it ends."""
+    resample_at: frozenset[int]
+    """Steps before which dead latents are drawn anew."""
+    max_grad_norm: float | None
+    ema_decay: float
+    """Of the moving average of weights that is kept in place of the last ones; 0: none is."""
     bf16: bool
     seed: int
     log_every: int
@@ -37,25 +54,40 @@ class Plan:
         return self.lr * min(_ramp(step + 1, self.warmup_steps), _ramp(self.n_steps - step, self.decay_steps))
 
     def sparsity_at(self, step: int) -> float:
-        """Share of the sparsity coefficient in force at a step; it warms up with the learning rate."""
-        return _ramp(step + 1, self.warmup_steps)
+        """Share of the sparsity coefficient in force at a step."""
+        return _ramp(step + 1, self.sparsity_steps)
+
+    def k_at(self, step: int) -> int:
+        """Latents per row in force at a step, falling linearly where the SAE says where to start."""
+        k, start = self.sae.k, self.sae.k_start
+        return k if start is None else round(start + (k - start) * _ramp(step, self.k_steps))
 
 
-def plan(sae: SAEConfig, train: TrainConfig, d_in: int) -> Plan:
-    """Resolve settings; what is left empty follows the length of the run."""
+def plan(sae: SAEConfig, train: TrainConfig, d_in: int, d_out: int | None = None) -> Plan:
+    """Resolve settings; what is left empty follows the length of the run.
+
+    ``d_out`` is the width of what is rebuilt, where that is not the input.
+    """
     n_steps = math.ceil(train.tokens / train.batch_tokens)
+    kind, sae = architecture(sae.arch), replace(sae, d_in=d_in)
+    sparsity_share = _first(train.sparsity_warmup_fraction, kind.sparsity_warmup)
     log_every = max(1, n_steps // CURVE_ROWS)
     checkpoint_tokens = train.checkpoint_every_tokens or math.ceil(train.tokens / 10)
     logs_per_checkpoint = max(1, math.ceil(checkpoint_tokens / (train.batch_tokens * log_every)))
     return Plan(
-        sae=replace(sae, d_in=d_in),
-        d_in=d_in,
+        sae=sae,
+        layout=layout(sae, d_in, d_out),
         batch_rows=train.batch_tokens,
         n_steps=n_steps,
         lr=train.lr if train.lr is not None else default_lr(sae, n_steps),
         warmup_steps=train.warmup_fraction * n_steps,
         decay_steps=train.decay_fraction * n_steps,
         dead_after=train.dead_after_tokens or default_dead_after(train.tokens),
+        sparsity_steps=(train.warmup_fraction if sparsity_share is None else sparsity_share) * n_steps,
+        k_steps=train.k_anneal_fraction * n_steps,
+        resample_at=frozenset(round(share * n_steps) for share in RESAMPLE_AT) if kind.resamples else frozenset(),
+        max_grad_norm=_first(train.max_grad_norm, kind.max_grad_norm),
+        ema_decay=train.ema_decay,
         bf16=train.precision == "bf16",
         seed=train.seed,
         log_every=log_every,
@@ -79,6 +111,11 @@ def default_dead_after(tokens: int) -> int:
     On SmolLM2-135M, 1M tokens at lr 3e-3: FVU .0879 and 1.5% dead with a twentieth, .0871 and .1% with a hundredth.
     """
     return max(1, min(tokens // 100, 10_000_000))
+
+
+def _first(*values: float | None) -> float | None:
+    """The first value that is given."""
+    return next((value for value in values if value is not None), None)
 
 
 def _ramp(done: float, length: float) -> float:

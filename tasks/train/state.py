@@ -20,22 +20,24 @@ from tasks.train.step import state_from
 
 TENSORS = "state.safetensors"
 FACTS = "state.json"
+_BUFFER = "buffer."
 
 
 def run_to_files(run: Run) -> dict[str, bytes]:
     """Contents by file name. ``state.json`` carries the other's hash, so half a checkpoint is never taken for a whole."""
     state = run.state
-    adam = state.optimizer.state_dict()["state"][0]
     tensors = {
         "parameters": state.parameters.flat,
-        "exp_avg": adam["exp_avg"],
-        "exp_avg_sq": adam["exp_avg_sq"],
+        "exp_avg": state.moments[0].flat,
+        "exp_avg_sq": state.moments[1].flat,
         "silent": state.silent,
+        **{f"{_BUFFER}{name}": tensor for name, tensor in state.buffers.items()},
     }
+    if state.averaged is not None:
+        tensors["averaged"] = state.averaged
     data = tensors_to_bytes({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     facts = {
         "step": state.step,
-        "adam_step": float(adam["step"]),
         "seconds": run.seconds,
         "sha256": hashlib.sha256(data).hexdigest(),
         "curve": [asdict(row) for row in run.curve],
@@ -57,16 +59,14 @@ def read_run(store: ObjectStore, folder: str, plan: Plan, device: str | torch.de
         tensors = tensors_from_bytes(data)
     except (FileNotFoundError, ValueError, KeyError, SafetensorError) as error:
         raise ArtifactError(f"The checkpoint {store.uri}/{folder} is not whole: {error}.") from None
-    parameters = view(tensors["parameters"].to(device), plan.d_in, plan.sae.d_sae)
-    state = state_from(parameters, plan)
-    adam = {
-        "step": torch.tensor(facts["adam_step"], device=device),
-        "exp_avg": tensors["exp_avg"].to(device),
-        "exp_avg_sq": tensors["exp_avg_sq"].to(device),
-    }
-    state.optimizer.load_state_dict({**state.optimizer.state_dict(), "state": {0: adam}})
+    parameters = view(tensors["parameters"].to(device), plan.layout)
+    moments = tensors["exp_avg"].to(device), tensors["exp_avg_sq"].to(device)
+    state = state_from(parameters, plan, moments, facts["step"])
     state.silent.copy_(tensors["silent"])
-    state.step = facts["step"]
+    for name, buffer in state.buffers.items():
+        buffer.copy_(tensors[f"{_BUFFER}{name}"])
+    if state.averaged is not None:
+        state.averaged.copy_(tensors["averaged"])
     return Run(state, [CurveRow(**row) for row in facts["curve"]], facts["seconds"])
 
 

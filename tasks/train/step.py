@@ -5,15 +5,16 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from tasks.sae.architecture import Batch, Scratch, StepSums
+from tasks.sae.architecture import Architecture, Batch, Scratch, StepSums
 from tasks.sae.exchange import Exchange
 from tasks.sae.init import initial_parameters
 from tasks.sae.parameters import Parameters, view, zeros
-from tasks.sae.registry import ARCHITECTURES
+from tasks.sae.registry import architecture
 from tasks.sae.scaling import Scaling
+from tasks.sae.sparse import AdamStep, ByLatent
 from tasks.train.plan import Plan
+from tasks.train.resample import resample
 
-BETAS = (0.9, 0.999)
 EPS = 6.25e-10  # OpenAI's: gradients of a mean over rows and features are small (https://arxiv.org/abs/2406.04093)
 
 
@@ -22,12 +23,19 @@ class TrainState:
     """Everything that a step changes, the same on every worker."""
 
     parameters: Parameters
-    optimizer: torch.optim.Adam
+    moments: tuple[Parameters, Parameters]
+    """Adam's running means of the gradient and of its square."""
     silent: Tensor
     """int64 [d_sae]: rows seen, over all workers, since each latent last fired."""
+    buffers: dict[str, Tensor]
+    """The architecture's own, such as the threshold of batchtopk."""
     step: int
     """Steps done."""
     gradients: Parameters
+    optimizer: torch.optim.Adam
+    """Over the parameters by latent and the others, apart; its moments are views of ``moments``."""
+    averaged: Tensor | None = None
+    """Exponential moving average of all parameters, if the plan asks for it."""
     scratch: Scratch = field(default_factory=Scratch)
 
 
@@ -39,40 +47,96 @@ class StepResult:
     grad_norm: Tensor
 
 
-def state_from(parameters: Parameters, plan: Plan) -> TrainState:
-    """The state before the first step, with these parameters."""
-    device = parameters.flat.device
-    gradients = zeros(plan.d_in, plan.sae.d_sae, parameters.flat.dtype, device)
-    parameters.flat.grad = gradients.flat
-    # One flat tensor and the fused kernel: 4 ms a step for 5.3M parameters.
-    optimizer = torch.optim.Adam([parameters.flat], lr=plan.lr, betas=BETAS, eps=EPS, fused=True)
+def state_from(
+    parameters: Parameters, plan: Plan, moments: tuple[Tensor, Tensor] | None = None, step: int = 0
+) -> TrainState:
+    """The state after ``step`` steps, with these parameters and (flat) Adam moments; empty: those before the first step."""
+    flat, device, layout = parameters.flat, parameters.flat.device, plan.layout
+    gradients = zeros(layout, flat.dtype, device)
+    first, second = (view(m, layout) for m in moments or (torch.zeros_like(flat), torch.zeros_like(flat)))
+    kind = architecture(plan.sae.arch)
+    cuts = (slice(0, layout.by_latent), slice(layout.by_latent, None))
+    pieces = [flat[cut] for cut in cuts]
+    optimizer = torch.optim.Adam(pieces, lr=plan.lr, betas=kind.betas, eps=EPS, fused=True)
+    for piece, cut in zip(pieces, cuts, strict=True):
+        piece.grad = gradients.flat[cut]
+        optimizer.state[piece] = {
+            "step": torch.tensor(float(step), device=device),
+            "exp_avg": first.flat[cut],
+            "exp_avg_sq": second.flat[cut],
+        }
     silent = torch.zeros(plan.sae.d_sae, dtype=torch.int64, device=device)
-    return TrainState(parameters, optimizer, silent, 0, gradients)
+    buffers = {name: tensor.to(device) for name, tensor in kind.buffers(plan.sae).items()}
+    averaged = flat.clone() if plan.ema_decay else None
+    return TrainState(parameters, (first, second), silent, buffers, step, gradients, optimizer, averaged)
 
 
 def initial_state(plan: Plan, sample: Tensor, device: str | torch.device = "cpu") -> TrainState:
-    """The state before the first step, drawn from the plan's seed and from scaled training rows ``sample [m, d_in]``."""
-    parameters = initial_parameters(plan.sae, plan.d_in, plan.seed, sample)
-    return state_from(view(parameters.flat.to(device), plan.d_in, plan.sae.d_sae), plan)
+    """The state before the first step, from the plan's seed and scaled training rows ``sample [m, d_in (+ d_out)]``."""
+    d_in = plan.layout.d_in
+    x, y = sample[:, :d_in], sample[:, d_in:] if sample.shape[1] > d_in else None
+    parameters = initial_parameters(plan.sae, plan.layout, plan.seed, x, y)
+    return state_from(view(parameters.flat.to(device), plan.layout), plan)
 
 
 def update(state: TrainState, raw: Tensor, plan: Plan, scaling: Scaling, exchange: Exchange) -> StepResult:
-    """Advance ``state`` in place by one step on this worker's raw rows ``[n, d_in]``."""
-    architecture, parameters = ARCHITECTURES[plan.sae.arch], state.parameters
-    batch = Batch(raw, scaling, state.silent >= plan.dead_after, plan.sparsity_at(state.step), plan.bf16, state.scratch)
-    sums = architecture.gradients(plan.sae, parameters, state.gradients, batch, exchange)
-    if architecture.unit_norm_decoder:
-        _drop_parallel_part(state.gradients.W_dec, parameters.W_dec)
-    grad_norm = state.gradients.flat.norm()
-    if architecture.max_grad_norm is not None:
-        state.gradients.flat.mul_((architecture.max_grad_norm / grad_norm).clamp(max=1.0))
-    state.optimizer.param_groups[0]["lr"] = plan.lr_at(state.step)
-    state.optimizer.step()
-    if architecture.unit_norm_decoder:
-        parameters.W_dec.div_(parameters.W_dec.norm(dim=1, keepdim=True))
+    """Advance ``state`` in place by one step on this worker's raw rows ``[n, d_in]``; a transcoder's targets lie beside."""
+    kind, parameters, step = architecture(plan.sae.arch), state.parameters, state.step
+    batch = Batch(
+        raw=raw,
+        scaling=scaling,
+        dead=state.silent >= plan.dead_after,
+        k=plan.k_at(step),
+        sparsity=plan.sparsity_at(step),
+        progress=step / plan.n_steps,
+        bf16=plan.bf16,
+        scratch=state.scratch,
+        buffers=state.buffers,
+    )
+    if step in plan.resample_at:
+        resample(state, batch, plan, exchange)
+    sums, by_latent = kind.gradients(plan.sae, parameters, state.gradients, batch, exchange)
+    grad_norm = _descend(state, plan, kind, by_latent)
     state.silent.add_(sums.n_rows).masked_fill_(sums.fired, 0)
     state.step += 1
+    if state.averaged is not None:
+        state.averaged.lerp_(parameters.flat, 1 - min(plan.ema_decay, step / (step + 10)))
     return StepResult(sums, grad_norm)
+
+
+def _descend(state: TrainState, plan: Plan, kind: Architecture, by_latent: ByLatent | None) -> Tensor:
+    """Take Adam's step; the norm of the gradient before clipping."""
+    parameters, gradients = state.parameters, state.gradients
+    state.optimizer.param_groups[0]["lr"] = plan.lr_at(state.step)
+    if by_latent is not None and plan.max_grad_norm is None:
+        return _descend_by_latent(state, plan, kind, by_latent)
+    if by_latent is not None:
+        by_latent.write(parameters.W_dec, gradients)
+    if kind.unit_norm_decoder:
+        _drop_parallel_part(gradients.W_dec, parameters.W_dec)
+    norm: Tensor = gradients.flat.norm()
+    if plan.max_grad_norm is not None:
+        gradients.flat.mul_((plan.max_grad_norm / norm).clamp(max=1.0))
+    state.optimizer.step()
+    if kind.unit_norm_decoder:
+        parameters.W_dec.div_(parameters.W_dec.norm(dim=1, keepdim=True))
+    return norm
+
+
+def _descend_by_latent(state: TrainState, plan: Plan, kind: Architecture, by_latent: ByLatent) -> Tensor:
+    """The same without ever writing the gradients of encoder, W_dec and b_enc to memory."""
+    by, rest = state.optimizer.param_groups[0]["params"]
+    settings = AdamStep(
+        lr=plan.lr_at(state.step), betas=kind.betas, eps=EPS, step=state.step + 1, unit_norm=kind.unit_norm_decoder
+    )
+    square = by_latent.adam(state.parameters, *state.moments, settings)
+    others = by.grad
+    by.grad = None  # Adam passes over what has no gradient
+    state.optimizer.step()
+    by.grad = others
+    state.optimizer.state[by]["step"] += 1
+    total: Tensor = square + rest.grad.square().sum()
+    return total.sqrt()
 
 
 def _drop_parallel_part(gradient: Tensor, rows: Tensor) -> None:

@@ -11,9 +11,10 @@ from torch import Tensor
 from tasks.config import PipelineConfig
 from tasks.errors import ArtifactError, InputError
 from tasks.sae.exchange import Exchange
-from tasks.sae.scaling import scaling
+from tasks.sae.scaling import Scaling, scaling, side_by_side
 from tasks.store.lanes import LaneReader
 from tasks.store.objects import open_store
+from tasks.store.reader import Split
 from tasks.store.schema import Array
 from tasks.store.tensors import as_tensor, from_stored
 from tasks.train.curve import CurveRow
@@ -44,7 +45,7 @@ class Worker:
 
         Raises:
             InputError: sae.d_in is set and disagrees with the activations, or there are fewer rows than lanes.
-            ArtifactError: the activations are unfinished or lack the hook.
+            ArtifactError: the activations are unfinished, lack a hook, or hold other tokens at one hook than at another.
         """
         self.config = config
         self.activations = activations
@@ -52,15 +53,15 @@ class Worker:
         self.exchange = exchange
         self.device = device
         self._reader = self._open(rank, exchange.world_size)
-        d_in, statistics = self._reader.d_in, self._reader.statistics
+        widths = dict(zip(config.hooks, (part.d_in for part in self._reader.parts), strict=True))
+        d_in, d_out = (sum(widths[hook] for hook in hooks) for hooks in (config.input_hooks, config.output_hooks))
         if config.sae.d_in not in (None, d_in):
             raise InputError(
-                f"sae.d_in is {config.sae.d_in} but activations of {config.hook!r} have {d_in} features. "
+                f"sae.d_in is {config.sae.d_in} but activations of {', '.join(config.input_hooks)} have {d_in} features. "
                 "Leave sae.d_in empty or correct it."
             )
-        self.plan = plan(config.sae, config.train, d_in)
-        mean = torch.tensor(statistics["mean"], dtype=torch.float32, device=device)
-        self.scaling = scaling(mean, statistics["variance"])
+        self.plan = plan(config.sae, config.train, d_in, d_out)
+        self.scaling = side_by_side([_scaling_of(part, device) for part in self._reader.parts])
 
     def train(self, on_row: Callable[[CurveRow], None] = ignore, on_checkpoint: Callable[[Run], None] = ignore) -> Run:
         """Train to the end, from the newest whole checkpoint below ``out`` if there is one.
@@ -95,7 +96,7 @@ class Worker:
         return run
 
     def _sample(self) -> Tensor:
-        """Scaled rows of the first batches, over all lanes, so that every worker has the same."""
+        """Scaled rows (targets too) of the first batches, over all lanes, so that every worker has the same."""
         reader = self._open(rank=0, world_size=1)
         n_batches = -(-min(SAMPLE_ROWS, reader.rows) // self.plan.batch_rows)
         rows = np.concatenate(list(reader.batches(0, n_batches)))
@@ -105,7 +106,7 @@ class Worker:
         settings = self.config.train
         return LaneReader(
             self.activations,
-            self.config.hook,
+            self.config.hooks,
             batch_rows=settings.batch_tokens,
             lanes=settings.lanes,
             seed=settings.seed,
@@ -115,3 +116,9 @@ class Worker:
 
     def _tensor(self, rows: Array) -> Tensor:
         return from_stored(as_tensor(rows, self.device), self._reader.dtype)
+
+
+def _scaling_of(hook: Split, device: str) -> Scaling:
+    """The scaling of one hook's features, by the statistics of its training rows."""
+    mean = torch.tensor(hook.statistics["mean"], dtype=torch.float32, device=device)
+    return scaling(mean, hook.statistics["variance"])

@@ -10,9 +10,9 @@ from torch import Tensor
 from tasks.sae.architecture import Batch
 from tasks.sae.config import SAEConfig
 from tasks.sae.exchange import Alone
-from tasks.sae.losses import relu_codes, squared_error, weighted_l1
-from tasks.sae.parameters import Parameters, zeros
-from tasks.sae.registry import ARCHITECTURES
+from tasks.sae.losses import squared_error, weighted_l1
+from tasks.sae.parameters import Layout, Parameters, zeros
+from tasks.sae.registry import architecture
 from tasks.sae.scaling import Scaling
 
 
@@ -75,10 +75,11 @@ class TestSparseAutoencoder:
     )
     B_DEC = torch.tensor([1.0, 0.0, -1.0])
     COEFFICIENT = 0.5
+    PLAIN = Scaling(torch.zeros(3), torch.ones(3))
 
     @pytest.fixture
     def parameters(self) -> Parameters:
-        parameters = zeros(3, 6)
+        parameters = zeros(Layout(3, 6, 3))
         parameters.encoder.copy_(self.ENCODER)
         parameters.W_dec.copy_(self.W_DEC)
         parameters.b_dec.copy_(self.B_DEC)
@@ -86,7 +87,7 @@ class TestSparseAutoencoder:
 
     def test_forward(self, parameters):
         """By hand: x_hat = 1 [1,0,0] + 2 [0,2,0] + 3 [0,3,4] + 3 [1,2,2] + [1,0,-1] = [5, 19, 17]."""
-        codes = relu_codes(parameters, self.X)
+        codes = (self.X @ parameters.encoder.T + parameters.b_enc).relu()
         assert codes.tolist() == [[1, 2, 3, 0, 3, 0]]
         x_hat = codes @ parameters.W_dec + parameters.b_dec
         assert x_hat.tolist() == [[5, 19, 17]]
@@ -109,10 +110,10 @@ class TestSparseAutoencoder:
         d/dW_dec = code G + (1/2) code W_dec / norm: for latent 1 [8, 34, 28] + [.5, 0, 0], for latent 3
           3 [8, 34, 28] + 1.5 [0, .6, .8] = [24, 102.9, 85.2], and 0 for the silent.
         """
-        out = zeros(3, 6)
+        out = zeros(Layout(3, 6, 3))
         config = SAEConfig(arch="l1", d_sae=6, l1_coefficient=self.COEFFICIENT)
-        batch = Batch(self.X, Scaling(torch.zeros(3), 1.0), torch.zeros(6, dtype=torch.bool), bf16=False)
-        sums = ARCHITECTURES["l1"].gradients(config, parameters, out, batch, Alone())
+        batch = Batch(raw=self.X, scaling=self.PLAIN, dead=torch.zeros(6, dtype=torch.bool), bf16=False)
+        sums, _ = architecture("l1").gradients(config, parameters, out, batch, Alone())
         assert float(sums.loss) == 501 + 0.5 * 29
         assert out.b_dec.tolist() == [8, 34, 28]
         assert out.b_enc.tolist() == [8.5, 69, 216.5, 0, 133.5, 0]
@@ -123,8 +124,8 @@ class TestSparseAutoencoder:
         assert out.W_dec[3].tolist() == out.W_dec[5].tolist() == [0, 0, 0]
 
     def test_without_the_penalty_it_is_the_dense_baseline(self, parameters):
-        out = zeros(3, 6)
-        batch = Batch(self.X, Scaling(torch.zeros(3), 1.0), torch.zeros(6, dtype=torch.bool), bf16=False)
-        sums = ARCHITECTURES["dense"].gradients(SAEConfig(arch="dense", d_sae=6), parameters, out, batch, Alone())
+        out = zeros(Layout(3, 6, 3))
+        batch = Batch(raw=self.X, scaling=self.PLAIN, dead=torch.zeros(6, dtype=torch.bool), bf16=False)
+        sums, _ = architecture("dense").gradients(SAEConfig(arch="dense", d_sae=6), parameters, out, batch, Alone())
         assert float(sums.loss) == 501
         assert out.b_enc.tolist() == [8, 68, 214, 0, 132, 0]

@@ -3,18 +3,21 @@ import torch
 
 from tasks.errors import InputError
 from tasks.sae.ops import SparseCodes, densify
-from tasks.sae.registry import ARCHITECTURES
-from tasks.sae.scaling import Scaling, scaling
+from tasks.sae.registry import NAMES, architecture
+from tasks.sae.scaling import Folding, Weights, scaling
 
 
-@pytest.mark.parametrize("arch", ["topk", "l1", "dense"])
+@pytest.mark.parametrize("arch", NAMES)
 def test_folding_leaves_codes_and_reconstructions_as_they_were_on_scaled_rows(arch, tiny):
-    sae, parameters, config = tiny.sae(arch), tiny.parameters, tiny.sae(arch).config
-    x = Scaling(tiny.mean, tiny.scale).apply(tiny.raw)
-    codes = ARCHITECTURES[arch].activate(config, torch.addmm(parameters.b_enc, x, parameters.encoder.T))
-    x_hat = codes @ parameters.W_dec + parameters.b_dec
-    assert torch.allclose(sae.encode(tiny.raw) * tiny.scale, codes, rtol=1e-4, atol=1e-4)
-    assert torch.allclose(sae(tiny.raw), x_hat / tiny.scale + tiny.mean, rtol=1e-4, atol=1e-3)
+    sae, p, config = tiny.sae(arch), tiny.parameters(arch), tiny.config(arch)
+    x = tiny.scaling.apply(tiny.raw)
+    unfolded = architecture(arch).finished(p, tiny.buffers(arch), Folding(1.0, torch.zeros(32, dtype=torch.float64)))
+    weights = Weights(p.encoder.T, p.b_enc, p.W_dec, p.b_dec, {name: t.float() for name, t in unfolded.items()})
+    codes = architecture(arch).activate(config, torch.addmm(p.b_enc, x, p.encoder.T), weights)
+    x_hat = codes @ p.W_dec + p.b_dec
+    assert (codes > 0).any()
+    assert torch.allclose(sae.encode(tiny.raw) * 0.3, codes, rtol=1e-4, atol=1e-4)
+    assert torch.allclose(sae(tiny.raw), x_hat / 0.3 + tiny.mean, rtol=1e-4, atol=1e-3)
 
 
 def test_scaled_rows_are_centred_with_mean_squared_norm_d_in(tiny):
@@ -32,7 +35,7 @@ def test_scaling_leaves_the_raw_rows_alone(tiny):
 
 
 def test_constant_activations_keep_a_finite_scale():
-    assert scaling(torch.ones(3), 0.0).scale == 1.0
+    assert scaling(torch.ones(3), 0.0).scale.tolist() == [1, 1, 1]
 
 
 def test_topk_codes_have_k_positive_latents_at_most(tiny):

@@ -10,6 +10,7 @@ import torch.multiprocessing as mp
 
 from tasks.config import PipelineConfig
 from tasks.sae.exchange import Alone, Exchange
+from tasks.sae.registry import NAMES
 from tasks.train.distributed import TorchExchange
 from tasks.train.worker import Worker
 from tests.conftest import free_port
@@ -40,7 +41,7 @@ def _worker(
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_several_workers_train_the_sae_of_one(world_size, tiny_run, tmp_path):
     configs = {}
-    for arch in ("topk", "l1"):
+    for arch in NAMES:
         configs[arch], activations = tiny_run(sae={"arch": arch, "aux_k": 2}, dead_after_tokens=64)
     alone = _train(configs, activations, str(tmp_path / "alone"), Alone(), rank=0)
     assert (alone["topk"]["curve"][:, 2] > 0).float().mean() > 0.5  # so AuxK took part in most steps
@@ -52,6 +53,8 @@ def test_several_workers_train_the_sae_of_one(world_size, tiny_run, tmp_path):
     for arch, one in alone.items():
         together = ranks[0][arch]
         assert all(torch.equal(rank[arch]["weights"], together["weights"]) for rank in ranks)
-        assert torch.allclose(together["weights"], one["weights"], atol=2e-4)
-        assert torch.allclose(together["curve"], one["curve"], rtol=1e-4)
+        # The slope of f^p has no bound near 0: a last bit's difference grows to 2e-4 in one worker's 40 steps too.
+        loose = 100 if arch == "p_anneal" else 1
+        assert torch.allclose(together["weights"], one["weights"], atol=loose * 2e-4), arch
+        assert torch.allclose(together["curve"], one["curve"], rtol=loose * 1e-4), arch
         assert torch.equal(together["silent"], one["silent"])

@@ -6,6 +6,7 @@ import torch
 
 from tasks.errors import InputError
 from tasks.sae.config import SAEConfig
+from tasks.sae.registry import NAMES
 from tasks.sae.scaling import Scaling
 from tasks.train.config import TrainConfig
 from tasks.train.curve import curve_to_parquet
@@ -14,12 +15,12 @@ from tasks.train.plan import Plan, plan
 from tasks.train.step import initial_state
 
 D_IN = 6
-SCALING = Scaling(torch.zeros(D_IN), 1.0)
+SCALING = Scaling(torch.zeros(D_IN), torch.ones(D_IN))
 
 
 def tiny_plan(arch: str = "topk", **settings: object) -> Plan:
     train_settings = {"tokens": 960, "batch_tokens": 32, "lanes": 4, "precision": "fp32", "lr": 0.01} | settings
-    return plan(SAEConfig(arch=arch, d_sae=24, k=3), TrainConfig(**train_settings), D_IN)
+    return plan(SAEConfig(arch=arch, d_sae=24, k=3, tanh_coefficient=0.1), TrainConfig(**train_settings), D_IN)
 
 
 def batches(p: Plan, first: int = 0) -> list[torch.Tensor]:
@@ -33,7 +34,7 @@ def start(p: Plan) -> Run:
     return Run(initial_state(p, torch.cat(batches(p))[:256]))
 
 
-@pytest.mark.parametrize("arch", ["topk", "l1", "dense"])
+@pytest.mark.parametrize("arch", NAMES)
 def test_training_lowers_the_loss_of_every_architecture(arch):
     p = tiny_plan(arch, tokens=6400)
     run = train(start(p), batches(p), p, SCALING)

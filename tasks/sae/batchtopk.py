@@ -1,0 +1,115 @@
+"""BatchTopK (https://arxiv.org/abs/2412.06410) and its nested kind, Matryoshka (https://arxiv.org/abs/2503.17547).
+
+The n * k largest pre-activations of a batch of n rows, over all workers, are its codes, so that rows may take more or
+fewer latents than k. A finished SAE sees one row at a time: it keeps what exceeds the threshold at which training kept.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tasks.sae.architecture import Architecture, Batch, StepSums
+from tasks.sae.config import SAEConfig
+from tasks.sae.exchange import Exchange, gather_entries
+from tasks.sae.init import match_size
+from tasks.sae.parameters import Parameters
+from tasks.sae.scaling import Folding, Weights
+from tasks.sae.selected import selected_gradients
+from tasks.sae.sparse import ByLatent, Entries, select_above
+
+THRESHOLD_RATE = 0.01
+"""Share of a step's threshold in the running mean."""
+_SAMPLE_ROWS = 64
+_MARGIN = 0.8  # of the last threshold: low enough to hold all that will be kept, high enough to hold little else
+
+
+class BatchTopK(Architecture):
+    """The n * k largest pre-activations of the batch, rectified."""
+
+    tensors = ("threshold",)
+    leans_on_rows = True
+
+    def buffers(self, config: SAEConfig) -> dict[str, Tensor]:  # noqa: D102
+        return {"threshold": torch.zeros(1, dtype=torch.float64)}
+
+    def start(self, config: SAEConfig, parameters: Parameters, x: Float[Tensor, "m d_in"], seed: int) -> None:  # noqa: D102
+        match_size(parameters, x, config.k)
+
+    def bounds(self, config: SAEConfig) -> tuple[int, ...]:
+        """Ends of the nested prefixes that must each rebuild the rows."""
+        return (config.d_sae,)
+
+    def gradients(  # noqa: D102
+        self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: Batch, exchange: Exchange
+    ) -> tuple[StepSums, ByLatent | None]:
+        def select(pre_acts: Tensor) -> Entries:
+            count = batch.k * len(pre_acts) * exchange.world_size
+            kept = _largest(pre_acts, count, batch.buffers["threshold"], exchange, parameters.flat.dtype)
+            _follow(batch.buffers["threshold"], kept)
+            return kept
+
+        return selected_gradients(config, parameters, out, batch, exchange, select, self.bounds(config))
+
+    def activate(  # noqa: D102
+        self, config: SAEConfig, pre_acts: Float[Tensor, "n d_sae"], weights: Weights
+    ) -> Float[Tensor, "n d_sae"]:
+        return pre_acts.where(pre_acts > weights.extra["threshold"], 0.0)
+
+    def finished(  # noqa: D102
+        self, parameters: Parameters, buffers: Mapping[str, Tensor], folding: Folding
+    ) -> dict[str, Tensor]:
+        threshold = folding.level(buffers["threshold"].to(parameters.flat.device))
+        return {"threshold": threshold.expand(len(parameters.b_enc)).clone()}
+
+
+class Matryoshka(BatchTopK):
+    """BatchTopK whose nested prefixes of latents must each rebuild the rows, so that the first ones stay general."""
+
+    def bounds(self, config: SAEConfig) -> tuple[int, ...]:
+        """Ends of the prefixes: given, or a 32nd, an eighth and a half of the latents, and all of them."""
+        if config.prefixes is not None:
+            return config.prefixes
+        return tuple(sorted({max(1, config.d_sae // part) for part in (32, 8, 2, 1)}))
+
+
+def _largest(pre_acts: Tensor, count: int, threshold: Tensor, exchange: Exchange, dtype: torch.dtype) -> Entries:
+    """The ``count`` largest positive pre-activations of all workers' rows.
+
+    Whatever exceeds a level somewhat below the running threshold is looked at first; only if that is too little, which
+    happens in the first steps, the level is lowered. The result does not depend on the levels, but for ties.
+    """
+    level = float(threshold) * _MARGIN or _likely_level(pre_acts, count, exchange)
+    while True:
+        found = gather_entries(exchange, select_above(pre_acts, level, dtype))
+        if len(found.values) >= count or level == 0.0:
+            return _keep(found, count)
+        level = level / 2 if level > 1e-3 else 0.0
+
+
+def _likely_level(pre_acts: Tensor, count: int, exchange: Exchange) -> float:
+    """A level that about ``count`` of all rows' pre-activations exceed, judged by some rows of this worker."""
+    sample = pre_acts[:_SAMPLE_ROWS].flatten()
+    share = count / (len(pre_acts) * exchange.world_size * pre_acts.shape[1])
+    smallest = sample.topk(max(1, int(share * len(sample)))).values[-1].float().clamp(min=0.0)
+    exchange.add_up(smallest)
+    return _MARGIN * float(smallest) / exchange.world_size
+
+
+def _keep(entries: Entries, count: int) -> Entries:
+    """The ``count`` largest entries, in their order; all where there are fewer."""
+    if len(entries.values) <= count:
+        return entries
+    mask = torch.zeros(len(entries.values), dtype=torch.bool, device=entries.values.device)
+    mask[entries.values.topk(count, sorted=False).indices] = True
+    kept_before = torch.cat([mask.new_zeros(1, dtype=torch.int64), mask.cumsum(0)])
+    return Entries(entries.values[mask], entries.latents[mask], kept_before[entries.start])
+
+
+def _follow(threshold: Tensor, kept: Entries) -> None:
+    """Move the running mean towards the smallest activation that was kept."""
+    if len(kept.values) == 0:
+        return
+    smallest = kept.values.min().to(threshold)
+    threshold.copy_(torch.where(threshold > 0, threshold.lerp(smallest, THRESHOLD_RATE), smallest))

@@ -1,0 +1,51 @@
+"""Gated SAEs (https://arxiv.org/abs/2404.16014): one path decides which latents are active, another how much.
+
+Both share the encoder's directions. The gate learns from L1 and from rebuilding the rows by itself with a frozen decoder,
+so that the sparsity term does not shrink the codes.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tasks.sae.config import SAEConfig
+from tasks.sae.dense import Codes, DenseArchitecture, Here
+from tasks.sae.losses import squared_error
+from tasks.sae.parameters import Parameters
+from tasks.sae.scaling import Folding, Weights
+
+
+class Gated(DenseArchitecture):
+    """codes = 1[x W + b_enc > 0] * ReLU(exp(r_mag) * (x W) + b_mag)."""
+
+    unit_norm_decoder = True
+    betas = (0.0, 0.999)
+    tensors = ("r_mag", "b_mag")
+
+    def extra(self, config: SAEConfig) -> dict[str, tuple[int, ...]]:  # noqa: D102
+        return {"r_mag": (config.d_sae,), "b_mag": (config.d_sae,)}
+
+    def codes(self, at: Here, p: Parameters, pre_acts: Float[Tensor, "n d_sae"]) -> Codes:  # noqa: D102
+        codes = _gated(pre_acts, p.b_enc, p.extra)
+        gate = pre_acts.relu()
+        alone = gate @ p.W_dec.detach() + p.b_dec.detach()
+        penalty = at.config.l1_coefficient * at.batch.sparsity * gate.sum()
+        return Codes(codes, penalty + squared_error(at.y, alone))
+
+    def activate(  # noqa: D102
+        self, config: SAEConfig, pre_acts: Float[Tensor, "n d_sae"], weights: Weights
+    ) -> Float[Tensor, "n d_sae"]:
+        return _gated(pre_acts, weights.b_enc, weights.extra)
+
+    def finished(  # noqa: D102
+        self, parameters: Parameters, buffers: Mapping[str, Tensor], folding: Folding
+    ) -> dict[str, Tensor]:
+        r_mag = parameters.extra["r_mag"].double()
+        return {"r_mag": r_mag, "b_mag": folding.bias(parameters.extra["b_mag"], r_mag.exp())}
+
+
+def _gated(pre_acts: Tensor, b_enc: Tensor, extra: Mapping[str, Tensor]) -> Tensor:
+    magnitude = (torch.exp(extra["r_mag"]) * (pre_acts - b_enc) + extra["b_mag"]).relu()
+    return magnitude.where(pre_acts > 0, 0.0)

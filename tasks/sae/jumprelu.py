@@ -1,0 +1,162 @@
+"""JumpReLU: a code is its pre-activation where that exceeds the latent's own threshold, which is learnt.
+
+The jump has no gradient; it learns through a window around the threshold (straight-through estimators). With z the
+pre-activation, t the threshold, e the window's width and R = 1[|z - t| < e / 2]:
+d code / d t = -(t / e) R, and d 1[z > t] / d t = -(1 / e) R (https://arxiv.org/abs/2407.14435, equations 11 and 12).
+"""
+
+from collections.abc import Mapping
+from math import log
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tasks.sae.config import SAEConfig
+from tasks.sae.dense import Codes, DenseArchitecture, Here
+from tasks.sae.parameters import Parameters
+from tasks.sae.scaling import Folding, Weights
+
+_START = 1e-3
+"""Threshold and window at the start, for rows of mean squared norm 1 (https://arxiv.org/abs/2407.14435, appendix)."""
+
+
+class _Jump(torch.autograd.Function):
+    """z where z > threshold; with ``through_input`` the window passes gradients to z too, as to the threshold."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, threshold: Tensor, width: float, through_input: bool) -> Tensor:
+        ctx.save_for_backward(z, threshold)
+        ctx.width, ctx.through_input = width, through_input
+        return z.where(z > threshold, 0.0)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        (gradient,) = gradients
+        z, threshold = ctx.saved_tensors
+        jump = gradient * (threshold / ctx.width) * _window(z, threshold, ctx.width)
+        to_input = gradient.where(z > threshold, 0.0)
+        return to_input + jump if ctx.through_input else to_input, -jump.sum(0), None, None
+
+
+class _Count(torch.autograd.Function):
+    """Sum of 1[z > threshold]; the window passes gradients to the threshold."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, threshold: Tensor, width: float) -> Tensor:
+        ctx.save_for_backward(z, threshold)
+        ctx.width = width
+        return (z > threshold).sum().to(z.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        (gradient,) = gradients
+        z, threshold = ctx.saved_tensors
+        return None, -gradient / ctx.width * _window(z, threshold, ctx.width).sum(0), None
+
+
+def _window(z: Tensor, threshold: Tensor, width: float) -> Tensor:
+    return ((z - threshold).abs() < width / 2).to(z.dtype)
+
+
+class JumpReLU(DenseArchitecture):
+    """Squared error over variance, plus the number of active latents times a coefficient."""
+
+    unit_norm_decoder = True
+    betas = (0.0, 0.999)
+    tensors = ("threshold",)
+
+    def extra(self, config: SAEConfig) -> dict[str, tuple[int, ...]]:  # noqa: D102
+        return {"log_threshold": (config.d_sae,)}
+
+    def start(self, config: SAEConfig, parameters: Parameters, x: Float[Tensor, "m d_in"], seed: int) -> None:  # noqa: D102
+        parameters.extra["log_threshold"].fill_(log(_START * x.shape[1] ** 0.5))
+
+    def codes(self, at: Here, p: Parameters, pre_acts: Float[Tensor, "n d_sae"]) -> Codes:  # noqa: D102
+        threshold, width = p.extra["log_threshold"].exp(), _width(at.config, pre_acts, p)
+        codes = _jump(pre_acts.relu(), threshold, width)
+        return Codes(codes, self.price(at, _count(pre_acts.relu(), threshold, width)) * at.y.shape[1])
+
+    def price(self, at: Here, count: Float[Tensor, ""]) -> Float[Tensor, ""]:
+        """What ``count`` active latents in all of this worker's rows cost, in shares of the variance."""
+        return _coefficient(at, 1e-3) * count
+
+    def activate(  # noqa: D102
+        self, config: SAEConfig, pre_acts: Float[Tensor, "n d_sae"], weights: Weights
+    ) -> Float[Tensor, "n d_sae"]:
+        return pre_acts.where(pre_acts > weights.extra["threshold"], 0.0)
+
+    def finished(  # noqa: D102
+        self, parameters: Parameters, buffers: Mapping[str, Tensor], folding: Folding
+    ) -> dict[str, Tensor]:
+        return {"threshold": folding.level(parameters.extra["log_threshold"].exp())}
+
+
+class JumpReLUTargetL0(JumpReLU):
+    """The penalty is (l0 / k - 1)^2, so that l0 ends at k (https://arxiv.org/abs/2407.14435, appendix on fixed L0)."""
+
+    def price(self, at: Here, count: Float[Tensor, ""]) -> Float[Tensor, ""]:
+        """Linear in this worker's count, with the slope that the square has at the l0 of all workers' rows."""
+        total = count.detach().clone()
+        at.exchange.add_up(total)
+        n_rows, k = len(at.y) * at.exchange.world_size, at.config.k
+        excess = total / n_rows / k - 1
+        value = _coefficient(at, 1.0) * n_rows * excess.square() / at.exchange.world_size
+        slope: Tensor = 2 * _coefficient(at, 1.0) * excess / k
+        return value + slope * (count - count.detach())
+
+
+class JumpReLUTanh(JumpReLU):
+    """Tanh of the norm-weighted codes, and a pull on silent latents (https://transformer-circuits.pub/2025/january-update).
+
+    The decoder's norms are free, and the window passes gradients to all parameters.
+    """
+
+    unit_norm_decoder = False
+    max_grad_norm: float | None = 1.0
+    betas = (0.9, 0.999)
+    sparsity_warmup = 1.0
+
+    def start(self, config: SAEConfig, parameters: Parameters, x: Float[Tensor, "m d_in"], seed: int) -> None:  # noqa: D102
+        d_out, d_sae = parameters.W_dec.shape[1], config.d_sae
+        # Rows of U(-1, 1) / sqrt(d_out) have norm 1 / sqrt(3): the directions that stand there already, at that size.
+        parameters.W_dec.div_(3**0.5)
+        parameters.encoder.mul_(d_out / d_sae / 3**0.5)
+        parameters.extra["log_threshold"].fill_(log(0.1))
+        share = min(10_000 / d_sae, _MOST_AT_START)
+        pre_acts = x[:_START_ROWS] @ parameters.encoder.T
+        level = pre_acts.kthvalue(max(1, round((1 - share) * len(pre_acts))), dim=0).values
+        parameters.b_enc.copy_(0.1 - level)
+
+    def codes(self, at: Here, p: Parameters, pre_acts: Float[Tensor, "n d_sae"]) -> Codes:  # noqa: D102
+        config, batch = at.config, at.batch
+        threshold, width = p.extra["log_threshold"].exp(), config.bandwidth or 2.0
+        codes = _jump(pre_acts, threshold, width, through_input=True)
+        norms: Tensor = torch.linalg.vector_norm(p.W_dec, dim=1)
+        sparsity = torch.tanh(config.tanh_scale * codes * norms).sum()
+        reach = ((threshold - pre_acts).relu() * norms).sum()
+        return Codes(codes, config.tanh_coefficient * batch.sparsity * sparsity + config.pre_act_coefficient * reach)
+
+
+_START_ROWS = 2048
+_MOST_AT_START = 0.1  # the update's 10,000 active latents a row are more than a small dictionary has
+
+
+def _jump(z: Tensor, threshold: Tensor, width: float, through_input: bool = False) -> Tensor:
+    codes: Tensor = _Jump.apply(z, threshold, width, through_input)  # type: ignore[no-untyped-call]
+    return codes
+
+
+def _count(z: Tensor, threshold: Tensor, width: float) -> Tensor:
+    count: Tensor = _Count.apply(z, threshold, width)  # type: ignore[no-untyped-call]
+    return count
+
+
+def _width(config: SAEConfig, pre_acts: Tensor, p: Parameters) -> float:
+    return config.bandwidth or _START * p.encoder.shape[1] ** 0.5
+
+
+def _coefficient(at: Here, default: float) -> float:
+    given = at.config.l0_coefficient
+    return (default if given is None else given) * at.batch.sparsity

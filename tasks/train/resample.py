@@ -1,0 +1,46 @@
+"""Dead latents are drawn anew from rows that are rebuilt badly (https://transformer-circuits.pub/2023/monosemantic-features).
+
+The rows are those of the step at hand, over all workers, where the paper takes 819,200 others: a batch of a thousand has
+bad rows enough for the dead latents of a run, and no second pass over the data is needed.
+"""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear, normalize
+
+from tasks.sae.architecture import Batch
+from tasks.sae.exchange import Exchange
+from tasks.train.plan import Plan
+
+if TYPE_CHECKING:
+    from tasks.train.step import TrainState
+
+ENCODER_SHARE = 0.2
+"""Norm of a new latent's encoder weights, as a share of the mean of the live ones'."""
+
+
+def resample(state: "TrainState", batch: Batch, plan: Plan, exchange: Exchange) -> None:
+    """Give each dead latent the direction of a row drawn by its squared loss; its moments and bias start from 0."""
+    dead = batch.dead.nonzero().squeeze(1)
+    if len(dead) == 0:
+        return
+    p, d_in = state.parameters, plan.layout.d_in
+    x, y = batch.rows(exchange.gather([batch.raw])[0], d_in)
+    y_hat = linear(x, p.encoder, p.b_enc).relu() @ p.W_dec + p.b_dec
+    loss = (y - y_hat).square().sum(1)
+    if not float(loss.sum()) > 0:
+        return
+    generator = torch.Generator().manual_seed(plan.seed + 1_000_003 * (state.step + 1))
+    chosen = torch.multinomial(loss.square().double().cpu(), len(dead), replacement=True, generator=generator).to(x.device)
+    norms: Tensor = torch.linalg.vector_norm(p.encoder, dim=1)
+    alive = norms[~batch.dead]
+    size = ENCODER_SHARE * (float(alive.mean()) if len(alive) else float(norms.mean()))
+    p.W_dec[dead] = normalize(y[chosen])
+    p.encoder[dead] = normalize(x[chosen]) * size
+    p.b_enc[dead] = 0.0
+    for moment in state.moments:
+        for part in (moment.encoder, moment.W_dec, moment.b_enc):
+            part[dead] = 0.0
+    state.silent[dead] = 0
