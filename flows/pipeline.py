@@ -139,7 +139,8 @@ def _train(config: PipelineConfig, at: Addresses, listener: Listener) -> None:
     from tasks.train.on_ray import train
 
     if read_manifest(at.sae) is None:
-        warn(at.activations, config.hook)
+        for hook in config.hooks:
+            warn(at.activations, hook)
     train(config, at.activations, at.sae, listener, at.tokens)
 
 

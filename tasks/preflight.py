@@ -78,7 +78,8 @@ def check_storage(storage: str) -> None:
 
 
 def _harvested_width(config: PipelineConfig, at: Addresses) -> int:
-    return int(require_manifest(at.activations)["hooks"][config.hook]["d_in"])
+    hooks = require_manifest(at.activations)["hooks"]
+    return sum(int(hooks[hook]["d_in"]) for hook in config.input_hooks)
 
 
 def _check_own(config: PipelineConfig, at: Addresses) -> None:
@@ -99,7 +100,7 @@ def _check_text_and_model(config: PipelineConfig, at: Addresses) -> None:
     check_corpus(config.text)
     skeleton = load_skeleton(config.model)
     widths = {hook: hook_width(skeleton, hook) for hook in config.harvest.hooks}
-    _check_width(config, widths[config.hook])
+    _check_width(config, sum(widths[hook] for hook in config.input_hooks))
     # Once there are tokens, the harvest itself knows how many of them are still to be stored.
     if config.text.max_tokens is not None and (at.tokens is None or read_manifest(at.tokens) is None):
         require_room(config.storage, config.text.max_tokens, list(widths.values()), config.harvest.dtype)
@@ -107,6 +108,7 @@ def _check_text_and_model(config: PipelineConfig, at: Addresses) -> None:
 
 def _check_width(config: PipelineConfig, d_in: int) -> None:
     if config.sae.d_in not in (None, d_in):
+        hooks = " + ".join(config.input_hooks)
         raise InputError(
-            f"sae.d_in is {config.sae.d_in} but {config.hook} is {d_in} wide. Leave sae.d_in empty or set it to {d_in}."
+            f"sae.d_in is {config.sae.d_in} but {hooks} is {d_in} wide. Leave sae.d_in empty or set it to {d_in}."
         )

@@ -129,12 +129,31 @@ def forward(subject: Subject, config: HarvestConfig, token_ids: TokenIds, count:
 def rows(
     subject: Subject, config: HarvestConfig, recipe: str, token_ids: TokenIds, captured: dict[str, Captured]
 ) -> dict[str, HookRows]:
-    """All hooks' kept rows with their sums, in the order of the sequences; ``captured`` is emptied on the way.
+    """All hooks' kept rows with their sums, of the same tokens in the order of the sequences; ``captured`` is emptied.
 
     Raises:
         InputError: an activation is infinite or NaN as it would be stored.
     """
-    return {hook: _rows(subject, config, recipe, hook, token_ids, captured.pop(hook)) for hook in list(captured)}
+    row_norms = {hook: _norms(found.stored, hook, config.dtype).reshape(token_ids.shape) for hook, found in captured.items()}
+    kept, masked = kept_tokens(
+        token_ids, list(row_norms.values()), subject.special_token_ids, config, subject.padding_token_id
+    )
+    index = np.flatnonzero(kept)
+    sequence, position = np.divmod(index, token_ids.shape[1])
+
+    def of(hook: str) -> HookRows:
+        there = captured.pop(hook)
+        found = Rows(
+            there.stored[index],
+            token_ids.reshape(-1)[index],
+            sequence.astype(np.int64),
+            position.astype(np.int32),
+        )
+        sums = sum_rows(found.activation, config.dtype, row_norms[hook].reshape(-1)[index], there.squared_error[index])
+        row_format = RowFormat(there.d_in, config.dtype, hook, subject.name, subject.revision, recipe)
+        return HookRows(found, row_format, with_positions(sums, row_norms[hook]), asdict(masked))
+
+    return {hook: of(hook) for hook in list(captured)}
 
 
 def _batches(subject: Subject, config: HarvestConfig, token_ids: TokenIds) -> Iterator[tuple[int, dict[str, Tensor]]]:
@@ -169,31 +188,14 @@ def _capture(subject: Subject, config: HarvestConfig, ids: Tensor) -> dict[str, 
 _OUT_OF_CPU_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "could not create a memory object", "std::bad_alloc")
 
 
-def _rows(
-    subject: Subject, config: HarvestConfig, recipe: str, hook: str, token_ids: TokenIds, captured: Captured
-) -> HookRows:
-    n, context_length = token_ids.shape
-    row_norms = norms(captured.stored, config.dtype)
-    _require_finite(captured.stored, row_norms, hook, config.dtype)
-    by_position = row_norms.reshape(n, context_length)
-    kept, masked = kept_tokens(token_ids, by_position, subject.special_token_ids, config, subject.padding_token_id)
-    index = np.flatnonzero(kept)
-    found = Rows(
-        captured.stored[index],
-        token_ids.reshape(-1)[index],
-        (index // context_length).astype(np.int64),
-        (index % context_length).astype(np.int32),
-    )
-    sums = sum_rows(found.activation, config.dtype, row_norms[index], captured.squared_error[index])
-    row_format = RowFormat(captured.d_in, config.dtype, hook, subject.name, subject.revision, recipe)
-    return HookRows(found, row_format, with_positions(sums, by_position), asdict(masked))
-
-
-def _require_finite(stored: Array, row_norms: npt.NDArray[np.float32], hook: str, dtype: Dtype) -> None:
-    # The norms are needed anyway, and tell it: torch.isfinite took 90 ms of a core for 32,768 x 576 bfloat16.
+def _norms(stored: Array, hook: str, dtype: Dtype) -> npt.NDArray[np.float32]:
+    """Norms of all rows, every one of which must be finite."""
+    row_norms = norms(stored, dtype)
+    # They are needed anyway, and tell it: torch.isfinite took 90 ms of a core for 32,768 x 576 bfloat16.
     suspects = ~np.isfinite(row_norms)  # a finite row may have a norm that float32 does not hold
     if suspects.any() and not np.isfinite(to_float32(stored[suspects], dtype)).all():
         raise InputError(
             f"An activation at {hook} is not finite in {dtype}. Set harvest.dtype to "
             f"{'bfloat16 or float32' if dtype == 'float16' else 'float32'}, and model.dtype too if that does not help."
         )
+    return row_norms

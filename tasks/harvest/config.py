@@ -23,7 +23,8 @@ class HarvestConfig(Settings):
     drop_special_tokens: bool = True
     """Leave out the tokenizer's special tokens (BOS, EOS, separators)."""
     max_norm_multiple: float | None = Field(10.0, gt=1)
-    """Leave out activations whose norm exceeds this multiple of their shard's median norm. Empty: keep all."""
+    """Leave out tokens whose activation's norm exceeds this multiple of their shard's median norm, at any of the hooks.
+    Empty: keep all."""
     shard_tokens: int = Field(32_768, ge=1)
     """Tokens per shard, the unit of work and of resumption."""
     row_group_rows: int = Field(4_096, ge=1)

@@ -6,11 +6,12 @@ the step. Resuming needs no saved buffer. Which row comes when is said in ``orde
 """
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tasks.errors import InputError
 from tasks.store.ahead import ahead, read_ahead
+from tasks.store.joined import AnySplit, open_split
 from tasks.store.objects import LocalStore, open_store
 from tasks.store.order import UNITS_PER_LANE, batches, deal
 from tasks.store.reader import Split, Unit
@@ -36,7 +37,7 @@ class LaneReader:
     def __init__(
         self,
         uri: str,
-        hook: str,
+        hooks: str | Sequence[str],
         *,
         batch_rows: int,
         lanes: int,
@@ -45,12 +46,13 @@ class LaneReader:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        """Deal the split's units to lanes.
+        """Deal the split's units to lanes, in an order that is the same for one hook and for several side by side.
 
         Raises:
             InputError: there are fewer rows than lanes.
+            ArtifactError: the directory is unfinished, or several hooks do not hold the same tokens.
         """
-        self._split = Split(uri, hook, split)
+        self._split = open_split(uri, [hooks] if isinstance(hooks, str) else hooks, split)
         self._local = isinstance(open_store(uri), LocalStore)
         dealt = deal_split(self._split, lanes, seed)
         self._seed = seed
@@ -61,8 +63,13 @@ class LaneReader:
 
     @property
     def d_in(self) -> int:
-        """Width of an activation."""
+        """Width of a row: of several hooks, the sum of their widths."""
         return self._split.d_in
+
+    @property
+    def parts(self) -> tuple[Split, ...]:
+        """Each hook's own split, in the order in which their columns lie."""
+        return self._split.parts
 
     @property
     def dtype(self) -> str:
@@ -73,11 +80,6 @@ class LaneReader:
     def rows(self) -> int:
         """Rows in the split."""
         return self._split.rows
-
-    @property
-    def statistics(self) -> dict[str, Any]:
-        """The manifest's statistics of the training rows."""
-        return self._split.statistics
 
     def batches(self, first_step: int, n_steps: int) -> Iterator[Array]:
         """This rank's part of batches ``first_step`` to ``first_step + n_steps``: [batch_rows / world_size, d_in].
@@ -107,7 +109,7 @@ class LaneReader:
         return _group_bytes(self._split.shards[unit.shard])[unit.row_group]
 
 
-def deal_split(split: Split, lanes: int, seed: int) -> list[list[Unit]]:
+def deal_split(split: AnySplit, lanes: int, seed: int) -> list[list[Unit]]:
     """The units of each lane.
 
     Raises:

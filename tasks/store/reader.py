@@ -62,6 +62,11 @@ class Split:
         self._store = open_store(shards)
         self._open = functools.lru_cache(maxsize=_OPEN_SHARDS)(self._open_shard)
 
+    @property
+    def parts(self) -> "tuple[Split, ...]":
+        """The splits of which this one is made; ``tasks.store.joined`` makes one of several."""
+        return (self,)
+
     def units(self, at_least: int = 1) -> list[Unit]:
         """All rows as units, in order; row groups are cut into equal parts where there are fewer than ``at_least``."""
         groups = [(s, g, rows) for s, shard in enumerate(self.shards) for g, rows in enumerate(shard["row_groups"])]
