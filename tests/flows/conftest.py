@@ -76,9 +76,17 @@ class Served:
         data = None if body is None else json.dumps(body).encode()
         headers = {"content-type": "application/json"}
         request = urllib.request.Request(f"{self.url}/api/{path}", data=data, headers=headers, method=method)
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            text = answer.read()
-        return json.loads(text) if text else None
+        for attempts_left in reversed(range(20)):
+            try:
+                with urllib.request.urlopen(request, timeout=30) as answer:
+                    text = answer.read()
+                return json.loads(text) if text else None
+            except urllib.error.HTTPError as error:
+                # The server says so where its SQLite file is locked, having done nothing; Prefect's own clients try again.
+                if error.code != 503 or not attempts_left:
+                    raise
+                time.sleep(1)
+        raise AssertionError("unreachable")
 
     def deployments(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self.call("POST", "deployments/filter", {})
