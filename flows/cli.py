@@ -1,4 +1,5 @@
-"""The command line: ``saemill run|harvest|train|score|report|status|hooks|verify|gc|repair|export-activations|serve``.
+"""The command line: ``saemill run|harvest|train|score|report|status|hooks|verify|gc|repair|serve`` and what moves data:
+``export|import|encode|export-activations``.
 
 Results go to stdout, everything else to stderr. Exit codes: 0 done; 2 the user's input is wrong (one sentence);
 130 and 143 stopped by SIGINT and SIGTERM; 1 anything else, such as what verify found.
@@ -22,6 +23,7 @@ from rich.console import Console
 from typer.exceptions import TyperException
 
 from flows.console import OnConsole, listening, logged_to, say, stdout_kept_clean
+from flows.interchange import encode, export_sae, import_sae
 from flows.pipeline import Result, Stage, StageName, run_pipeline
 from flows.status import describe_status, status_of
 from tasks.addresses import Addresses
@@ -244,6 +246,11 @@ def export_activations(
 
     found = exported(uri, out, file_format, hook, split, context)
     typer.echo(json.dumps(dataclasses.asdict(found)) if as_json else described_export(found))
+
+
+app.command("export")(export_sae)
+app.command("import")(import_sae)
+app.command("encode")(encode)
 
 
 @app.command()

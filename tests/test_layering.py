@@ -56,6 +56,7 @@ STAGES = {
     "train": {"sae"},
     "score": {"sae", "lm"},
     "report": set(),
+    "interchange": {"sae"},
 }
 
 

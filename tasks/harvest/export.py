@@ -5,21 +5,21 @@ of rows, each is written whole or not at all, and one that is there is not writt
 """
 
 import hashlib
-import re
 import time
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
 
-from tasks.artifacts import MANIFEST, read_json, require_manifest, to_json, write_manifest
+from tasks.artifacts import MANIFEST, require_manifest, to_json, write_manifest
 from tasks.errors import InputError
 from tasks.harvest.formats import Format, FormatName, open_format
 from tasks.harvest.named import open_lake
 from tasks.progress import Listener, Progress
-from tasks.store.objects import LocalStore, ObjectStore, open_store
+from tasks.store.claims import claim, sweep
+from tasks.store.objects import ObjectStore, open_store
 from tasks.store.reader import Split
 from tasks.store.room import free_bytes
 from tasks.store.writer import Rows
@@ -32,9 +32,6 @@ FILE_BYTES = 64 * 2**20
 # SAELens' own default of context_size.
 CONTEXT = 128
 REQUEST = "export.json"
-_LEFTOVER = re.compile(r"\.tmp-[0-9a-f]{32}")
-# No file of this size takes that long; what is younger may be another process's.
-_LEFTOVER_AGE_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +105,8 @@ def export_activations(
         "rows": rows,
         "file_rows": files[0].stop,
     }
-    there = _claim(store, request, {file.key for file in files} | form.beside([], "").keys())
-    _sweep(store)
+    there = claim(store, REQUEST, request, [MANIFEST, *(file.key for file in files), *form.beside([], "")], "export")
+    sweep(store)
     earlier = MANIFEST in there
     if not earlier:
         _require_room(store, rows * form.row_bytes - sum(there.get(file.key, 0) for file in files))
@@ -145,33 +142,6 @@ def _cut(form: Format, split: str, rows: int, file_bytes: int) -> list[_File]:
     each = max(1, file_bytes // (form.row_bytes * form.multiple)) * form.multiple
     count = -(-rows // each)
     return [_File(form.key(split, i, count), i * each, min((i + 1) * each, rows)) for i in range(count)]
-
-
-def _claim(store: ObjectStore, request: dict[str, Any], expected: set[str]) -> dict[str, int]:
-    """The sizes of what is there of this very export.
-
-    Raises:
-        InputError: something else is there.
-    """
-    if isinstance(store, LocalStore) and Path(store.uri).exists() and not Path(store.uri).is_dir():
-        raise InputError(f"--out is {store.uri}, which is a file; name a folder that is empty or not there yet.")
-    there = {info.key: info.size for info in store.list()}
-    if not there:
-        store.put_if_absent(REQUEST, to_json(request))
-    found = read_json(store.uri, REQUEST)
-    surplus = sorted(there.keys() - expected - {REQUEST, MANIFEST})
-    if found is None or surplus:
-        what = next(iter(surplus), None) or min(there)
-        raise InputError(
-            f"--out is {store.uri}, which holds other things ({what}); name a folder that is empty or not there yet."
-        )
-    if found != request:
-        differing = next(name for name in [*request, *found] if request.get(name) != found.get(name))
-        raise InputError(
-            f"--out is {store.uri}, which holds another export ({differing} {found.get(differing)}, now "
-            f"{request.get(differing)}); name another folder, or delete that one."
-        )
-    return there
 
 
 def _require_room(store: ObjectStore, needed: int) -> None:
@@ -237,11 +207,3 @@ def _joined(parts: list[Rows]) -> Rows:
         np.concatenate([part.position for part in parts]),
         None if parts[0].label is None else [label for part in parts for label in part.label or ()],
     )
-
-
-def _sweep(store: ObjectStore) -> None:
-    """Remove what a killed export had begun to write."""
-    if isinstance(store, LocalStore):
-        for path in Path(store.uri).rglob(".tmp-*"):
-            if _LEFTOVER.fullmatch(path.name) and path.stat().st_mtime < time.time() - _LEFTOVER_AGE_S:
-                path.unlink(missing_ok=True)

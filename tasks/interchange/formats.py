@@ -1,0 +1,52 @@
+"""The formats in which SAEs come and go, by name. One is a module with ``files`` and ``read``, and a line here."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Literal, Protocol, cast
+
+from tasks.errors import InputError
+
+if TYPE_CHECKING:
+    from tasks.interchange.portable import Portable
+    from tasks.store.objects import ObjectStore
+
+FormatName = Literal["saelens", "sparsify", "dictionary_learning", "circuit-tracer"]
+
+# Imported when asked for: the command line reads the names, and torch takes 2 s.
+_HOMES: dict[FormatName, str] = {
+    "saelens": "tasks.interchange.saelens",
+    "sparsify": "tasks.interchange.sparsify",
+    "dictionary_learning": "tasks.interchange.dictionary_learning",
+    "circuit-tracer": "tasks.interchange.circuit_tracer",
+}
+NAMES: tuple[FormatName, ...] = tuple(_HOMES)
+
+
+class Format(Protocol):
+    """How one library keeps an SAE in a folder."""
+
+    def files(self, sae: "Portable") -> "dict[str, bytes]":
+        """The folder's files, the one that makes it whole last.
+
+        Raises:
+            InputError: the format cannot hold this SAE.
+        """
+        ...
+
+    def read(self, store: "ObjectStore") -> "Portable":
+        """The SAE of a folder.
+
+        Raises:
+            InputError: the folder is another's, damaged, or holds what saemill has no architecture for.
+        """
+        ...
+
+
+def open_format(name: FormatName) -> Format:
+    """The format of that name.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name not in _HOMES:
+        raise InputError(f"--format is {name!r} but must be one of {', '.join(NAMES)}.")
+    return cast(Format, import_module(_HOMES[name]))

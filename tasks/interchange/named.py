@@ -1,0 +1,112 @@
+"""Tensors and settings that came in a file, checked by name and shape before anything is made of them."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from safetensors import SafetensorError
+from safetensors.torch import load as tensors_from_bytes
+from safetensors.torch import save as tensors_to_bytes
+from torch import Tensor
+
+from tasks.errors import InputError
+from tasks.store.objects import ObjectStore
+
+Shapes = dict[str, tuple[str, ...]]
+"""A tensor's axes by name; axes of one name have one size."""
+T = TypeVar("T")
+
+
+def checked(tensors: Mapping[str, Tensor], shapes: Shapes, where: str, ignored: tuple[str, ...] = ()) -> dict[str, Tensor]:
+    """The tensors named in ``shapes``, contiguous and in float32.
+
+    Raises:
+        InputError: one is missing, of another shape, not of numbers, or not known to the format at all.
+    """
+    lacking = [name for name in shapes if name not in tensors]
+    surplus = sorted(tensors.keys() - shapes.keys() - set(ignored))
+    if lacking or surplus:
+        what = f"lacks {', '.join(lacking)}" if lacking else f"also holds {', '.join(surplus)}, unknown to this architecture"
+        raise InputError(f"{where} {what}; expected were {', '.join(shapes)}.")
+    sizes: dict[str, int] = {}
+    for name, axes in shapes.items():
+        shape = tuple(tensors[name].shape)
+        if len(shape) != len(axes) or any(sizes.setdefault(a, n) != n for a, n in zip(axes, shape, strict=True)):
+            wanted = ", ".join(f"{axis} {sizes[axis]}" if axis in sizes else axis for axis in axes)
+            raise InputError(f"{where} has {name} of shape {list(shape)}, which does not fit; expected was [{wanted}].")
+    return {name: _numbers(name, tensors[name], where) for name in shapes}
+
+
+def _numbers(name: str, tensor: Tensor, where: str) -> Tensor:
+    if not tensor.is_floating_point():
+        raise InputError(f"{where} has {name} of dtype {tensor.dtype}; floating-point numbers were expected.")
+    if not tensor.isfinite().all():
+        raise InputError(f"{where} has {name} with numbers that are not finite.")
+    return tensor.float().contiguous()
+
+
+def read_bytes(store: ObjectStore, key: str, library: str) -> bytes:
+    """A file of a folder that another library wrote.
+
+    Raises:
+        InputError: there is no such file.
+    """
+    try:
+        return store.get(key)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        beside = sorted({info.key.partition("/")[0] for info in store.list()})[:8]
+        there = f"there are {', '.join(beside)}" if beside else "the folder is empty or not there"
+        raise InputError(f"{store.uri} holds no {key}, which {library} writes; {there}.") from None
+
+
+def read_tensors(store: ObjectStore, key: str, library: str) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        InputError: there is no such file, or it is damaged.
+    """
+    try:
+        found: dict[str, Tensor] = tensors_from_bytes(read_bytes(store, key, library))
+    except SafetensorError as error:
+        raise InputError(f"{store.uri}/{key} cannot be read as safetensors: {error}.") from None
+    return found
+
+
+def read_settings(store: ObjectStore, key: str, library: str) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        InputError: there is no such file, or it holds no JSON object.
+    """
+    try:
+        found = json.loads(read_bytes(store, key, library))
+    except ValueError as error:
+        raise InputError(f"{store.uri}/{key} is not valid JSON: {error}.") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{store.uri}/{key} holds no JSON object.")
+    return found
+
+
+def setting(settings: Mapping[str, Any], name: str, kind: type[T], where: str, default: T | None = None) -> T:
+    """One setting of a type, or ``default`` where it is absent or null (None: it must be there).
+
+    Raises:
+        InputError: it is missing or of another type.
+    """
+    value = settings.get(name)
+    value = default if value is None else value
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        found = "is missing" if value is None else f"is {value!r}"
+        raise InputError(f"{where}: {name} {found}; expected was one of type {kind.__name__}.")
+    return value
+
+
+def to_settings(value: Mapping[str, Any]) -> bytes:
+    """A JSON file as it is written for other libraries."""
+    return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
+
+
+def to_safetensors(tensors: Mapping[str, Tensor]) -> bytes:
+    """A safetensors file as it is written for other libraries; equal tensors give equal bytes."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return bytes(tensors_to_bytes(plain, metadata={"format": "pt"}))
