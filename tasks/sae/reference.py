@@ -81,7 +81,7 @@ def decode_rows(
     """Decode, compare with the target, and pull the gradient of the loss back to the entries' values."""
     masks = [None] if len(bounds) == 1 else [_group(entries, low, high) for low, high in pairwise((0, *bounds))]
     bags = [_Bag(entries, mask, W_dec) for mask in masks]
-    residuals = []
+    residuals: list[Tensor] = []
     for bag in bags:
         residuals.append((residuals[-1] if residuals else target) - bag.decoded.detach())
     gradients = [-2 * w * residual for w, residual in zip(weight, residuals, strict=True)]
@@ -151,11 +151,11 @@ class TransposedProducts:
         if settings.unit_norm:
             along: Tensor = torch.linalg.vecdot(gradient.W_dec, parameters.W_dec)
             gradient.W_dec.addcmul_(parameters.W_dec, along[:, None], value=-1)
-        tensors = [_tensors(p) for p in (parameters, gradient, exp_avg, exp_avg_sq)]
-        _adam(*tensors, settings)
+        gradients = _tensors(gradient)
+        _adam(_tensors(parameters), gradients, _tensors(exp_avg), _tensors(exp_avg_sq), settings)
         if settings.unit_norm:
             parameters.W_dec.div_(parameters.W_dec.norm(dim=1, keepdim=True))
-        return torch.stack([tensor.square().sum() for tensor in tensors[1]]).sum()
+        return torch.stack([tensor.square().sum() for tensor in gradients]).sum()
 
 
 def _tensors(parameters: Parameters) -> list[Tensor]:

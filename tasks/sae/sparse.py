@@ -106,5 +106,5 @@ def _compiled() -> _Operations | None:
     except ImportError as error:
         logger.info("training steps run without compiled kernels: %s", error)
         return None
-    kernels: _Operations = import_module("tasks.sae.kernels")  # type: ignore[assignment]
+    kernels: _Operations = import_module("tasks.sae.kernels")
     return kernels

@@ -1,0 +1,61 @@
+"""One look at every latent: both gradients are summed up in cache, and used there and then."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tasks.sae.entries import AdamStep, Part
+from tasks.sae.kernels.grouping import Grouped, grouped
+from tasks.sae.kernels.sums import adam, write
+from tasks.sae.kernels.threads import share
+from tasks.sae.parameters import Parameters
+
+_CHUNK = 64  # latents
+
+
+def by_latent(parts: Sequence[Part], d_sae: int, radial: Float[Tensor, "d_sae"] | None) -> "FusedByLatent":
+    """Group the entries of all parts by latent; ``radial`` adds radial[i] * W_dec[i] to the gradient of W_dec[i]."""
+    return FusedByLatent(parts, d_sae, radial)
+
+
+class FusedByLatent:
+    """``ByLatent`` that never writes a gradient which only Adam is to read."""
+
+    def __init__(self, parts: Sequence[Part], d_sae: int, radial: Float[Tensor, "d_sae"] | None) -> None:
+        self.grouped: Grouped = grouped(parts, d_sae)
+        x = self.grouped.x
+        self.radial: NDArray[Any] = np.empty(0, x.dtype) if radial is None else radial.detach().numpy()
+
+    def write(self, W_dec: Float[Tensor, "d_sae d_out"], out: Parameters) -> None:  # noqa: D102
+        arrays, decoder = _arrays(out), W_dec.detach().numpy()
+        share(lambda low, high: write(self.grouped, self.radial, decoder, arrays, low, high), len(W_dec), _CHUNK)
+
+    def adam(  # noqa: D102
+        self, parameters: Parameters, exp_avg: Parameters, exp_avg_sq: Parameters, settings: AdamStep
+    ) -> Float[Tensor, ""]:
+        tensors = _arrays(parameters), _arrays(exp_avg), _arrays(exp_avg_sq)
+        factors = _factors(settings, self.grouped.x.dtype)
+        d_sae = len(parameters.b_enc)
+        squares = np.empty(d_sae)
+
+        def work(low: int, high: int) -> None:
+            adam(self.grouped, self.radial, *tensors, factors, settings.unit_norm, squares, low, high)
+
+        share(work, d_sae, _CHUNK)
+        return torch.tensor(squares.sum(), dtype=parameters.encoder.dtype)
+
+
+def _arrays(parameters: Parameters) -> tuple[NDArray[Any], ...]:
+    return tuple(t.detach().numpy() for t in (parameters.encoder, parameters.W_dec, parameters.b_enc))
+
+
+def _factors(settings: AdamStep, dtype: Any) -> NDArray[Any]:
+    """What Adam multiplies by: 1 - beta1, beta2, 1 - beta2, step size, 1 / sqrt(1 - beta2^step), and eps."""
+    beta1, beta2 = settings.betas
+    step_size = settings.lr / (1 - beta1**settings.step)
+    return np.array([1 - beta1, beta2, 1 - beta2, step_size, (1 - beta2**settings.step) ** -0.5, settings.eps], dtype)

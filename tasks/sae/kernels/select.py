@@ -1,0 +1,88 @@
+"""Selection of active latents, one row at a time."""
+
+from math import isqrt
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tasks.sae.entries import Entries
+from tasks.sae.kernels.threads import share
+from tasks.sae.kernels.top import rows_above, top_rows
+
+_BITS = {torch.bfloat16: torch.int16, torch.float32: torch.int32, torch.float64: torch.int64}
+_CHUNK = 64  # rows
+
+
+def select_top_k(pre_acts: Float[Tensor, "n d_sae"], k: int, dtype: torch.dtype) -> Entries:
+    """The positive ones among the ``k`` largest pre-activations of each row; among ties the choice is free."""
+    return _select_top(pre_acts, np.empty(0, np.int32), min(k, pre_acts.shape[1]), dtype)
+
+
+def select_columns(pre_acts: Float[Tensor, "n d_sae"], columns: Int[Tensor, "c"], k: int, dtype: torch.dtype) -> Entries:
+    """The same among some columns only, in the numbering of all."""
+    return _select_top(pre_acts, columns.int().numpy(), min(k, len(columns)), dtype)
+
+
+def select_above(pre_acts: Float[Tensor, "n d_sae"], threshold: float, dtype: torch.dtype) -> Entries:
+    """All pre-activations that are positive and not below ``threshold``."""
+    n, width = pre_acts.shape
+    bits, level, infinity = _bits(pre_acts), _level(threshold, pre_acts.dtype), _infinity(pre_acts.dtype)
+    counts = np.zeros(n, np.int64)
+    chunks: dict[int, tuple[NDArray[Any], NDArray[np.int32]]] = {0: (np.empty(0, bits.dtype), np.empty(0, np.int32))}
+
+    def work(low: int, high: int) -> None:
+        chunks[low] = rows_above(bits, level, infinity, _n_groups(width, 1 + width // 256), counts, low, high)
+
+    if pre_acts.numel():
+        share(work, n, _CHUNK)
+    numbers, latents = (np.concatenate(arrays) for arrays in zip(*(chunks[low] for low in sorted(chunks)), strict=True))
+    return Entries(_floats(numbers, pre_acts, dtype), torch.from_numpy(latents), _start(counts))
+
+
+def _select_top(pre_acts: Tensor, among: NDArray[np.int32], k: int, dtype: torch.dtype) -> Entries:
+    """Among all columns if none are named."""
+    n = len(pre_acts)
+    bits, infinity = _bits(pre_acts), _infinity(pre_acts.dtype)
+    numbers, latents = np.empty((n, k), bits.dtype), np.empty((n, k), np.int32)
+    counts = np.zeros(n, np.int64)
+    if numbers.size:
+        n_groups = _n_groups(len(among) or bits.shape[1], k)
+        share(lambda low, high: top_rows(bits, among, infinity, n_groups, numbers, latents, counts, low, high), n, _CHUNK)
+    if (counts < k).any():
+        kept = np.arange(k) < counts[:, None]
+        numbers, latents = numbers[kept], latents[kept]
+    return Entries(_floats(numbers.reshape(-1), pre_acts, dtype), torch.from_numpy(latents.reshape(-1)), _start(counts))
+
+
+def _bits(pre_acts: Tensor) -> NDArray[Any]:
+    array: NDArray[Any] = pre_acts.detach().contiguous().view(_BITS[pre_acts.dtype]).numpy()
+    return array
+
+
+def _floats(bits: NDArray[Any], like: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.from_numpy(bits).view(like.dtype).to(dtype)
+
+
+def _infinity(dtype: torch.dtype) -> int:
+    return int(torch.tensor(float("inf"), dtype=dtype).view(_BITS[dtype]))
+
+
+def _level(threshold: float, dtype: torch.dtype) -> int:
+    """Bits of the smallest positive number of this precision that is not below ``threshold``."""
+    nearest = torch.tensor(max(threshold, 0.0), dtype=dtype)
+    return max(1, int(nearest.view(_BITS[dtype])) + (float(nearest) < threshold))
+
+
+def _start(counts: NDArray[np.int64]) -> Tensor:
+    start = np.zeros(len(counts) + 1, np.int64)
+    np.cumsum(counts, out=start[1:])
+    return torch.from_numpy(start)
+
+
+def _n_groups(width: int, k: int) -> int:
+    """Number of groups of columns; looking at their maxima costs as much as looking into k of them."""
+    return width // max(1, isqrt(width // k))

@@ -1,0 +1,225 @@
+"""Sums and products over some rows of a matrix, four rows at a time, so that what they have in common stays in registers.
+
+The order of the sums is fixed, so that results do not depend on the number of threads.
+"""
+
+from typing import Any, no_type_check
+
+import numpy as np
+
+from tasks.sae.kernels.jit import kernel
+
+
+@kernel
+@no_type_check
+def decode(
+    target: Any,
+    W_dec: Any,
+    weight: Any,
+    values: Any,
+    latents: Any,
+    start: Any,
+    bounds: Any,
+    longest: Any,
+    residual: Any,
+    output_gradient: Any,
+    d_values: Any,
+    errors: Any,
+    low: Any,
+    high: Any,
+) -> None:
+    """Rows low to high; see ``Rows`` for what is written. ``errors`` [n, g] are squared; ``longest`` is the most entries."""
+    n, d_out = target.shape
+    n_groups, minus_two = len(bounds), target.dtype.type(-2)
+    which, factors = np.empty(longest, latents.dtype), np.empty(longest, values.dtype)
+    places, products = np.empty(longest, np.int64), np.empty(longest, values.dtype)
+    ends, gradient = np.empty(n_groups + 1, np.int64), np.empty(d_out, target.dtype)
+    for r in range(low, high):
+        by_group(latents, start[r], start[r + 1], bounds, places, ends)
+        for i in range(ends[n_groups]):
+            which[i], factors[i] = latents[places[i]], -values[places[i]]
+        rest = residual[r]
+        rest[:] = target[r]
+        for p in range(n_groups):
+            add_rows(rest, factors[ends[p] : ends[p + 1]], W_dec, which[ends[p] : ends[p + 1]])
+            errors[r, p] = square(rest)
+            scale(output_gradient[p * n + r], rest, minus_two * weight[p])
+        gradient[:] = 0
+        for p in range(n_groups - 1, -1, -1):
+            accumulate(gradient, output_gradient[p * n + r])
+            dot_rows(products, gradient, W_dec, which[ends[p] : ends[p + 1]])
+            for i in range(ends[p], ends[p + 1]):
+                d_values[places[i]] = products[i - ends[p]]
+
+
+@kernel
+@no_type_check
+def by_group(latents: Any, low: Any, high: Any, bounds: Any, places: Any, ends: Any) -> None:
+    """Write the places of the entries low to high group by group, and where each group ends (the first starts at 0)."""
+    count, lower = 0, 0
+    ends[0] = 0
+    for p in range(len(bounds)):
+        for e in range(low, high):
+            if lower <= latents[e] < bounds[p]:
+                places[count] = e
+                count += 1
+        lower, ends[p + 1] = bounds[p], count
+
+
+@kernel
+@no_type_check
+def square(row: Any) -> Any:
+    """The squared norm, in float64."""
+    total = 0.0
+    for j in range(len(row)):
+        total += np.float64(row[j]) * np.float64(row[j])
+    return total
+
+
+@kernel
+@no_type_check
+def scale(out: Any, row: Any, factor: Any) -> None:
+    """Write factor * row."""
+    for j in range(len(row)):
+        out[j] = factor * row[j]
+
+
+@kernel
+@no_type_check
+def accumulate(total: Any, row: Any) -> None:
+    """Add ``row`` to ``total`` and write the sum to both."""
+    for j in range(len(row)):
+        total[j] += row[j]
+        row[j] = total[j]
+
+
+@kernel
+@no_type_check
+def gradients(entries: Any, radial: Any, W_dec: Any, i: Any, d_encoder: Any, d_W_dec: Any) -> Any:
+    """Write the gradients of encoder row and decoder row of latent i; that of its bias is returned."""
+    low, high = entries.start[i], entries.start[i + 1]
+    d_encoder[:] = 0
+    d_W_dec[:] = 0
+    add_rows(d_W_dec, entries.values[low:high], entries.gradient, entries.gradient_rows[low:high])
+    add_rows(d_encoder, entries.d_values[low:high], entries.x, entries.x_rows[low:high])
+    if len(radial) > 0:
+        subtract(d_W_dec, W_dec[i], -radial[i])
+    d_bias = d_encoder.dtype.type(0)
+    for e in range(low, high):
+        d_bias += entries.d_values[e]
+    return d_bias
+
+
+@kernel
+@no_type_check
+def write(entries: Any, radial: Any, W_dec: Any, out: Any, low: Any, high: Any) -> None:
+    """Latents low to high: write the gradients of encoder, W_dec and b_enc."""
+    for i in range(low, high):
+        out[2][i] = gradients(entries, radial, W_dec, i, out[0][i], out[1][i])
+
+
+@kernel
+@no_type_check
+def adam(
+    entries: Any,
+    radial: Any,
+    parameters: Any,
+    exp_avg: Any,
+    exp_avg_sq: Any,
+    factors: Any,
+    unit_norm: Any,
+    squares: Any,
+    low: Any,
+    high: Any,
+) -> None:
+    """Latents low to high: update encoder, W_dec and b_enc, and write the squared norms of their gradients [d_sae]."""
+    encoder, W_dec, b_enc = parameters
+    d_encoder, d_W_dec = np.empty(encoder.shape[1], encoder.dtype), np.empty(W_dec.shape[1], W_dec.dtype)
+    for i in range(low, high):
+        d_bias = np.full(1, gradients(entries, radial, W_dec, i, d_encoder, d_W_dec))
+        if unit_norm:
+            subtract(d_W_dec, W_dec[i], dot(d_W_dec, W_dec[i]))
+        squares[i] = np.float64(dot(d_encoder, d_encoder)) + np.float64(dot(d_W_dec, d_W_dec)) + np.float64(d_bias[0]) ** 2
+        adam_row(encoder[i], exp_avg[0][i], exp_avg_sq[0][i], d_encoder, factors)
+        adam_row(W_dec[i], exp_avg[1][i], exp_avg_sq[1][i], d_W_dec, factors)
+        adam_row(b_enc[i : i + 1], exp_avg[2][i : i + 1], exp_avg_sq[2][i : i + 1], d_bias, factors)
+        if unit_norm:
+            normalise(W_dec[i])
+
+
+@kernel
+@no_type_check
+def adam_row(parameter: Any, exp_avg: Any, exp_avg_sq: Any, gradient: Any, factors: Any) -> None:
+    """Adam's update of a row, with ``factors`` as ``_factors`` gives them."""
+    rate1, beta2, rate2, step_size, correction, eps = factors
+    for j in range(len(parameter)):
+        g = gradient[j]
+        m = exp_avg[j] + rate1 * (g - exp_avg[j])
+        v = beta2 * exp_avg_sq[j] + rate2 * g * g
+        exp_avg[j], exp_avg_sq[j] = m, v
+        parameter[j] -= step_size * m / (np.sqrt(v) * correction + eps)
+
+
+@kernel
+@no_type_check
+def subtract(row: Any, other: Any, factor: Any) -> None:
+    """Take factor * other from ``row``."""
+    for j in range(len(row)):
+        row[j] -= factor * other[j]
+
+
+@kernel
+@no_type_check
+def normalise(row: Any) -> None:
+    """Bring a row to norm 1."""
+    norm = np.sqrt(dot(row, row))
+    for j in range(len(row)):
+        row[j] /= norm
+
+
+@kernel
+@no_type_check
+def add_rows(out: Any, factors: Any, matrix: Any, which: Any) -> None:
+    """Add the sum over i of factors[i] * matrix[which[i]] to ``out``."""
+    n, width, i = len(which), len(out), 0
+    while i + 4 <= n:
+        a, b, c, d = matrix[which[i]], matrix[which[i + 1]], matrix[which[i + 2]], matrix[which[i + 3]]
+        fa, fb, fc, fd = factors[i], factors[i + 1], factors[i + 2], factors[i + 3]
+        for j in range(width):
+            out[j] += (fa * a[j] + fb * b[j]) + (fc * c[j] + fd * d[j])
+        i += 4
+    while i < n:
+        a, fa = matrix[which[i]], factors[i]
+        for j in range(width):
+            out[j] += fa * a[j]
+        i += 1
+
+
+@kernel
+@no_type_check
+def dot_rows(out: Any, row: Any, matrix: Any, which: Any) -> None:
+    """Write the product of ``row`` with matrix[which[i]] to out[i]."""
+    n, width, i = len(which), len(row), 0
+    while i + 4 <= n:
+        a, b, c, d = matrix[which[i]], matrix[which[i + 1]], matrix[which[i + 2]], matrix[which[i + 3]]
+        sa = sb = sc = sd = row.dtype.type(0)
+        for j in range(width):
+            sa += row[j] * a[j]
+            sb += row[j] * b[j]
+            sc += row[j] * c[j]
+            sd += row[j] * d[j]
+        out[i], out[i + 1], out[i + 2], out[i + 3] = sa, sb, sc, sd
+        i += 4
+    while i < n:
+        out[i] = dot(row, matrix[which[i]])
+        i += 1
+
+
+@kernel
+@no_type_check
+def dot(a: Any, b: Any) -> Any:
+    """The product of two rows."""
+    total = a.dtype.type(0)
+    for j in range(len(a)):
+        total += a[j] * b[j]
+    return total

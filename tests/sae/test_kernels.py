@@ -1,0 +1,186 @@
+"""Compiled kernels against plain torch: selection bit for bit, sums to rounding, and the same bits on any threads."""
+
+import multiprocessing
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tasks.sae import kernels, reference
+from tasks.sae.entries import AdamStep, Entries, Part
+from tasks.sae.kernels.threads import share
+from tasks.sae.parameters import Layout, Parameters, zeros
+
+PRECISIONS = (torch.bfloat16, torch.float32, torch.float64)
+SPECIAL = (0.0, -0.0, torch.inf, -torch.inf, 1e-40, -1e-40)
+
+
+@st.composite
+def pre_activations(draw: st.DrawFn) -> Tensor:
+    """Some rows of any width, with few or many ties, and with the numbers that are not like others."""
+    width, levels = draw(st.integers(1, 700)), draw(st.sampled_from([1, 3, 1000]))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 99)))
+    shift = draw(st.sampled_from([-2.0, 0.0, 2.0]))  # all negative, mixed, all positive
+    pre_acts = torch.randint(-levels, levels + 1, (5, width), generator=generator) / levels + shift
+    special = torch.tensor(SPECIAL)[torch.randint(len(SPECIAL), pre_acts.shape, generator=generator)]
+    rare = torch.rand(pre_acts.shape, generator=generator) < draw(st.sampled_from([0.0, 0.05]))
+    return special.where(rare, pre_acts).to(draw(st.sampled_from(PRECISIONS)))
+
+
+def by_row(entries: Entries) -> list[dict[int, float]]:
+    rows = [slice(a, b) for a, b in zip(entries.start[:-1].tolist(), entries.start[1:].tolist(), strict=True)]
+    found = [dict(zip(entries.latents[row].tolist(), entries.values[row].tolist(), strict=True)) for row in rows]
+    assert [len(latents) for latents in found] == [row.stop - row.start for row in rows]  # none twice
+    return found
+
+
+@settings(max_examples=150, deadline=None)
+@given(pre_activations(), st.data())
+def test_top_k_are_the_largest_positive_ones_at_any_width_and_k(pre_acts, data):
+    k = data.draw(st.one_of(st.just(pre_acts.shape[1]), st.integers(1, pre_acts.shape[1])))
+    found = by_row(kernels.select_top_k(pre_acts, k, torch.float64))
+    for row, entries in zip(pre_acts.double(), found, strict=True):
+        expected = row.topk(k).values
+        assert sorted(entries.values(), reverse=True) == expected[expected > 0].tolist()
+        assert all(row[latent] == value for latent, value in entries.items())
+
+
+@settings(max_examples=100, deadline=None)
+@given(pre_activations(), st.data())
+def test_columns_are_selected_as_if_there_were_no_others(pre_acts, data):
+    columns = torch.tensor(sorted(data.draw(st.sets(st.integers(0, pre_acts.shape[1] - 1), min_size=1))))
+    k = data.draw(st.integers(1, pre_acts.shape[1]))
+    found = by_row(kernels.select_columns(pre_acts, columns, k, torch.float64))
+    alone = by_row(kernels.select_top_k(pre_acts[:, columns], k, torch.float64))
+    assert [sorted(row.values()) for row in found] == [sorted(row.values()) for row in alone]
+    assert all(pre_acts.double()[r, i] == value for r, row in enumerate(found) for i, value in row.items())
+    assert {latent for row in found for latent in row} <= set(columns.tolist())
+
+
+@settings(max_examples=100, deadline=None)
+@given(pre_activations(), st.sampled_from([-1.0, 0.0, 1e-3, 0.3337, 1.0, 2.5, 10.0]))
+def test_what_is_above_a_threshold_is_the_same_as_in_plain_torch(pre_acts, threshold):
+    ours = kernels.select_above(pre_acts, threshold, torch.float64)
+    theirs = reference.select_above(pre_acts, threshold, torch.float64)
+    assert by_row(ours) == by_row(theirs)
+
+
+@pytest.mark.parametrize("dtype", PRECISIONS)
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("place", [0, 50, 96])
+def test_nan_of_either_sign_reaches_the_values_of_its_row_and_of_no_other(dtype, sign, place):
+    pre_acts = torch.linspace(-1, 1, 97).repeat(3, 1).to(dtype)
+    pre_acts[1, place] = torch.tensor(torch.nan, dtype=dtype).copysign(torch.tensor(sign, dtype=dtype))
+    for ops in (kernels, reference):
+        for entries in (ops.select_top_k(pre_acts, 4, torch.float32), ops.select_above(pre_acts, 0.9, torch.float32)):
+            spoilt = [torch.tensor(list(row.values())).isnan().any().item() for row in by_row(entries)]
+            assert spoilt == [False, True, False]
+    decoded = kernels.decode_rows(torch.zeros(3, 2), entries, torch.ones(97, 2), torch.ones(1), (97,))
+    assert torch.isfinite(decoded.residual).all(1).tolist() == [True, False, True]
+
+
+def problem(dtype: torch.dtype, n: int = 200, d_in: int = 37, d_sae: int = 500, d_out: int = 45) -> tuple[Part, Tensor]:
+    """Entries of rows, few and many, with their gradients; the decoder."""
+    generator = torch.Generator().manual_seed(0)
+    x, target, pre_acts, W_dec = (
+        torch.randn(shape, generator=generator).to(dtype) for shape in ((n, d_in), (n, d_out), (n, d_sae), (d_sae, d_out))
+    )
+    bounds, weight = (60, 200, d_sae), torch.tensor([0.5, 0.3, 0.2], dtype=dtype)
+    entries = kernels.select_top_k(pre_acts - torch.arange(d_sae) / d_sae, 19, dtype)
+    rows = kernels.decode_rows(target, entries, W_dec, weight, bounds)
+    return Part(entries, rows.d_values, rows.output_gradient, x, bounds), W_dec
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.float64, 1e-12)])
+def test_decoding_and_gradients_equal_plain_torchs_to_rounding(dtype, tolerance):
+    part, W_dec = problem(dtype)
+    generator = torch.Generator().manual_seed(1)
+    target = torch.randn(part.entries.n, W_dec.shape[1], generator=generator).to(dtype)
+    weight = torch.tensor([0.5, 0.3, 0.2], dtype=dtype)
+    ours, theirs = (ops.decode_rows(target, part.entries, W_dec, weight, part.bounds) for ops in (kernels, reference))
+    for name in ("residual", "output_gradient", "d_values", "squared_error"):
+        assert_close(getattr(ours, name), getattr(theirs, name), tolerance)
+    written = []
+    for ops in (kernels, reference):
+        out = parameters(part, W_dec)
+        ops.by_latent([part, part], len(W_dec), None).write(W_dec, out)
+        written.append(out)
+    assert_close(written[0].encoder, written[1].encoder, tolerance)
+    assert_close(written[0].W_dec, written[1].W_dec, tolerance)
+    assert_close(written[0].b_enc, written[1].b_enc, tolerance)
+
+
+def assert_close(ours: Tensor, theirs: Tensor, tolerance: float) -> None:
+    assert ours.shape == theirs.shape
+    assert float((ours - theirs).double().norm()) <= tolerance * float(theirs.double().norm())
+
+
+def parameters(part: Part, W_dec: Tensor) -> Parameters:
+    d_sae, d_out = W_dec.shape
+    return zeros(Layout(part.x.shape[1], d_sae, d_out), W_dec.dtype)
+
+
+@pytest.fixture
+def n_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("n_threads")
+def test_any_number_of_threads_gives_the_same_bits():
+    results = []
+    for count in (1, 2, 3, 7):
+        torch.set_num_threads(count)
+        part, W_dec = problem(torch.float32)
+        state = [parameters(part, W_dec) for _ in range(3)]
+        state[0].W_dec.copy_(torch.nn.functional.normalize(W_dec))
+        settings = AdamStep(lr=0.1, betas=(0.9, 0.999), eps=1e-8, step=1, unit_norm=True)
+        square = kernels.by_latent([part], len(W_dec), None).adam(*state, settings)
+        results.append([part.entries.values, part.d_values, square, *(p.flat for p in state)])
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def test_decoder_rows_keep_norm_1_when_told_to():
+    part, W_dec = problem(torch.float32)
+    state = [parameters(part, W_dec) for _ in range(3)]
+    state[0].W_dec.copy_(torch.nn.functional.normalize(W_dec))
+    settings = AdamStep(lr=0.1, betas=(0.9, 0.999), eps=1e-8, step=1, unit_norm=True)
+    kernels.by_latent([part], len(W_dec), None).adam(*state, settings)
+    assert torch.allclose(state[0].W_dec.norm(dim=1), torch.ones(len(W_dec)), atol=1e-6)
+
+
+def _fill(n: int) -> None:
+    torch.set_num_threads(2)
+    done = np.zeros(n, np.int64)
+
+    def work(low: int, high: int) -> None:
+        done[low:high] += 1
+
+    share(work, n, 3)
+    assert (done == 1).all()
+
+
+@pytest.mark.usefixtures("n_threads")
+def test_work_is_shared_out_whole_and_in_a_forked_process_too():
+    _fill(100)
+    child = multiprocessing.get_context("fork").Process(target=_fill, args=(50,))
+    child.start()
+    child.join(30)
+    assert child.exitcode == 0
+
+
+@pytest.mark.usefixtures("n_threads")
+def test_an_error_on_another_thread_is_raised():
+    torch.set_num_threads(2)
+
+    def work(low: int, high: int) -> None:
+        raise ZeroDivisionError(f"{low} to {high}")
+
+    with pytest.raises(ZeroDivisionError):
+        share(work, 10, 1)
