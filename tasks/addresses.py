@@ -57,7 +57,7 @@ def _inputs(config: PipelineConfig, place: Callable[..., str]) -> tuple[str | No
         return None, activations, activations
     model = model_identity(config.model)
     tokens = place("tokens", {"text": config.text.recipe()}, corpus_identity(config.text), model)
-    harvest = {"harvest": config.harvest.recipe(), "model": config.model.recipe()}
+    harvest: dict[str, Any] = {"harvest": config.harvest.recipe(), "model": config.model.recipe()}
     if len(config.harvest.hooks) > 1:  # earlier versions left out each hook's own outliers
         harvest["tokens"] = "the same at all hooks"
     # Named by the model alone: runs of other names and corpora are to find the shards that they share.

@@ -25,7 +25,8 @@ def chunks(latents: pa.Table, contexts: Contexts, panels: list[int] | None) -> I
     In a chunk all text is in ``strings`` and referred to by number; latents are named by their number.
     """
     wanted = None if panels is None else set(panels)
-    lists = {name: Ragged.of(latents[name]) for name in ("histogram", "promoted", "suppressed", "neighbours")}
+    names = ("histogram", "promoted", "suppressed", "neighbours", "decoder_norm_share")
+    lists = {name: Ragged.of(latents[name]) for name in names if name in latents.column_names}
     for first in range(0, latents.num_rows, CHUNK_LATENTS):
         members = range(first, min(first + CHUNK_LATENTS, latents.num_rows))
         kept = [latent for latent in members if wanted is None or latent in wanted]
@@ -34,7 +35,7 @@ def chunks(latents: pa.Table, contexts: Contexts, panels: list[int] | None) -> I
 
 
 def _chunk(lists: dict[str, Ragged], contexts: Contexts, members: range, kept: list[int]) -> dict[str, Any]:
-    strings = Strings()
+    strings, shares = Strings(), lists.get("decoder_norm_share")
     examples = _Examples(contexts, members, strings)
     described = {
         str(latent): {
@@ -43,6 +44,7 @@ def _chunk(lists: dict[str, Ragged], contexts: Contexts, members: range, kept: l
             "suppressed": _logits(lists["suppressed"], latent, strings),
             "neighbours": _neighbours(lists["neighbours"], latent),
             "contexts": examples.of(latent),
+            **({} if shares is None else {"shares": significant(shares.row(latent).to_numpy(), digits=3)}),
         }
         for latent in kept
     }

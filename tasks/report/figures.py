@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tasks.report.numbers import significant
+from tasks.report.kinds import hook_rows
+from tasks.report.numbers import number, percent, significant
 
 CURVES = {"fvu": "FVU", "loss": "Loss", "l0": "L0", "dead_fraction": "Dead latents"}
 """Columns of the training curve that get a chart, in this order, with its heading."""
@@ -33,7 +34,9 @@ def baselines(summary: Json) -> list[Json]:
     """FVU of the SAE and of each baseline on the same rows, best first."""
     found: Json = summary.get("baselines") or {}
     names = {
-        "sae_same_rows": "This SAE",
+        "sae_same_rows": f"This {summary.get('kind', 'SAE')}",
+        "linear": "Linear map",
+        "linear_rank_k": "Linear map of rank {components}",
         "training_rows": "Training rows, k = {k}",
         "pca": "PCA, {components} components",
         "random_directions": "Random directions, k = {k}",
@@ -45,6 +48,20 @@ def baselines(summary: Json) -> list[Json]:
         if found.get(key) and found[key].get("fvu") is not None
     ]
     return sorted(rows, key=lambda row: float(row["fvu"]))
+
+
+def by_hook(summary: Json) -> list[Json]:
+    """Figures of each hook of a crosscoder as text: hook, features, FVU, cosine and share of the decoder's norm."""
+    return [
+        {
+            "hook": row["hook"],
+            "d_in": number(row["d_in"]),
+            "fvu": number(row["fvu"], 3),
+            "cosine": number(row["cosine"], 3),
+            "share": percent(row["decoder_norm_share"]),
+        }
+        for row in hook_rows(summary)
+    ]
 
 
 def density_histogram(summary: Json) -> Json | None:

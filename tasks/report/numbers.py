@@ -56,6 +56,8 @@ def shown(value: Any) -> str:
         return DASH
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, list):
+        return "see the table" if any(isinstance(inner, dict) for inner in value) else ", ".join(map(shown, value))
     if isinstance(value, dict) and any(isinstance(inner, list) for inner in value.values()):
         return "see the chart"
     if isinstance(value, dict):

@@ -5,15 +5,15 @@ from typing import Any
 
 from tasks.config import PipelineConfig
 from tasks.report.inputs import Inputs
+from tasks.report.kinds import noun, places
 from tasks.report.numbers import compact, number, percent, shown
 
-ARCHITECTURES = {
-    "topk": "TopK sparse autoencoder",
-    "l1": "L1 sparse autoencoder",
-    "dense": "dense autoencoder",
-}
-
 FIRST = (
+    "kind",
+    "input_hooks",
+    "output_hooks",
+    "d_out",
+    "hooks",
     "fvu",
     "explained_variance",
     "fvu_without_high_norm",
@@ -42,8 +42,13 @@ FIRST = (
     "baselines.pca.fvu",
     "baselines.random_directions.fvu",
     "baselines.training_rows.fvu",
+    "baselines.linear.fvu",
+    "baselines.linear_rank_k.fvu",
 )
 """Metrics in the order in which their definitions build on one another; JSON keeps them by name."""
+
+KEEP_K = ("topk", "batchtopk", "matryoshka")
+"""Architectures whose number of active latents is their k, on each row or on average."""
 
 Json = dict[str, Any]
 
@@ -72,17 +77,16 @@ def title(config: PipelineConfig, inputs: Inputs) -> str:
         return config.report.title
     if inputs.tokens is None:
         return f"Latents of {_source_name(config)}"
-    return f"{_model(inputs)} · {config.hook}"
+    return f"{_model(inputs)} · {places(config, arrow=True)}"
 
 
 def sentence(config: PipelineConfig, inputs: Inputs) -> str:
     """What was made of what, in one sentence."""
-    sae = inputs.sae
-    kind = ARCHITECTURES.get(str(sae.get("arch")), f"{sae.get('arch')} autoencoder")
-    k = f" (k = {sae['k']})" if sae.get("arch") == "topk" and "k" in sae else ""
-    article = "An" if kind.startswith("L1") else "A"
+    sae, name = inputs.sae, noun(inputs)
+    k = f" (k = {sae['k']})" if sae.get("arch") in KEEP_K and "k" in sae else ""
+    article = "An" if name.startswith("L1") else "A"
     return (
-        f"{article} {kind} with {inputs.n_latents:,} latents{k}, trained on {_activations(config, inputs)}, "
+        f"{article} {name} with {inputs.n_latents:,} latents{k}, trained on {_activations(config, inputs)}, "
         f"scored on {number(inputs.summary.get('tokens'))} {_scored_rows(inputs)}."
     )
 
@@ -141,11 +145,13 @@ def ce_rows(summary: Json) -> list[tuple[str, str]]:
 
 
 def _activations(config: PipelineConfig, inputs: Inputs) -> str:
-    d_in = inputs.activations["hooks"][config.hook]["d_in"]
+    hooks = inputs.activations["hooks"]
+    widths = [sum(hooks[hook]["d_in"] for hook in ends) for ends in (config.input_hooks, config.output_hooks)]
+    features = f"{widths[0]:,} features" if widths[0] == widths[1] else f"{widths[0]:,} and {widths[1]:,} features"
     rows = (inputs.sae.get("training") or {}).get("tokens", config.train.tokens)
     if inputs.tokens is None:
-        return f"{rows:,} activations ({d_in:,} features) from {_source_name(config)}"
-    return f"the activations ({d_in:,} features) of {rows:,} tokens at {config.hook} of {_model(inputs)}"
+        return f"{rows:,} activations ({features}) from {_source_name(config)}"
+    return f"the activations ({features}) of {rows:,} tokens {places(config)} of {_model(inputs)}"
 
 
 def _scored_rows(inputs: Inputs) -> str:

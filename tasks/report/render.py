@@ -10,7 +10,7 @@ import jinja2
 
 from tasks.artifacts import identity, read_manifest, to_json, write_manifest
 from tasks.config import PipelineConfig
-from tasks.report import details, figures, overview, provenance, tables
+from tasks.report import details, figures, kinds, overview, provenance, tables
 from tasks.report.contexts import Contexts
 from tasks.report.inputs import Inputs, read_inputs
 from tasks.report.javascript import data_file
@@ -67,7 +67,8 @@ def site(config: PipelineConfig, inputs: Inputs) -> Iterator[tuple[str, bytes]]:
         "norms": figures.position_norms(statistics),
     }
     yield _data("overview", charts)
-    yield _data("index", tables.index(inputs.latents, contexts, panels, inputs.unit))
+    hooks = [row["hook"] for row in kinds.hook_rows(inputs.summary)]
+    yield _data("index", tables.index(inputs.latents, contexts, panels, inputs.unit, hooks))
     yield _data("search", tables.search(inputs.latents, contexts))
     if inputs.heatmap is not None:
         yield _data("heatmap", figures.heat_map(inputs.heatmap))
@@ -96,6 +97,7 @@ def _page(config: PipelineConfig, inputs: Inputs, charts: dict[str, Any]) -> byt
         metrics=overview.metrics(inputs.summary),
         ce=overview.ce_rows(inputs.summary),
         baselines=figures.baselines(inputs.summary),
+        by_hook=figures.by_hook(inputs.summary),
         charts=charts,
         eval_is_train=bool(inputs.summary.get("eval_is_train")),
         n_latents=inputs.n_latents,
@@ -104,7 +106,8 @@ def _page(config: PipelineConfig, inputs: Inputs, charts: dict[str, Any]) -> byt
         corpus=provenance.corpus_rows(inputs.tokens),
         packing=provenance.packing(inputs.tokens),
         masks=provenance.mask_rows(hook),
-        norms=provenance.norm_rows(hook, inputs.summary),
+        norms=_norms(config, inputs),
+        first_hook=config.hook if len(config.hooks) > 1 else None,
         mixing=provenance.mixing_rows(inputs.shuffle),
         times=provenance.time_rows(inputs),
         settings=provenance.settings_yaml(config),
@@ -112,6 +115,14 @@ def _page(config: PipelineConfig, inputs: Inputs, charts: dict[str, Any]) -> byt
         scripts=[name for name in ASSETS if name.endswith(".js")],
     )
     return text.encode()
+
+
+def _norms(config: PipelineConfig, inputs: Inputs) -> list[tuple[str, provenance.Rows]]:
+    """Heading and content of each table of norms: one for each hook."""
+    hooks, summary = config.hooks, inputs.summary
+    if len(hooks) == 1:
+        return [("Norms", provenance.norm_rows(inputs.activations["hooks"][hooks[0]], summary))]
+    return [(f"Norms at {hook}", provenance.norm_rows(inputs.activations["hooks"][hook], {})) for hook in hooks]
 
 
 def _manifest(config: PipelineConfig, inputs: Inputs, files: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The table of latents: what is shown and sorted at once, and the text that is searched when somebody searches."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,18 @@ SEARCH_CHARACTERS = 12_000_000
 """Context text that is searched, over all latents: 8 x 25 tokens of 4,608 latents are about 4.5 million."""
 
 
-def index(latents: pa.Table, contexts: Contexts, panels: list[int] | None, unit: str) -> dict[str, Any]:
-    """The table's columns, by latent. ``panels`` are the latents that have one (None: all); ``unit`` is token or row."""
+def index(
+    latents: pa.Table, contexts: Contexts, panels: list[int] | None, unit: str, hooks: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The table's columns, by latent.
+
+    Args:
+        latents: a row per latent.
+        contexts: where they fire.
+        panels: the latents that have one (None: all).
+        unit: token or row.
+        hooks: those between which a crosscoder's latents divide their decoder's norm.
+    """
     strings = Strings()
     rows = range(latents.num_rows)
     promoted = Ragged.of(latents["promoted"])
@@ -33,6 +44,7 @@ def index(latents: pa.Table, contexts: Contexts, panels: list[int] | None, unit:
         "snippets": [_snippet(contexts, latent) for latent in rows],
         "strings": strings.table(),
         "panels": panels,
+        "hooks": list(hooks),
     }
 
 

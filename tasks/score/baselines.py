@@ -11,11 +11,13 @@ from torch import Tensor
 from tasks.sae import SparseAutoencoder
 from tasks.score.codes import chunk_rows, in_chunks, reconstruct
 from tasks.score.stats import ratio
-from tasks.store.reader import Split
+from tasks.store.joined import AnySplit
 from tasks.store.schema import to_float32
 
 TRAINING_ROWS = 100_000
 """Training rows that the baselines are fitted on, at most."""
+Scale = Float64[Tensor, "d_in"] | None
+"""What features are multiplied by so that all hooks weigh alike (``Roles.scale``)."""
 _SEED = 0
 # Training rows that are nearly equal make a row's k x k system singular; in float64 this is enough to solve it.
 _RIDGE = 1e-9
@@ -38,11 +40,11 @@ class Fit:
     """Rows drawn without replacement, less the mean and scaled to norm 1."""
 
 
-def fit_training_rows(split: Split, n_directions: int, wanted: int = TRAINING_ROWS) -> Fit:
+def fit_training_rows(split: AnySplit, n_directions: int, scale: Scale = None, wanted: int = TRAINING_ROWS) -> Fit:
     """Fit to about ``wanted`` rows, from row groups evenly spaced over all shards (rows of a shard lie in random order)."""
     units = split.units()[:: max(1, split.rows // wanted)]
     parts = (torch.from_numpy(to_float32(split.activations(unit), split.dtype).copy()) for unit in units)
-    return fit(parts, sum(unit.rows for unit in units), n_directions)
+    return fit((_scaled(part, scale) for part in parts), sum(unit.rows for unit in units), n_directions)
 
 
 def fit(parts: Iterable[Tensor], n_rows: int, n_directions: int) -> Fit:
@@ -63,16 +65,20 @@ def fit(parts: Iterable[Tensor], n_rows: int, n_directions: int) -> Fit:
 
 
 @torch.inference_mode()
-def baselines(sae: SparseAutoencoder, training: Fit, rows: Float[Tensor, "m d_in"], k: int) -> dict[str, dict[str, Any]]:
+def baselines(
+    sae: SparseAutoencoder, training: Fit, rows: Float[Tensor, "m d_in"], k: int, scale: Scale = None
+) -> dict[str, dict[str, Any]]:
     """FVU of each baseline, and of the SAE, on held-out ``rows``.
 
     All but the SAE rebuild rows less the training mean. ``k`` is the number of components, or of directions per row.
+    ``training`` is of scaled rows, where there is a ``scale``.
     """
-    centred = rows.double() - training.mean
-    deviation = float((rows.double() - rows.double().mean(dim=0)).square().sum())
+    exact = _scaled(rows, scale).double()
+    centred = exact - training.mean
+    deviation = float((exact - exact.mean(dim=0)).square().sum())
     found: dict[str, dict[str, Any]] = {
         "mean": {"fvu": ratio(deviation, deviation)},
-        "sae_same_rows": {"fvu": ratio(sae_error(sae, rows), deviation), "tokens": len(rows)},
+        "sae_same_rows": {"fvu": ratio(sae_error(sae, rows, scale), deviation), "tokens": len(rows)},
     }
     components = principal_components(training, k)
     found["pca"] = {"fvu": ratio(component_error(centred, components), deviation), "components": components.shape[1]}
@@ -130,7 +136,13 @@ def _chosen(rows: Tensor, directions: Tensor, k: int) -> Iterator[tuple[Tensor, 
         yield part, directions[chosen].double()
 
 
-def sae_error(sae: SparseAutoencoder, rows: Float[Tensor, "m d_in"]) -> float:
-    """Sum of the squared distances of rows to the SAE's reconstructions."""
+def sae_error(sae: SparseAutoencoder, rows: Float[Tensor, "m d_in"], scale: Scale = None) -> float:
+    """Sum of the squared distances of rows to the SAE's reconstructions, both scaled."""
     parts = in_chunks(rows, chunk_rows(sae.d_sae))
-    return sum(float((part.double() - reconstruct(sae, part).double()).square().sum()) for part in parts)
+    errors = (part.double() - reconstruct(sae, part).double() for part in parts)
+    return sum(float(_scaled(error, scale).square().sum()) for error in errors)
+
+
+def _scaled(rows: Float[Tensor, "m d_in"], scale: Scale) -> Float[Tensor, "m d_in"]:
+    """Rows in float64 units in which all hooks weigh alike; as they are where there is no scale."""
+    return rows if scale is None else rows.double() * scale

@@ -26,12 +26,12 @@ class Codes:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Rows [start, start + n) of what was given, their codes (whose rows count from ``start``) and reconstructions."""
+    """Rows [start, start + n) of what was given, their codes (whose rows count from ``start``) and what is rebuilt."""
 
     start: int
     x: Float32[np.ndarray, "n d_in"]
     codes: Codes
-    x_hat: Float32[np.ndarray, "n d_in"]
+    x_hat: Float32[np.ndarray, "n d_out"]
 
 
 def chunk_rows(width: int) -> int:
@@ -54,23 +54,23 @@ def chunks(sae: SparseAutoencoder, activation: Array, dtype: str) -> Iterator[Ch
 
 
 @torch.inference_mode()
-def encode_decode(sae: SparseAutoencoder, x: Float32[np.ndarray, "n d_in"]) -> tuple[Codes, Float32[np.ndarray, "n d_in"]]:
-    """Codes and reconstructions of raw activations."""
+def encode_decode(sae: SparseAutoencoder, x: Float32[np.ndarray, "n d_in"]) -> tuple[Codes, Float32[np.ndarray, "n d_out"]]:
+    """Codes of raw activations, and what is rebuilt from them."""
     rows = torch.tensor(x)
-    if sae.config.arch == "topk":
+    if sae.keeps_k:
         values, indices = sae.encode_sparse(rows)
         kept = values > 0
         row = kept.nonzero()[:, 0]
         codes = Codes(row.numpy(), indices[kept].numpy(), values[kept].numpy())
-        return codes, sae.decode_sparse(values, indices).numpy()
+        return codes, sae.decode_sparse(values, indices, rows).numpy()
     dense = sae.encode(rows)
     row, latent = (dense > 0).nonzero(as_tuple=True)
-    return Codes(row.numpy(), latent.numpy(), dense[row, latent].numpy()), sae.decode(dense).numpy()
+    return Codes(row.numpy(), latent.numpy(), dense[row, latent].numpy()), sae.decode(dense, rows).numpy()
 
 
 @torch.inference_mode()
 def reconstruct(sae: SparseAutoencoder, x: torch.Tensor) -> torch.Tensor:
-    """Reconstructions [n, d_in] of raw activations [n, d_in], in float32, without ever holding [n, d_sae] for topk."""
-    if sae.config.arch == "topk":
-        return sae.decode_sparse(*sae.encode_sparse(x))
+    """What is rebuilt [n, d_out] from raw activations [n, d_in], in float32, without ever holding [n, d_sae] for topk."""
+    if sae.keeps_k:
+        return sae.decode_sparse(*sae.encode_sparse(x), x)
     return sae.forward(x)

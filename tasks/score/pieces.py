@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int64
 
-from tasks.store.reader import Split
+from tasks.store.joined import AnySplit
 from tasks.store.schema import Array, no_rows
 
 PIECE_ROWS = 32_768
@@ -26,7 +26,7 @@ class Piece:
         return self.stop - self.start
 
 
-def cut(split: Split, max_rows: int, piece_rows: int = PIECE_ROWS) -> list[Piece]:
+def cut(split: AnySplit, max_rows: int, piece_rows: int = PIECE_ROWS) -> list[Piece]:
     """The first ``max_rows`` rows of a split, in stored order."""
     pieces: list[Piece] = []
     first = 0
@@ -39,7 +39,7 @@ def cut(split: Split, max_rows: int, piece_rows: int = PIECE_ROWS) -> list[Piece
     return pieces
 
 
-def spread_rows(split: Split, pieces: list[Piece], wanted: int) -> Array:
+def spread_rows(split: AnySplit, pieces: list[Piece], wanted: int) -> Array:
     """``wanted`` activations evenly spaced over the pieces (all where there are fewer), [n, stored_width] as stored."""
     total = sum(piece.rows for piece in pieces)
     chosen = evenly(total, wanted)

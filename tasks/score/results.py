@@ -1,6 +1,7 @@
 """Everything that was measured, and how it is written: tables, summary, timings, and the manifest last."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,10 @@ from jaxtyping import Int64
 
 from tasks.artifacts import identity, require_manifest, to_json, write_manifest
 from tasks.sae import SparseAutoencoder
+from tasks.score.directions import directions
+from tasks.score.roles import Roles
 from tasks.score.splice import SpliceSums
+from tasks.score.stats import ReconstructionSums
 from tasks.score.summary import summary
 from tasks.score.survey import Survey
 from tasks.score.tables import WeightColumns, examples_table, heatmap_table, latents_table, to_parquet
@@ -43,7 +47,7 @@ def write_results(job: Job, out: str, sae: SparseAutoencoder, results: Results, 
     manifest = {
         "format_version": FORMAT_VERSION,
         "stage": "scores",
-        "recipe": {"score": job.config.score.recipe(), "hook": job.config.hook},
+        "recipe": {"score": job.config.score.recipe(), **_hooks(job.roles)},
         "sae": identity(job.sae),
         "activations": identity(job.activations),
         "tokens": None if job.tokens is None else identity(job.tokens),
@@ -55,7 +59,7 @@ def write_results(job: Job, out: str, sae: SparseAutoencoder, results: Results, 
 def _objects(job: Job, sae: SparseAutoencoder, results: Results) -> dict[str, bytes]:
     survey = results.survey
     histogram = sum((part for _, part in results.examples), np.zeros((), np.int64))
-    latents = latents_table(sae, survey.latents, histogram, results.weights)
+    latents = latents_table(sae, survey.latents, histogram, results.weights, directions(sae, job.roles))
     objects = {
         "latents.parquet": to_parquet(latents),
         "examples.parquet": to_parquet(examples_table([table for table, _ in results.examples])),
@@ -67,11 +71,40 @@ def _objects(job: Job, sae: SparseAutoencoder, results: Results) -> dict[str, by
 
 
 def _summary(job: Job, sae: SparseAutoencoder, results: Results) -> dict[str, Any]:
+    roles = job.roles
     about = {
-        "hook": job.config.hook,
+        **_hooks(roles),
         "d_in": sae.d_in,
         "d_sae": sae.d_sae,
         "eval_is_train": bool(require_manifest(job.activations).get("eval_is_train", False)),
     }
+    if roles.kind == "transcoder":
+        about["d_out"] = sae.d_out
+    if roles.kind == "crosscoder":
+        about["hooks"] = _by_hook(sae, roles, results.survey.rebuilt.by_hook)
     splice = results.splice.summary() if results.splice else None
-    return summary(results.survey, splice, results.baselines, about)
+    return summary(results.survey, splice, results.baselines, about, roles.kind)
+
+
+def _hooks(roles: Roles) -> dict[str, Any]:
+    """What is read and what is rebuilt."""
+    if roles.kind == "sae":
+        return {"hook": roles.inputs[0]}
+    return {"kind": roles.kind, "input_hooks": list(roles.inputs), "output_hooks": list(roles.outputs)}
+
+
+def _by_hook(sae: SparseAutoencoder, roles: Roles, sums: Sequence[ReconstructionSums]) -> list[dict[str, Any]]:
+    shares = directions(sae, roles).norm_shares
+    assert shares is not None  # several hooks are rebuilt
+    return [
+        {
+            "hook": hook,
+            "d_in": part.stop - part.start,
+            "fvu": found.fvu,
+            "cosine": found.mean_cosine,
+            "shrinkage": found.shrinkage,
+            "gamma": found.gamma,
+            "decoder_norm_share": share,
+        }
+        for hook, part, found, share in zip(roles.outputs, roles.parts, sums, shares.mean(dim=0).tolist(), strict=True)
+    ]

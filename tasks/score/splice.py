@@ -1,6 +1,8 @@
 """What the language model loses when the SAE's reconstructions take the place of its activations."""
 
-from collections.abc import Callable
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -12,6 +14,8 @@ from tasks.lm.hooks import replace
 from tasks.sae import SparseAutoencoder
 from tasks.score.codes import chunk_rows, in_chunks, reconstruct
 from tasks.score.stats import ratio
+
+logger = logging.getLogger(__name__)
 
 # Logits of a few sequences at a time: 2 x 256 x 49,152 in bfloat16 are 50 MB.
 _SEQUENCES_AT_ONCE = 2
@@ -57,17 +61,23 @@ def splice(
     model: Any,
     hook: str,
     sae: SparseAutoencoder,
-    mean: Float[Tensor, "d_in"],
+    mean: Float[Tensor, "d_out"],
     token_ids: Int[Tensor, "sequences context"],
     kept: Bool[Tensor, "sequences context"],
-) -> SpliceSums:
+    reads: str | None = None,
+) -> SpliceSums | None:
     """Run a causal LM on whole sequences, as it is and with three replacements of its activations at ``hook``.
 
     Only activations marked in ``kept``, those that a harvest keeps, are replaced: attention sinks and other tokens that
     the SAE never saw go on as they are, under all three alike. Every token but the first of a sequence is predicted.
+    A transcoder reads another hook, ``reads``, in the same forward pass; None where that comes to ``hook`` first.
     """
     parts = zip(in_chunks(token_ids, _SEQUENCES_AT_ONCE), in_chunks(kept, _SEQUENCES_AT_ONCE), strict=True)
-    sums = [_splice(model, hook, sae, mean, ids, mask.flatten()) for ids, mask in parts]
+    try:
+        sums = [_splice(model, hook, sae, mean, ids, mask.flatten(), reads) for ids, mask in parts]
+    except _NotYetSeenError:
+        logger.warning("no cross-entropy: the forward pass comes to %s before %s, from which it is rebuilt", hook, reads)
+        return None
     return sum(sums[1:], sums[0])
 
 
@@ -75,9 +85,10 @@ def _splice(
     model: Any,
     hook: str,
     sae: SparseAutoencoder,
-    mean: Float[Tensor, "d_in"],
+    mean: Float[Tensor, "d_out"],
     token_ids: Int[Tensor, "n context"],
     kept: Bool[Tensor, "rows"],
+    reads: str | None,
 ) -> SpliceSums:
     def logits(replacement: Callable[[Tensor], Tensor]) -> Tensor:
         def substitute(rows: Tensor) -> Tensor:
@@ -90,7 +101,11 @@ def _splice(
 
     targets = token_ids[:, 1:].flatten()
     original = _logits(model, token_ids)
-    spliced = logits(lambda rows: reconstruct(sae, rows))
+    if reads is None:
+        spliced = logits(lambda rows: reconstruct(sae, rows))
+    else:
+        with _seen(model, reads) as seen:
+            spliced = logits(lambda _: reconstruct(sae, seen()[kept]))
     loss, kl = _losses(original, targets), _divergence(original, spliced)
     return SpliceSums(
         len(targets),
@@ -100,6 +115,28 @@ def _splice(
         _losses(logits(mean.expand_as), targets),
         kl,
     )
+
+
+class _NotYetSeenError(Exception):
+    """The forward pass is where something is to be put in, and has not come to what that is computed from."""
+
+
+@contextlib.contextmanager
+def _seen(model: Any, hook: str) -> Iterator[Callable[[], Float[Tensor, "rows d_in"]]]:
+    """While this is open: what the forward pass under way has had at ``hook``."""
+    last: list[Tensor] = []
+
+    def keep(rows: Tensor) -> Tensor:
+        last[:] = [rows.to(torch.float32, copy=True)]
+        return rows
+
+    def take() -> Tensor:
+        if not last:
+            raise _NotYetSeenError
+        return last.pop()
+
+    with replace(model, hook, keep):
+        yield take
 
 
 def _logits(model: Any, token_ids: Int[Tensor, "n context"]) -> Float[Tensor, "predictions vocabulary"]:

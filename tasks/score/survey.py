@@ -1,6 +1,6 @@
 """The first look at every held-out row: all sums, and the evidence from which contexts are chosen."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
@@ -9,11 +9,14 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from tasks.sae import SparseAutoencoder
-from tasks.score.codes import Chunk, Codes, chunks
+from tasks.score.codes import Codes, chunks
 from tasks.score.config import ScoreConfig
 from tasks.score.examples import Evidence, Hits
 from tasks.score.pieces import Piece
-from tasks.score.stats import HIGH_NORM_MULTIPLE, LatentSums, ReconstructionSums
+from tasks.score.rebuilt import Rebuilt
+from tasks.score.roles import Roles
+from tasks.score.stats import LatentSums
+from tasks.store.schema import to_float32
 from tasks.store.writer import Rows
 
 MAX_LABELS = 64
@@ -63,42 +66,53 @@ class LabelSums:
 class Survey:
     """What one look at some rows gives; the surveys of two sets of rows add to that of both."""
 
-    all_rows: ReconstructionSums
-    usual_rows: ReconstructionSums
-    """Of the rows whose norm is at most twice the recorded median."""
+    rebuilt: Rebuilt
     latents: LatentSums
     evidence: Evidence
     labels: LabelSums
 
     def __add__(self, other: "Survey") -> "Survey":
         return Survey(
-            self.all_rows + other.all_rows,
-            self.usual_rows + other.usual_rows,
+            self.rebuilt + other.rebuilt,
             self.latents + other.latents,
             self.evidence + other.evidence,
             self.labels + other.labels,
         )
 
 
-def survey(sae: SparseAutoencoder, rows: Rows, dtype: str, piece: Piece, median_norm: float, config: ScoreConfig) -> Survey:
-    """Look at a piece's rows, chunk by chunk."""
-    sums: list[tuple[ReconstructionSums, ReconstructionSums, LatentSums, LabelSums]] = []
+def survey(
+    sae: SparseAutoencoder,
+    rows: Rows,
+    dtype: str,
+    piece: Piece,
+    median_norms: Sequence[float],
+    config: ScoreConfig,
+    roles: Roles | None = None,
+) -> Survey:
+    """Look at a piece's rows, chunk by chunk.
+
+    Args:
+        sae: what is scored.
+        rows: of the piece, the features of all hooks side by side.
+        dtype: in which they are stored.
+        piece: what part of all rows they are.
+        median_norms: of the held-out rows at each hook that is rebuilt.
+        config: what evidence is kept.
+        roles: which columns are read and rebuilt; all of them by default.
+    """
+    roles = roles or Roles()
+    sums: list[tuple[Rebuilt, LatentSums, LabelSums]] = []
     evidence, waiting = Evidence.none(config), Hits.none()
-    for chunk in chunks(sae, rows.activation, dtype):
+    for chunk in chunks(sae, rows.activation[:, roles.reads], dtype):
         part = slice(chunk.start, chunk.start + len(chunk.x))
         labels = LabelSums()
         if rows.label is not None:
             labels = LabelSums.of(rows.label[part], rows.sequence[part], chunk.codes, sae.d_sae)
-        sums.append((*_reconstruction(chunk, median_norm), LatentSums.of(chunk.codes, len(chunk.x), sae.d_sae), labels))
+        target = to_float32(rows.activation[part, roles.rebuilds], dtype) if roles.kind == "transcoder" else chunk.x
+        latents = LatentSums.of(chunk.codes, len(chunk.x), sae.d_sae)
+        sums.append((Rebuilt.of(target, chunk.x_hat, median_norms, roles), latents, labels))
         waiting = Hits.joined([waiting, Hits.of(chunk.codes, piece.first + chunk.start, rows.sequence[part])])
         if len(waiting) > _HITS_AT_ONCE:
             evidence, waiting = evidence.seeing(waiting), Hits.none()
-    every, usual, latents, labels = (reduce(add, column) for column in zip(*sums, strict=True))
-    return Survey(every, usual, latents, evidence.seeing(waiting), labels)
-
-
-def _reconstruction(chunk: Chunk, median_norm: float) -> tuple[ReconstructionSums, ReconstructionSums]:
-    """The sums of all rows, and of those of usual norm."""
-    x, x_hat = chunk.x.astype(np.float64), chunk.x_hat.astype(np.float64)
-    usual = np.linalg.norm(x, axis=1) <= HIGH_NORM_MULTIPLE * median_norm
-    return ReconstructionSums.of(x, x_hat), ReconstructionSums.of(x[usual], x_hat[usual])
+    rebuilt, latents, labels = (reduce(add, column) for column in zip(*sums, strict=True))
+    return Survey(rebuilt, latents, evidence.seeing(waiting), labels)

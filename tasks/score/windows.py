@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float32, Int64
 from tasks.sae import SparseAutoencoder
 from tasks.score.codes import Chunk, chunks
 from tasks.score.pieces import Piece
-from tasks.store.reader import Split
+from tasks.store.joined import AnySplit
 from tasks.store.writer import Rows
 
 HISTOGRAM_BINS = 20
@@ -27,7 +27,7 @@ class Around:
     """Index behind its last."""
 
     @staticmethod
-    def read(split: Split, piece: Piece, margin: int) -> "Around":
+    def read(split: AnySplit, piece: Piece, margin: int) -> "Around":
         """Read a piece and up to ``margin`` rows on each side. A token further away is no nearer in rows."""
         start = max(0, piece.start - margin)
         stop = min(split.shards[piece.shard]["rows"], piece.stop + margin)

@@ -17,9 +17,12 @@ from tasks.lm.load import load_model
 from tasks.sae import SparseAutoencoder, load
 from tasks.score.baselines import affordable_rows, baselines, fit_training_rows
 from tasks.score.contexts import show
+from tasks.score.directions import directions
 from tasks.score.examples import Contexts
+from tasks.score.linear import linear_baselines
 from tasks.score.logits import neighbours, promoted_and_suppressed, unembedding
 from tasks.score.pieces import Piece, cut, evenly, spread_rows
+from tasks.score.roles import Roles, roles_of
 from tasks.score.splice import SpliceSums, splice
 from tasks.score.strings import load_strings
 from tasks.score.survey import Survey, survey
@@ -27,7 +30,7 @@ from tasks.score.tables import WeightColumns, neighbour_lists, token_lists
 from tasks.score.text import read_text
 from tasks.score.windows import Around
 from tasks.store.files import read_sequences
-from tasks.store.reader import Split
+from tasks.store.joined import AnySplit, open_split
 from tasks.store.schema import to_float32
 
 SPLICE_SEQUENCES = 8
@@ -43,19 +46,24 @@ class Job:
     activations: str
     sae: str
 
-    def split(self, name: str) -> Split:
-        """The train or eval rows of the hook that the SAE was trained on."""
-        return Split(self.activations, self.config.hook, name)
+    def split(self, name: str) -> AnySplit:
+        """The train or eval rows of the hooks that the SAE was trained on, side by side."""
+        return open_split(self.activations, self.config.hooks, name)
+
+    @property
+    def roles(self) -> Roles:
+        """Which hooks are read and which are rebuilt."""
+        return roles_of(self.config, self.split("train"))
 
     @property
     def pieces(self) -> list[Piece]:
         """All held-out rows that are scored."""
         return cut(self.split("eval"), self.config.score.max_tokens)
 
-    def statistics(self, split: str) -> dict[str, Any]:
-        """The activations' recorded statistics."""
-        found: dict[str, Any] = require_manifest(self.activations)["hooks"][self.config.hook]["statistics"][split]
-        return found
+    def statistics(self, split: str) -> list[dict[str, Any]]:
+        """Recorded statistics of the activations at each hook that is rebuilt."""
+        hooks = require_manifest(self.activations)["hooks"]
+        return [hooks[hook]["statistics"][split] for hook in self.config.output_hooks]
 
 
 def survey_piece(job: Job, piece: Piece) -> Survey:
@@ -64,11 +72,11 @@ def survey_piece(job: Job, piece: Piece) -> Survey:
     Raises:
         ArtifactError: the SAE is of another width than the activations.
     """
-    split, sae = job.split("eval"), _sae(job.sae)
-    if sae.d_in != split.d_in:
-        raise ArtifactError(f"{job.sae} takes d_in {sae.d_in}, {job.activations} has {split.d_in}. Train again.")
+    split, sae, roles = job.split("eval"), _sae(job.sae), job.roles
+    _require_fit(job, sae)
     rows = split.shard(piece.shard, piece.start, piece.stop)
-    return survey(sae, rows, split.dtype, piece, job.statistics("eval")["median_norm"], job.config.score)
+    medians = [statistics["median_norm"] for statistics in job.statistics("eval")]
+    return survey(sae, rows, split.dtype, piece, medians, job.config.score, roles)
 
 
 def show_piece(
@@ -76,7 +84,7 @@ def show_piece(
 ) -> tuple[pa.Table, Int64[np.ndarray, "d_sae bins"]]:
     """The rows of examples.parquet for contexts whose peaks lie in the piece, and its share of the histograms."""
     reach = job.config.score.context_tokens
-    around = Around.read(job.split("eval"), piece, reach)
+    around = Around.read(open_split(job.activations, job.config.input_hooks, "eval"), piece, reach)
     sequence = around.rows.sequence
     first, n = int(sequence.min()), int(sequence.max() - sequence.min()) + 1
     text = read_text(job.tokens, first, n) if job.tokens is not None else None
@@ -86,33 +94,40 @@ def show_piece(
 def baseline_k(job: Job, l0: float) -> int:
     """Numbers per row that a baseline may use: the SAE's k, or its L0 where the architecture has no k."""
     sae = _sae(job.sae)
-    k = sae.config.k if sae.config.arch == "topk" else round(l0)
+    k = sae.config.k if sae.keeps_k else round(l0)
     return min(max(1, k), sae.d_in)
 
 
 def measure_baselines(job: Job, k: int) -> dict[str, dict[str, Any]]:
     """FVU of the baselines, and of the SAE on the same rows."""
-    split, sae = job.split("eval"), _sae(job.sae)
+    split, sae, roles = job.split("eval"), _sae(job.sae), job.roles
     wanted = min(job.config.score.baseline_tokens, affordable_rows(k, sae.d_in))
-    rows = to_float32(spread_rows(split, job.pieces, wanted), split.dtype)
-    return baselines(sae, fit_training_rows(job.split("train"), sae.d_sae), torch.tensor(rows), k)
+    rows = torch.tensor(to_float32(spread_rows(split, job.pieces, wanted), split.dtype))
+    if roles.kind == "transcoder":
+        return linear_baselines(sae, fit_training_rows(job.split("train"), 0), rows, k)
+    scale = None if roles.scale is None else torch.from_numpy(roles.scale)
+    return baselines(sae, fit_training_rows(job.split("train"), sae.d_sae, scale), rows, k, scale)
 
 
 def read_weights(job: Job) -> WeightColumns:
-    """What the latents' weights say: tokens by the unembedding, and neighbours."""
-    sae, config = _sae(job.sae), job.config.score
-    near = neighbour_lists(neighbours(sae.W_dec, config.neighbours))
-    head = unembedding(_model(job.config.model), sae.d_in) if job.tokens is not None else None
+    """What the latents' weights say: tokens by the unembedding (of several hooks, at the last), and neighbours."""
+    sae, config, roles = _sae(job.sae), job.config.score, job.roles
+    near = neighbour_lists(neighbours(directions(sae, roles).decoder, config.neighbours))
+    last = sae.W_dec[:, roles.parts[-1]]
+    head = unembedding(_model(job.config.model), last.shape[1]) if job.tokens is not None else None
     if head is None or job.tokens is None:
         return WeightColumns(token_lists(None, None, sae.d_sae), token_lists(None, None, sae.d_sae), near)
     strings = load_strings(job.tokens)
-    promoted, suppressed = promoted_and_suppressed(sae.W_dec, head, config.top_logits)
+    promoted, suppressed = promoted_and_suppressed(last, head, config.top_logits)
     return WeightColumns(token_lists(promoted, strings, sae.d_sae), token_lists(suppressed, strings, sae.d_sae), near)
 
 
 def splice_sequences(job: Job) -> list[int]:
-    """The held-out sequences on which the SAE is spliced into the model; none where there is no text."""
-    if job.tokens is None:
+    """The held-out sequences on which the SAE is spliced into the model; none where there is no text.
+
+    Nor for a crosscoder: what it reads at its later hooks would change with what it puts in at the earlier ones.
+    """
+    if job.tokens is None or len(job.config.output_hooks) > 1:
         return []
     tokens = require_manifest(job.tokens)
     wanted = max(1, job.config.score.splice_tokens // tokens["context_length"])
@@ -126,12 +141,22 @@ def measure_splice(job: Job, sequences: list[int]) -> SpliceSums | None:
     if model.get_output_embeddings() is None or job.tokens is None:
         return None
     token_ids = np.concatenate([read_sequences(job.tokens, sequence, 1) for sequence in sequences])
-    mean = torch.tensor(job.statistics("train")["mean"], dtype=torch.float32)
+    mean = torch.tensor(job.statistics("train")[0]["mean"], dtype=torch.float32)
     kept = torch.from_numpy(_kept(job.split("eval"), sequences, token_ids.shape[1]))
-    return splice(model, job.config.hook, _sae(job.sae), mean, torch.from_numpy(token_ids.astype(np.int64)), kept)
+    roles, ids = job.roles, torch.from_numpy(token_ids.astype(np.int64))
+    reads = roles.inputs[0] if roles.kind == "transcoder" else None
+    return splice(model, roles.outputs[0], _sae(job.sae), mean, ids, kept, reads)
 
 
-def _kept(split: Split, sequences: list[int], context_length: int) -> Bool[np.ndarray, "n context"]:
+def _require_fit(job: Job, sae: SparseAutoencoder) -> None:
+    ends = {"takes d_in": (sae.d_in, job.config.input_hooks), "gives d_out": (sae.d_out, job.config.output_hooks)}
+    for does, (width, hooks) in ends.items():
+        found = open_split(job.activations, hooks, "eval").d_in
+        if width != found:
+            raise ArtifactError(f"{job.sae} {does} {width}, {job.activations} has {found}. Train again.")
+
+
+def _kept(split: AnySplit, sequences: list[int], context_length: int) -> Bool[np.ndarray, "n context"]:
     """Which positions of sequences have a stored row: those that the harvest's masks kept."""
     kept = np.zeros((len(sequences), context_length), bool)
     for index in range(len(split.shards)):

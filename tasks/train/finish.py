@@ -26,7 +26,7 @@ def write_sae(config: PipelineConfig, plan: Plan, run: Run, scaling: Scaling, ou
         name: value for name, value in asdict(run.curve[-1]).items() if name in ("loss", "fvu", "l0", "dead_fraction")
     }
     provenance = {
-        "hook": config.hook,
+        **hooks_of(config),
         "model": config.model.name if config.activations.source is None else None,
         "revision": config.model.revision if config.activations.source is None else None,
         "dtype": "float32",
@@ -52,6 +52,14 @@ def finished_weights(plan: Plan, state: TrainState, scaling: Scaling) -> Weights
     if kind.unit_norm_decoder and state.averaged is not None:
         parameters.W_dec.div_(parameters.W_dec.norm(dim=1, keepdim=True))
     return fold(parameters, source, output, kind.finished(parameters, state.buffers, folding(parameters, source)))
+
+
+def hooks_of(config: PipelineConfig) -> dict[str, Any]:
+    """The hook that is read, for a crosscoder all of them in their order, and for a transcoder the one that is rebuilt."""
+    inputs, outputs = config.input_hooks, config.output_hooks
+    several = {"hooks": list(inputs)} if len(inputs) > 1 else {}
+    target = {"target_hook": outputs[0]} if outputs != inputs else {}
+    return {"hook": config.hook, **several, **target}
 
 
 def _common(scaling: Scaling) -> float | list[float]:

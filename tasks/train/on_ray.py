@@ -23,6 +23,7 @@ from tasks.sae.exchange import Alone
 from tasks.store.objects import open_store, s3_filesystem
 from tasks.train.curve import CurveRow
 from tasks.train.distributed import TorchExchange
+from tasks.train.finish import hooks_of
 from tasks.train.loop import Run, ignore
 from tasks.train.mixing import tell_mixing
 from tasks.train.state import checkpoint_name, run_to_files
@@ -55,7 +56,7 @@ def train(config: PipelineConfig, activations: str, out: str, listener: Listener
     timing = {"seconds": time.perf_counter() - started, "workers": config.train.workers} | finished.pop("timing")
     open_store(out).put("run.json", to_json(timing))
     recipe = {"sae": config.model_dump(mode="json")["sae"], "train": config.train.recipe()}
-    inputs = {"activations": identity(activations), "hook": config.hook}
+    inputs = {"activations": identity(activations), **hooks_of(config)}
     write_manifest(out, {"format_version": 1, "stage": "saes", "recipe": recipe, **inputs, **finished})
 
 

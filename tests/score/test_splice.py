@@ -1,3 +1,5 @@
+from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -93,6 +95,54 @@ def test_sequences_in_parts_add_to_the_whole(model: Any, make_sae: MakeSAE, toke
     parts = [splice(model, HOOK, sae, MEAN, token_ids[rows], kept[rows]) for rows in (slice(0, 2), slice(2, 5))]
     for name, value in (parts[0] + parts[1]).summary().items():
         assert value == pytest.approx(whole[name], rel=1e-5)
+
+
+INPUT, OUTPUT = "model.layers.1.mlp:input", "model.layers.1.mlp"
+
+
+def transcoder(make_sae: MakeSAE) -> SparseAutoencoder:
+    """From D features to D others, with a path past the latents."""
+    sae = make_sae(d_in=D)
+    skip = torch.randn(D, D, generator=torch.Generator().manual_seed(3)) / 4
+    weights = Weights(sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec, {"W_skip": skip})
+    return SparseAutoencoder(replace(sae.config, skip=True), weights).requires_grad_(requires_grad=False)
+
+
+def test_a_transcoder_takes_the_place_of_what_it_rebuilds(
+    model: Any, make_sae: MakeSAE, token_ids: Tensor, kept: Tensor
+) -> None:
+    sae = transcoder(make_sae)
+    found = splice(model, OUTPUT, sae, MEAN, token_ids, kept, reads=INPUT)
+    assert found is not None
+
+    def take_over(module: Any, args: tuple[Tensor], output: Tensor) -> Tensor:
+        return torch.where(kept[..., None], sae(args[0].flatten(0, 1)).view_as(output), output)
+
+    handle = model.get_submodule(OUTPUT).register_forward_hook(take_over)
+    log_p = model(token_ids).logits.double().log_softmax(-1)[:, :-1]
+    handle.remove()
+    assert found.sae == pytest.approx(float(-log_p.gather(2, token_ids[:, 1:, None]).sum()), rel=1e-5)
+    zero = splice(model, OUTPUT, make_sae(d_in=D), MEAN, token_ids, kept)
+    assert (found.zero, found.mean, found.original) == (zero.zero, zero.mean, zero.original)
+
+
+def test_a_transcoder_that_is_the_mlp_itself_recovers_everything(
+    model: Any, make_sae: MakeSAE, token_ids: Tensor, kept: Tensor
+) -> None:
+    mlp, itself = deepcopy(model.get_submodule(OUTPUT)), make_sae("l1", d_in=D)
+    itself.forward = mlp.forward
+    summary = splice(model, OUTPUT, itself, MEAN, token_ids, kept, reads=INPUT).summary()
+    assert summary["delta_nats"] == pytest.approx(0, abs=1e-6)
+    assert summary["recovered_vs_mean"] == pytest.approx(1, abs=1e-5)
+
+
+def test_what_is_read_too_late_is_not_spliced(
+    model: Any, make_sae: MakeSAE, token_ids: Tensor, kept: Tensor, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = model(token_ids).logits
+    assert splice(model, HOOK, make_sae(d_in=D), MEAN, token_ids, kept, reads=OUTPUT) is None
+    assert f"the forward pass comes to {HOOK} before {OUTPUT}" in caplog.text
+    torch.testing.assert_close(model(token_ids).logits, before, rtol=0, atol=0)
 
 
 def test_recovered_shares_are_those_of_the_definition() -> None:

@@ -28,7 +28,9 @@ def look(sae: object, rows: Rows, median_norm: float = 1e9, cuts: tuple[int, ...
     bounds = [0, *cuts, len(rows)]
     pieces = [Piece(0, a, b, a) for a, b in pairwise(bounds)]
     parts = [rows.take(np.arange(piece.start, piece.stop)) for piece in pieces]
-    return reduce(add, [survey(sae, part, "float32", p, median_norm, CONFIG) for part, p in zip(parts, pieces, strict=True)])
+    return reduce(
+        add, [survey(sae, part, "float32", p, [median_norm], CONFIG) for part, p in zip(parts, pieces, strict=True)]
+    )
 
 
 @pytest.mark.parametrize("arch", ["topk", "l1", "dense"])
@@ -80,7 +82,7 @@ def test_surveys_of_parts_add_to_that_of_the_whole(make_sae: MakeSAE, monkeypatc
     monkeypatch.setattr(module, "_HITS_AT_ONCE", 20)
     sae, rows = make_sae(), labelled(text_rows(12), 3)
     whole, parts = look(sae, rows), look(sae, rows, cuts=(1, 30, 31))
-    assert parts.all_rows.fvu == pytest.approx(whole.all_rows.fvu, rel=1e-6)
+    assert parts.rebuilt.every.fvu == pytest.approx(whole.rebuilt.every.fvu, rel=1e-6)
     assert parts.latents.n_active.tolist() == whole.latents.n_active.tolist()
     for a, b in zip(kept(parts.evidence), kept(whole.evidence), strict=True):
         assert a.tolist() == b.tolist()

@@ -69,7 +69,7 @@ def test_every_row_holds_the_same_token_at_all_hooks(stored: Store, dtype: Dtype
         numbers = to_float32(found.activation, split.dtype)
         assert numbers.shape == (rows, 10)
         expected = np.concatenate([factor * np.arange(1, width + 1) for factor, width in ((1, 3), (10, 2), (100, 5))])
-        np.testing.assert_allclose(numbers, found.token_id[:, None] * expected, rtol=1e-2)
+        np.testing.assert_allclose(numbers, found.token_id[:, None] * expected, rtol=2e-2)  # int8: 1 in 254 of the largest
         assert (found.sequence * 4 + found.position).tolist() == found.token_id.tolist()
 
 

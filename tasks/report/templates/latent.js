@@ -63,6 +63,7 @@
     const data = chunk.latents[latent];
     const most = index.columns.max_activation[latent] || 1;
     const side = [
+      data.shares ? card("Decoder norm by hook", shares(data.shares, index.hooks)) : null,
       card("Activations", activations(data.histogram, most)),
       data.promoted.tokens.length ? card("Promoted tokens", logits(data.promoted, chunk.strings)) : null,
       data.suppressed.tokens.length ? card("Suppressed tokens", logits(data.suppressed, chunk.strings)) : null,
@@ -132,6 +133,18 @@
       describe: (low, high, count) => `${number(count)} rows\n${number(low, 3)} to ${number(high, 3)}`,
     });
     return host;
+  }
+
+  /** Where a crosscoder's latent writes: the share of its decoder's norm at each hook. */
+  function shares(values, hooks) {
+    return h(
+      "ol",
+      { class: "logits shares" },
+      values.map((value, i) => {
+        const bar = styled(h("span", { class: "meter", "aria-hidden": "true" }), "--part", (value ?? 0).toFixed(3));
+        return h("li", {}, h("code", { text: hooks[i] }), bar, h("span", { class: "num", text: percent(value, 2) }));
+      }),
+    );
   }
 
   function logits(column, strings) {

@@ -1,0 +1,96 @@
+"""What each number of the summary is, exactly, in a sentence."""
+
+from tasks.score.roles import Kind
+
+DEFINITIONS = {
+    "fvu": "Fraction of variance unexplained: the sum of ||x - x_hat||^2 over all scored rows, over the sum of "
+    "||x - mean||^2 with the mean of the same rows; totals in float64, never a mean of batches.",
+    "explained_variance": "1 - fvu.",
+    "fvu_without_high_norm": "fvu of the rows whose norm is at most twice the recorded median norm of held-out rows, "
+    "with those rows' own mean.",
+    "high_norm_fraction": "Share of scored rows whose norm is above twice the recorded median norm of held-out rows.",
+    "l0": "Mean number of latents above 0 per scored row.",
+    "l0_percentiles": "The smallest number of active latents that the given percentage of scored rows does not exceed.",
+    "dead_fraction": "Share of latents that are above 0 on none of the scored rows; one that fires on a share p of all "
+    "rows is missed with probability (1 - p)^tokens.",
+    "dense_fraction": "Share of latents that are above 0 on more than 10% of the scored rows.",
+    "density_histogram": "Number of latents by log10(p + 1e-10), p being the share of scored rows on which the latent is "
+    "above 0.",
+    "cosine": "Mean over scored rows of the cosine of x and x_hat.",
+    "shrinkage": "Mean over scored rows of ||x_hat|| / ||x||; 1 is none.",
+    "gamma": "E||x_hat||^2 / E[x . x_hat], below 1 when reconstructions are too short (Gated SAEs, equation 10).",
+    "tokens": "Scored rows: the first score.max_tokens of the held-out rows that the harvest's masks left.",
+}
+
+CE_DEFINITIONS = {
+    "ce.tokens": "Predicted tokens: all but the first of each sequence, in whole held-out sequences evenly spaced over the "
+    "split, about score.splice_tokens in all.",
+    "ce.original": "Mean cross-entropy of the model's prediction of these tokens, in nats.",
+    "ce.sae": "The same with x_hat in place of x at the hook, wherever the harvest keeps the activation; masked positions "
+    "(first position, special tokens, norm outliers) go on with their own activation, here and in both ablations.",
+    "ce.zero_ablation": "The same with zeros in place of x_hat.",
+    "ce.mean_ablation": "The same with the mean of the training rows in place of x_hat.",
+    "ce.delta_nats": "ce.sae - ce.original.",
+    "ce.recovered_vs_zero": "(ce.zero_ablation - ce.sae) / (ce.zero_ablation - ce.original).",
+    "ce.recovered_vs_mean": "(ce.mean_ablation - ce.sae) / (ce.mean_ablation - ce.original).",
+    "ce.kl": "Mean KL divergence of the prediction with the SAE from the original prediction, KL(original || sae), in nats.",
+    "ce_recovered": "ce.recovered_vs_mean.",
+}
+
+BASELINE_DEFINITIONS = {
+    "baselines.sae_same_rows.fvu": "fvu of the SAE on score.baseline_tokens rows evenly spaced over the scored rows (on "
+    "fewer where k is large); all baselines are measured on these rows.",
+    "baselines.mean.fvu": "fvu of the rows' own mean: 1 by definition, the yardstick.",
+    "baselines.pca.fvu": "fvu of the projection on the k first principal components of at most 100,000 training rows, about "
+    "their mean; k is that of the SAE, or its rounded l0.",
+    "baselines.random_directions.fvu": "fvu with d_sae random unit directions as the dictionary: for each row less the "
+    "training mean, the k of largest |dot product|, weighted by least squares.",
+    "baselines.training_rows.fvu": "The same with d_sae training rows, less their mean and scaled to norm 1, as the "
+    "dictionary (all rows where the training split, or its sample, has fewer).",
+}
+
+TRANSCODER_DEFINITIONS = {
+    "kind": "A transcoder rebuilds the activations of one hook from those of another. In all definitions here x are the "
+    "rows of output_hooks, and x_hat is computed from the rows of input_hooks at the same tokens.",
+    "input_hooks": "What is encoded.",
+    "output_hooks": "What is rebuilt.",
+    "d_out": "Features of what is rebuilt.",
+}
+
+TRANSCODER_CE_DEFINITIONS = {
+    "ce.sae": "The same with x_hat in place of x at the hook that is rebuilt, computed from what the same forward pass has "
+    "at the input hook, wherever the harvest keeps the activation; masked positions (first position, special tokens, norm "
+    "outliers) go on with their own activation, here and in both ablations.",
+}
+
+TRANSCODER_BASELINE_DEFINITIONS = {
+    name: BASELINE_DEFINITIONS[name] for name in ("baselines.sae_same_rows.fvu", "baselines.mean.fvu")
+} | {
+    "baselines.linear.fvu": "fvu of the linear map with a constant from the input that has the least squared error on at "
+    "most 100,000 training rows.",
+    "baselines.linear_rank_k.fvu": "The same of the best such map of rank k (reduced-rank regression); k is that of the "
+    "SAE, or its rounded l0.",
+}
+
+CROSSCODER_DEFINITIONS = {
+    "kind": "A crosscoder rebuilds the activations of several hooks from those of all of them together. In all definitions "
+    "here, the baselines' too, x are their rows side by side, each hook's times the root of its number of features over its "
+    "variance in training, so that hooks weigh by their width.",
+    "input_hooks": "What is encoded.",
+    "output_hooks": "What is rebuilt.",
+    "fvu_without_high_norm": "fvu of the rows whose norm is at most twice the recorded median norm of held-out rows at each "
+    "hook, with those rows' own mean.",
+    "high_norm_fraction": "Share of scored rows whose norm is above twice the recorded median norm of held-out rows at one "
+    "hook or more.",
+    "hooks": "Of each hook alone, unscaled: fvu, cosine, shrinkage and gamma as defined here, and decoder_norm_share, the "
+    "mean over latents of the norm of their decoder at this hook over the sum of those at all hooks, scaled as x.",
+}
+
+
+def definitions_for(kind: Kind, spliced: bool) -> dict[str, str]:
+    """The definitions of all numbers in the summary of such an SAE."""
+    if kind == "transcoder":
+        losses = CE_DEFINITIONS | TRANSCODER_CE_DEFINITIONS if spliced else {}
+        return DEFINITIONS | losses | TRANSCODER_BASELINE_DEFINITIONS | TRANSCODER_DEFINITIONS
+    about = CROSSCODER_DEFINITIONS if kind == "crosscoder" else {}
+    return DEFINITIONS | (CE_DEFINITIONS if spliced else {}) | BASELINE_DEFINITIONS | about

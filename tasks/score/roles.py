@@ -1,0 +1,64 @@
+"""What an SAE reads and what it rebuilds, as columns of the rows on which it is scored."""
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float64
+
+from tasks.config import PipelineConfig
+from tasks.store.joined import AnySplit
+
+Kind = Literal["sae", "transcoder", "crosscoder"]
+
+
+def _whole() -> slice:
+    return slice(None)
+
+
+@dataclass(frozen=True, slots=True)
+class Roles:
+    """An SAE's hooks, and where their features lie in rows of all of them; by default those of an SAE of one hook."""
+
+    kind: Kind = "sae"
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    reads: slice = field(default_factory=_whole)
+    """Columns that are encoded."""
+    rebuilds: slice = field(default_factory=_whole)
+    """Columns that are rebuilt."""
+    parts: tuple[slice, ...] = field(default_factory=lambda: (slice(None),))
+    """Columns of each hook among those that are rebuilt."""
+    scale: Float64[np.ndarray, "d_out"] | None = None
+    """What features are multiplied by so that all hooks weigh alike, its geometric mean being 1; None: nothing."""
+
+
+def roles_of(config: PipelineConfig, training: AnySplit) -> Roles:
+    """The roles of the hooks in rows of ``training``, whose statistics say how much each hook varies.
+
+    A crosscoder's features are scaled as in training, each hook's by the root of its width over its variance.
+    """
+    inputs, outputs = config.input_hooks, config.output_hooks
+    if inputs == outputs and len(inputs) == 1:
+        return Roles(inputs=inputs, outputs=outputs)
+    widths = {hook: part.d_in for hook, part in zip(config.hooks, training.parts, strict=True)}
+    d_in, d_out = (sum(widths[hook] for hook in hooks) for hooks in (inputs, outputs))
+    total = sum(widths.values())
+    ends = np.cumsum([0, *(widths[hook] for hook in outputs)]).tolist()
+    return Roles(
+        kind="crosscoder" if inputs == outputs else "transcoder",
+        inputs=inputs,
+        outputs=outputs,
+        reads=slice(0, d_in),
+        rebuilds=slice(total - d_out, total),
+        parts=tuple(slice(a, b) for a, b in pairwise(ends)),
+        scale=_scale(training) if len(outputs) > 1 else None,
+    )
+
+
+def _scale(training: AnySplit) -> Float64[np.ndarray, "d_out"]:
+    pairs = [(part.d_in, part.statistics["variance"]) for part in training.parts]
+    logs = [0.5 * np.log(d_in / variance) if variance > 0 else 0.0 for d_in, variance in pairs]
+    scale = np.repeat(np.array(logs, np.float64), [d_in for d_in, _ in pairs])
+    return np.asarray(np.exp(scale - scale.mean()))
