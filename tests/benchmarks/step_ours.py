@@ -1,0 +1,48 @@
+"""saemill's training step, and the bare product that it cannot do without; a child of ``step.py``."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from tasks.sae.config import SAEConfig
+from tasks.sae.exchange import Alone
+from tasks.sae.scaling import scaling
+from tasks.train.config import TrainConfig
+from tasks.train.plan import plan
+from tasks.train.step import initial_state, update
+from tests.benchmarks.step_protocol import Step, Task, serve
+
+
+def make(task: Task, first: Tensor) -> Mapping[str, Callable[[], Step]]:
+    return {"step": lambda: our_step(task, first), "gemm": lambda: gemm(task, first)}
+
+
+def our_step(task: Task, first: Tensor) -> Step:
+    """``tasks.train.step.update``: everything that changes from step to step."""
+    config = SAEConfig(arch=task.arch, d_in=task.d_in, d_sae=task.d_sae, k=task.k)
+    train = TrainConfig(
+        tokens=task.batch * 100_000,
+        batch_tokens=task.batch,
+        dead_after_tokens=10**12,
+        precision="bf16" if task.bf16 else "fp32",
+    )
+    resolved = plan(config, train, task.d_in)
+    mean = first.mean(0)
+    by = scaling(mean, float((first - mean).square().sum(1).mean()))
+    state = initial_state(resolved, by.apply(first).cpu(), task.device)
+    return lambda x: update(state, x, resolved, by, Alone())
+
+
+def gemm(task: Task, first: Tensor) -> Step:
+    """The encoder's product into memory that is there already."""
+    dtype = torch.bfloat16 if task.bf16 else torch.float32
+    encoder = torch.randn(task.d_sae, task.d_in, device=first.device).to(dtype)
+    bias = torch.zeros(task.d_sae, dtype=dtype, device=first.device)
+    out = torch.empty(task.batch, task.d_sae, dtype=dtype, device=first.device)
+    x = first.to(dtype)
+    return lambda _: torch.addmm(bias, x, encoder.T, out=out)
+
+
+if __name__ == "__main__":
+    serve(make)
