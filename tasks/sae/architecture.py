@@ -103,8 +103,13 @@ class Architecture:
         """What is kept from step to step beside the parameters, before the first step."""
         return {}
 
-    def start(self, config: SAEConfig, parameters: Parameters, x: Float[Tensor, "m d_in"], seed: int) -> None:
-        """Finish the initial weights, which are tied and of unit norm so far, from scaled training rows ``x``."""
+    def start(
+        self, config: SAEConfig, parameters: Parameters, x: Float[Tensor, "m d_in"], y: Float[Tensor, "m d_out"]
+    ) -> None:
+        """Finish the initial weights, of unit norm so far, from scaled training rows ``x`` and what is to be rebuilt.
+
+        An autoencoder's are tied, and its ``y`` is ``x`` itself.
+        """
 
     def gradients(
         self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: Batch, exchange: Exchange

@@ -34,8 +34,10 @@ class BatchTopK(Architecture):
     def buffers(self, config: SAEConfig) -> dict[str, Tensor]:  # noqa: D102
         return {"threshold": torch.zeros(1, dtype=torch.float64)}
 
-    def start(self, config: SAEConfig, parameters: Parameters, x: Float[Tensor, "m d_in"], seed: int) -> None:  # noqa: D102
-        match_size(parameters, x, config.k)
+    def start(  # noqa: D102
+        self, config: SAEConfig, parameters: Parameters, x: Float[Tensor, "m d_in"], y: Float[Tensor, "m d_out"]
+    ) -> None:
+        match_size(parameters, x, y, config.k)
 
     def bounds(self, config: SAEConfig) -> tuple[int, ...]:
         """Ends of the nested prefixes that must each rebuild the rows."""

@@ -37,6 +37,8 @@ class Here:
     exchange: Exchange
     y: Float[Tensor, "n d_out"]
     """Scaled target."""
+    rest: Float[Tensor, "n d_out"] | Float[Tensor, "d_out"]
+    """What is added to the decoded latents, as a constant."""
 
 
 class DenseArchitecture(Architecture):
@@ -56,13 +58,13 @@ class DenseArchitecture(Architecture):
         leaves = _leaves(parameters)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=batch.bf16):
             pre_acts = linear(x, leaves.encoder, leaves.b_enc)
-        codes, penalty = self.codes(Here(config, batch, exchange, y), leaves, pre_acts.to(x.dtype))
+        rest = leaves.b_dec
+        if "W_skip" in leaves.extra:
+            rest = rest + linear(x, leaves.extra["W_skip"])
+        codes, penalty = self.codes(Here(config, batch, exchange, y, rest.detach()), leaves, pre_acts.to(x.dtype))
         with torch.autocast(x.device.type, torch.bfloat16, enabled=batch.bf16):
             y_hat = codes @ leaves.W_dec
-        y_hat = y_hat.to(x.dtype) + leaves.b_dec
-        if "W_skip" in leaves.extra:
-            y_hat = y_hat + linear(x, leaves.extra["W_skip"])
-        error = squared_error(y, y_hat)
+        error = squared_error(y, y_hat.to(x.dtype) + rest)
         loss = (error + penalty) / n_rows
         _differentiate(loss, leaves, out)
         return _sums(out, codes.detach(), loss.detach(), error.detach(), n_rows, exchange), None

@@ -30,7 +30,7 @@ class Gated(DenseArchitecture):
     def codes(self, at: Here, p: Parameters, pre_acts: Float[Tensor, "n d_sae"]) -> Codes:  # noqa: D102
         codes = _gated(pre_acts, p.b_enc, p.extra)
         gate = pre_acts.relu()
-        alone = gate @ p.W_dec.detach() + p.b_dec.detach()
+        alone = gate @ p.W_dec.detach() + at.rest
         penalty = at.config.l1_coefficient * at.batch.sparsity * gate.sum()
         return Codes(codes, penalty + squared_error(at.y, alone))
 

@@ -46,27 +46,23 @@ def initial_parameters(
         parameters.b_dec.copy_(geometric_median(target))
         if y is None:
             parameters.b_enc.copy_(-parameters.encoder @ parameters.b_dec)
-    kind.start(config, parameters, x, seed)
+    kind.start(config, parameters, x, target)
     return parameters
 
 
-def match_size(parameters: Parameters, x: Float[Tensor, "m d_in"], k: int) -> None:
+def match_size(parameters: Parameters, x: Float[Tensor, "m d_in"], y: Float[Tensor, "m d_out"], k: int) -> None:
     """Give the encoder the size with which the first reconstructions by k latents fit the rows best.
 
-    Source: https://arxiv.org/abs/2406.04093, appendix A.1. For a transcoder, whose decoder rows say nothing about its
-    encoder's size, reconstructions get the rows' own size.
+    Source: https://arxiv.org/abs/2406.04093, appendix A.1. For a transcoder (``y`` is not ``x``), whose decoder rows say
+    nothing about its encoder's size, reconstructions get the size of the rows that they are to rebuild.
     """
-    x = x[:_FIT_ROWS] - (parameters.b_dec if len(parameters.b_dec) == x.shape[1] else 0.0)
-    codes = top_k(x @ parameters.encoder.T, k)
-    y_hat = decode_sparse(codes, parameters.W_dec)
+    codes = top_k(x[:_FIT_ROWS] @ parameters.encoder.T + parameters.b_enc, k)
+    y_hat, target = decode_sparse(codes, parameters.W_dec), y[:_FIT_ROWS] - parameters.b_dec
     size = float(y_hat.square().sum())
     if size == 0:
         return
-    factor = (
-        float((y_hat * x).sum()) / size
-        if y_hat.shape == x.shape
-        else (float(x.square().mean()) / size * y_hat.numel()) ** 0.5
-    )
+    fit = float((y_hat * target).sum()) / size
+    factor = fit if y is x else (float(target.square().sum()) / size) ** 0.5
     if factor > 0:
         parameters.encoder.mul_(factor)
         parameters.b_enc.mul_(factor)

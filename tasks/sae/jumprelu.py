@@ -70,13 +70,15 @@ class JumpReLU(DenseArchitecture):
     def extra(self, config: SAEConfig) -> dict[str, tuple[int, ...]]:  # noqa: D102
         return {"log_threshold": (config.d_sae,)}
 
-    def start(self, config: SAEConfig, parameters: Parameters, x: Float[Tensor, "m d_in"], seed: int) -> None:  # noqa: D102
+    def start(  # noqa: D102
+        self, config: SAEConfig, parameters: Parameters, x: Float[Tensor, "m d_in"], y: Float[Tensor, "m d_out"]
+    ) -> None:
         parameters.extra["log_threshold"].fill_(log(_START * x.shape[1] ** 0.5))
 
     def codes(self, at: Here, p: Parameters, pre_acts: Float[Tensor, "n d_sae"]) -> Codes:  # noqa: D102
         threshold, width = p.extra["log_threshold"].exp(), _width(at.config, pre_acts, p)
-        codes = _jump(pre_acts.relu(), threshold, width)
-        return Codes(codes, self.price(at, _count(pre_acts.relu(), threshold, width)) * at.y.shape[1])
+        count = _count(pre_acts, threshold, width)
+        return Codes(_jump(pre_acts, threshold, width), self.price(at, count) * at.y.shape[1])
 
     def price(self, at: Here, count: Float[Tensor, ""]) -> Float[Tensor, ""]:
         """What ``count`` active latents in all of this worker's rows cost, in shares of the variance."""
@@ -118,7 +120,9 @@ class JumpReLUTanh(JumpReLU):
     betas = (0.9, 0.999)
     sparsity_warmup = 1.0
 
-    def start(self, config: SAEConfig, parameters: Parameters, x: Float[Tensor, "m d_in"], seed: int) -> None:  # noqa: D102
+    def start(  # noqa: D102
+        self, config: SAEConfig, parameters: Parameters, x: Float[Tensor, "m d_in"], y: Float[Tensor, "m d_out"]
+    ) -> None:
         d_out, d_sae = parameters.W_dec.shape[1], config.d_sae
         # Rows of U(-1, 1) / sqrt(d_out) have norm 1 / sqrt(3): the directions that stand there already, at that size.
         parameters.W_dec.div_(3**0.5)

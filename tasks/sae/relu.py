@@ -16,7 +16,9 @@ class L1(DenseArchitecture):
 
     max_grad_norm: float | None = 1.0
 
-    def start(self, config: SAEConfig, parameters: Parameters, x: Float[Tensor, "m d_in"], seed: int) -> None:  # noqa: D102
+    def start(  # noqa: D102
+        self, config: SAEConfig, parameters: Parameters, x: Float[Tensor, "m d_in"], y: Float[Tensor, "m d_out"]
+    ) -> None:
         shrink_decoder(parameters)
 
     def codes(self, at: Here, p: Parameters, pre_acts: Float[Tensor, "n d_sae"]) -> Codes:  # noqa: D102

@@ -20,8 +20,10 @@ class TopK(Architecture):
     keeps_k = True
     leans_on_rows = True
 
-    def start(self, config: SAEConfig, parameters: Parameters, x: Float[Tensor, "m d_in"], seed: int) -> None:  # noqa: D102
-        match_size(parameters, x, config.k)
+    def start(  # noqa: D102
+        self, config: SAEConfig, parameters: Parameters, x: Float[Tensor, "m d_in"], y: Float[Tensor, "m d_out"]
+    ) -> None:
+        match_size(parameters, x, y, config.k)
 
     def gradients(  # noqa: D102
         self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: Batch, exchange: Exchange

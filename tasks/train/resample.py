@@ -12,6 +12,7 @@ from torch.nn.functional import linear, normalize
 
 from tasks.sae.architecture import Batch
 from tasks.sae.exchange import Exchange
+from tasks.sae.parameters import Parameters
 from tasks.train.plan import Plan
 
 if TYPE_CHECKING:
@@ -28,12 +29,9 @@ def resample(state: "TrainState", batch: Batch, plan: Plan, exchange: Exchange) 
         return
     p, d_in = state.parameters, plan.layout.d_in
     x, y = batch.rows(exchange.gather([batch.raw])[0], d_in)
-    y_hat = linear(x, p.encoder, p.b_enc).relu() @ p.W_dec + p.b_dec
-    loss = (y - y_hat).square().sum(1)
-    if not float(loss.sum()) > 0:
+    chosen = _draw(_losses(p, x, y), len(dead), plan.seed + 1_000_003 * (state.step + 1))
+    if chosen is None:
         return
-    generator = torch.Generator().manual_seed(plan.seed + 1_000_003 * (state.step + 1))
-    chosen = torch.multinomial(loss.square().double().cpu(), len(dead), replacement=True, generator=generator).to(x.device)
     norms: Tensor = torch.linalg.vector_norm(p.encoder, dim=1)
     alive = norms[~batch.dead]
     size = ENCODER_SHARE * (float(alive.mean()) if len(alive) else float(norms.mean()))
@@ -44,3 +42,23 @@ def resample(state: "TrainState", batch: Batch, plan: Plan, exchange: Exchange) 
         for part in (moment.encoder, moment.W_dec, moment.b_enc):
             part[dead] = 0.0
     state.silent[dead] = 0
+
+
+def _losses(p: Parameters, x: Tensor, y: Tensor) -> Tensor:
+    """Squared error of each row; 0 for rows without a direction, which no latent could take."""
+    y_hat = linear(x, p.encoder, p.b_enc).relu() @ p.W_dec + p.b_dec
+    if "W_skip" in p.extra:
+        y_hat += linear(x, p.extra["W_skip"])
+    return (y - y_hat).square().sum(1).where(x.any(1) & y.any(1), 0.0)
+
+
+def _draw(loss: Tensor, count: int, seed: int) -> Tensor | None:
+    """``count`` rows, drawn by their squared loss; None where all rows are rebuilt.
+
+    The draw is among rows sorted by loss: their order in the batch depends on the number of workers.
+    """
+    weight, order = loss.square().double().sort(descending=True)
+    if not float(weight[0]) > 0:
+        return None
+    generator = torch.Generator().manual_seed(seed)
+    return order[torch.multinomial(weight.cpu(), count, replacement=True, generator=generator).to(order.device)]
