@@ -63,7 +63,8 @@ class FiringSums:
     def f1(self) -> Float64[np.ndarray, "m"]:
         """Harmonic mean of precision and recall of each pair's latent as a detector of its feature; 0 where undefined."""
         total = self.latent + self.feature
-        return np.divide(2.0 * self.both, total, out=np.zeros(len(total)), where=total > 0)
+        f1: Float64[np.ndarray, "m"] = np.divide(2.0 * self.both, total, out=np.zeros(len(total)), where=total > 0)
+        return f1
 
 
 class Rows(NamedTuple):
@@ -129,4 +130,5 @@ def _cosines(a: Float[np.ndarray, "m d_in"], b: Float[np.ndarray, "n d_in"]) -> 
 
 def _unit(rows: Float64[np.ndarray, "n d_in"]) -> Float64[np.ndarray, "n d_in"]:
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
+    unit: Float64[np.ndarray, "n d_in"] = np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
+    return unit
