@@ -63,7 +63,8 @@ class FiringSums:
     def f1(self) -> Float64[np.ndarray, "m"]:
         """Harmonic mean of precision and recall of each pair's latent as a detector of its feature; 0 where undefined."""
         total = self.latent + self.feature
-        f1: Float64[np.ndarray, "m"] = np.divide(2.0 * self.both, total, out=np.zeros(len(total)), where=total > 0)
+        f1 = np.zeros(len(total))
+        np.divide(2.0 * self.both, total, out=f1, where=total > 0)
         return f1
 
 
