@@ -81,8 +81,9 @@ def to_table(places: Sequence[Rows], codes: Codes, facts: dict[str, str]) -> pa.
         name: pa.array(np.concatenate([getattr(rows, name) for rows in places]))
         for name in ("sequence", "position", "token_id")
     }
-    columns["latents"] = pa.ListArray.from_arrays(offsets, pa.array(codes.latents))
-    columns["values"] = pa.ListArray.from_arrays(offsets, pa.array(codes.values))
+    for name, numbers in (("latents", pa.array(codes.latents)), ("values", pa.array(codes.values))):
+        kind = pa.list_(pa.field("element", numbers.type, nullable=False))
+        columns[name] = pa.ListArray.from_arrays(offsets, numbers, type=kind)
     if places and places[0].label is not None:
         columns["label"] = pa.array([label for rows in places for label in rows.label or ()], pa.string())
     fields = [pa.field(name, column.type, nullable=False) for name, column in columns.items()]
@@ -91,14 +92,20 @@ def to_table(places: Sequence[Rows], codes: Codes, facts: dict[str, str]) -> pa.
 
 
 def to_parquet(table: pa.Table) -> memoryview:
-    """The bytes of one file, equal for equal tables."""
+    """The bytes of one file, equal for equal tables.
+
+    65,536 rows of 32 latents took 10 MiB and .07 s so; plain, 17.5 MiB and .04 s, where encoding them takes seconds. What
+    would save more (BYTE_STREAM_SPLIT of the latents too) is not known to every reader.
+    """
     sink = pa.BufferOutputStream()
     pq.write_table(
         table,
         sink,
         row_group_size=ROW_GROUP_ROWS,
-        compression="none",
+        compression="zstd",
+        compression_level=1,
         use_dictionary=False,
+        column_encoding={"values.list.element": "BYTE_STREAM_SPLIT"},
         write_statistics=["sequence", "position", "token_id"],
     )
     return memoryview(sink.getvalue())

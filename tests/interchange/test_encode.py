@@ -8,7 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
+import polars
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -120,16 +122,33 @@ def test_a_row_lists_its_latents_in_order_and_only_active_ones(
     assert all((values > 0).all() for values in columns["values"])
 
 
-def test_columns_are_plain_lists_that_any_reader_of_parquet_knows(
+def test_other_readers_of_parquet_see_the_same_lists(
     activations: Callable[..., str], trained: Callable[[str], str], tmp_path: Path
 ) -> None:
     encode(trained("topk"), activations(), tmp_path / "codes")
-    schema = pq.read_schema(tmp_path / "codes/train/00000.parquet")
-    types = {name: str(schema.field(name).type) for name in schema.names}
-    assert types["latents"].startswith("list<") and "int32" in types["latents"]
-    assert types["values"].startswith("list<") and "float" in types["values"]
-    assert [types[name] for name in ("sequence", "position", "token_id")] == ["int64", "int32", "int32"]
-    assert schema.metadata[b"sae"] == b"sae-topk"
+    path = str(tmp_path / "codes/train/00000.parquet")
+    ours = pq.read_table(path).to_pydict()
+    assert list(ours) == ["sequence", "position", "token_id", "latents", "values"]
+    assert polars.read_parquet(path).to_dict(as_series=False) == ours
+    rows = duckdb.sql(f"select * from '{path}'").fetchall()
+    assert [list(column) for column in zip(*rows, strict=True)] == list(ours.values())
+
+
+def test_a_file_says_what_it_is_of(activations: Callable[..., str], trained: Callable[[str], str], tmp_path: Path) -> None:
+    encode(trained("topk"), activations(), tmp_path / "codes")
+    schema = pq.read_schema(tmp_path / "codes/eval/00000.parquet")
+    facts = {name.decode(): value.decode() for name, value in schema.metadata.items() if name != b"ARROW:schema"}
+    active = str(sum(map(len, pq.read_table(tmp_path / "codes/eval/00000.parquet")["latents"].to_pylist())))
+    assert facts == {
+        "sae": "sae-topk",
+        "activations": f"x-{'d' * 12}",
+        "hooks": "source",
+        "split": "eval",
+        "format_version": "1",
+        "active": active,
+    }
+    assert str(schema.field("latents").type) == "list<element: int32 not null>"
+    assert str(schema.field("values").type) == "list<element: float not null>"
 
 
 def test_files_can_be_read_back_as_codes(
@@ -199,7 +218,7 @@ def test_a_killed_command_given_again_ends_as_an_undisturbed_one(
         "encode_activations(*sys.argv[1:4], lambda progress: time.sleep(0.2), file_rows=40)"
     )
     killed = subprocess.Popen([sys.executable, "-c", run, sae, uri, str(out)])
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not list(out.rglob("train/*.parquet")):
         assert time.monotonic() < deadline and killed.poll() is None
         time.sleep(0.01)
