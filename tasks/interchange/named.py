@@ -1,6 +1,7 @@
 """Tensors and settings that came in a file, checked by name and shape before anything is made of them."""
 
 import json
+import os
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -10,11 +11,12 @@ from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
 from tasks.errors import InputError
-from tasks.store.objects import ObjectStore
+from tasks.store.objects import LocalStore, ObjectStore
 
 Shapes = dict[str, tuple[str, ...]]
 """A tensor's axes by name; axes of one name have one size."""
 T = TypeVar("T")
+_SHOWN = 8
 
 
 def checked(tensors: Mapping[str, Tensor], shapes: Shapes, where: str, ignored: tuple[str, ...] = ()) -> dict[str, Tensor]:
@@ -54,9 +56,18 @@ def read_bytes(store: ObjectStore, key: str, library: str) -> bytes:
     try:
         return store.get(key)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        beside = sorted({info.key.partition("/")[0] for info in store.list()})[:8]
-        there = f"there are {', '.join(beside)}" if beside else "the folder is empty or not there"
-        raise InputError(f"{store.uri} holds no {key}, which {library} writes; {there}.") from None
+        raise InputError(f"{store.uri} holds no {key}, which {library} writes; {_told(store)}.") from None
+
+
+def _told(store: ObjectStore) -> str:
+    """What a folder holds instead; only its own level, since it may be anybody's."""
+    try:
+        names = os.listdir(store.uri) if isinstance(store, LocalStore) else {i.key.partition("/")[0] for i in store.list()}
+    except OSError:
+        names = []
+    shown = sorted(names)[:_SHOWN]
+    more = ", ..." if len(names) > _SHOWN else ""
+    return f"there are {', '.join(shown)}{more}" if shown else "the folder is empty or not there"
 
 
 def read_tensors(store: ObjectStore, key: str, library: str) -> dict[str, Tensor]:

@@ -123,7 +123,8 @@ def _metadata(sae: Portable) -> dict[str, Any]:
         "training_architecture": sae.config.arch,
         "model_name": belongs.model,
         "model_class_name": "AutoModelForCausalLM",
-        "model_from_pretrained_kwargs": {"revision": belongs.revision} if belongs.revision else {},
+        # SAELens warns whenever there are any.
+        "model_from_pretrained_kwargs": {} if belongs.revision in (None, "main") else {"revision": belongs.revision},
         "hook_name": belongs.hook,
         "hf_hook_name": belongs.hook,
         "hook_head_index": None,
