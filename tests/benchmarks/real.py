@@ -56,10 +56,10 @@ DEAD_WINDOW = 100
 def main() -> None:
     options = arguments(__doc__ or "", _add)
     where = environment() | {"threads": torch.get_num_threads()}
-    config = load_config(ROOT / "configs/demo.yaml", [f"text.max_tokens={TEXT_TOKENS}", f"train.tokens={options.tokens}"])
-    uri = harvested(options.cache)
-    train, held_out = row_files(config, uri, options.cache)
-    rows = from_stored(as_tensor(np.load(held_out)), "bfloat16")
+    uri = options.activations or harvested(options.cache)
+    config = load_config(ROOT / "configs/demo.yaml")
+    train, held_out = row_files(config, uri, options.cache, options.tokens)
+    rows = from_stored(as_tensor(np.load(held_out)), "bfloat16")[: 10_000 if options.quick else HELD_OUT]
     table = baselines(uri, rows, config.sae.k) if options.baselines else []
     for arch in NAMES if options.all else options.archs:
         table.append(ours(uri, arch, options, rows))
@@ -75,6 +75,7 @@ def main() -> None:
 def _add(parser: argparse.ArgumentParser) -> None:
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "saemill/real"
     parser.add_argument("--cache", type=Path, default=cache, help="where activations and peers' results are kept")
+    parser.add_argument("--activations", help="others of the same hook, in place of those that the benchmark harvests")
     parser.add_argument("--tokens", type=int, default=100_000 if "--quick" in sys.argv else TOKENS)
     parser.add_argument("--archs", nargs="*", choices=NAMES, default=["topk"], help="ours")
     parser.add_argument("--all", action="store_true", help="all of ours")
@@ -95,23 +96,24 @@ def harvested(cache: Path) -> str:
     return uri
 
 
-def row_files(config: PipelineConfig, uri: str, cache: Path) -> tuple[str, str]:
+def row_files(config: PipelineConfig, uri: str, cache: Path, tokens: int) -> tuple[str, str]:
     """The bits of the training rows, in the order of our batches, and of the held-out rows, for the peers."""
     batch = config.train.batch_tokens
     reader = LaneReader(uri, HOOK, batch_rows=batch, lanes=config.train.lanes, seed=config.train.seed)
-    n_steps = -(-TOKENS // batch)
+    n_steps = -(-tokens // batch)
     if reader.rows < n_steps * batch:
         raise SystemExit(f"{uri} has {reader.rows} rows to train on, fewer than one epoch takes ({n_steps * batch}).")
-    paths = [cache / f"{name}-{identity(uri)}.npy" for name in ("train", "held-out")]
-    if not paths[0].exists():
-        unfinished = paths[0].with_suffix(".part")
+    train, held_out = (cache / f"{name}-{identity(uri)}-{n_steps}.npy" for name in ("train", "held-out"))
+    if not train.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        unfinished = train.with_suffix(".part")
         out = np.lib.format.open_memmap(unfinished, "w+", np.uint16, (n_steps * batch, reader.d_in))
         for step, rows in enumerate(reader.batches(0, n_steps)):
             out[step * batch : (step + 1) * batch] = rows
         out.flush()
-        np.save(paths[1], read_rows(uri, HOOK, "eval", HELD_OUT))
-        unfinished.rename(paths[0])
-    return str(paths[0]), str(paths[1])
+        np.save(held_out, read_rows(uri, HOOK, "eval", HELD_OUT))
+        unfinished.rename(train)
+    return str(train), str(held_out)
 
 
 def facts(rows: Tensor) -> dict[str, float]:
@@ -127,7 +129,7 @@ def facts(rows: Tensor) -> dict[str, float]:
 
 def ours(uri: str, arch: str, options: argparse.Namespace, rows: Tensor) -> dict[str, Any]:
     """One of our SAEs, trained in this process as a worker of the Ray Train job would train it."""
-    overrides = [f"text.max_tokens={TEXT_TOKENS}", f"train.tokens={options.tokens}", f"sae.arch={arch}", *options.set]
+    overrides = [f"train.tokens={options.tokens}", f"sae.arch={arch}", *options.set]
     config = load_config(ROOT / "configs/demo.yaml", overrides)
     with tempfile.TemporaryDirectory() as out:
         worker = Worker(config, uri, out, Alone())

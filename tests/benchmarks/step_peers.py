@@ -113,7 +113,11 @@ def _sparsify_optimizer(sae: torch.nn.Module, settings: Settings) -> tuple[Any, 
 
 
 def saelens(settings: Settings, first: Tensor) -> Trainer:
-    """SAELens' ``SAETrainer.step``; its sparse activations in float32, as it advises."""
+    """SAELens' ``SAETrainer.step``, on dense codes.
+
+    Its sparse ones have no backward pass where codes are scaled by the decoder's norms, as they are by default (torch 2.13:
+    "Could not run 'aten::view' with arguments from the 'SparseCPU' backend").
+    """
     from sae_lens import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig, TopKTrainingSAE, TopKTrainingSAEConfig
     from sae_lens.config import SAETrainerConfig
     from sae_lens.training.sae_trainer import SAETrainer
@@ -123,8 +127,7 @@ def saelens(settings: Settings, first: Tensor) -> Trainer:
     sizes = {"d_in": settings.d_in, "d_sae": settings.d_sae, "k": settings.k, "device": settings.device}
     sizes |= {"normalize_activations": normalised}
     if settings.arch == "topk":
-        sparse = not settings.bf16
-        sae: Any = TopKTrainingSAE(TopKTrainingSAEConfig(**sizes, use_sparse_activations=sparse))
+        sae: Any = TopKTrainingSAE(TopKTrainingSAEConfig(**sizes))
     else:
         sae = BatchTopKTrainingSAE(BatchTopKTrainingSAEConfig(**sizes))
     lr = 3e-4 if settings.lr is None else settings.lr
@@ -193,13 +196,16 @@ def dictionary_learning(settings: Settings, first: Tensor) -> Trainer:
 
 
 LIBRARIES = {"sparsify": sparsify, "saelens": saelens, "dictionary_learning": dictionary_learning}
+SMALL = {"d_in": 64, "d_sae": 256, "k": 8, "batch": 64}
 
 
 def make(task: Task, first: Tensor) -> Mapping[str, Callable[[], Step]]:
-    """The one step that a peer's child can be asked for."""
-    sizes = {name: getattr(task, name) for name in ("d_in", "d_sae", "k", "batch", "bf16", "device")}
-    settings = Settings(**sizes, n_steps=100_000)
-    return {"step": lambda: LIBRARIES[task.library](settings, first).step}
+    """The one step that a peer's child can be asked for; one of a small SAE has loaded what the library needs."""
+    library, same = LIBRARIES[task.library], {"bf16": task.bf16, "device": task.device, "n_steps": 100_000}
+    small = first[: SMALL["batch"], : SMALL["d_in"]].contiguous()
+    library(Settings(**SMALL, **same), small).step(small)
+    sizes = {name: getattr(task, name) for name in SMALL}
+    return {"step": lambda: library(Settings(**sizes, **same), first).step}
 
 
 if __name__ == "__main__":

@@ -45,8 +45,8 @@ class Task:
 def serve(make: Callable[[Task, Tensor], Mapping[str, Callable[[], Step]]]) -> None:
     """Build what the task in argv asks for, and answer until stdin ends.
 
-    ``make`` is given the task and the first batch, and names the steps that can be asked for; each is built when it is
-    first asked for, so that one's memory is not counted as another's.
+    ``make`` is given the task and the first batch, loads the library, and names the steps that can be asked for; each is
+    built when it is first asked for, so that neither the library's memory nor another's is counted as a step's.
     """
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print goes to stderr
@@ -54,8 +54,8 @@ def serve(make: Callable[[Task, Tensor], Mapping[str, Callable[[], Step]]]) -> N
     torch.set_num_threads(task.threads)
     rows = torch.from_numpy(np.load(task.rows)).to(task.device)
     batches = rows.split(task.batch)
-    before = _resident()
     makers = make(task, batches[0])
+    before = _resident()
     steps: dict[str, Step] = {}
     for line in sys.stdin:
         asked: dict[str, Any] = json.loads(line)
@@ -88,7 +88,7 @@ def _take(step: Step, batches: tuple[Tensor, ...], device: str, n: int, first: i
 
 
 def _peak(work: Callable[[], None], device: str, before: int) -> int:
-    """Bytes held at the highest point of ``work``, more than there were before the SAE was made."""
+    """Bytes held at the highest point of ``work``, on top of those held before the SAE was made."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         work()
