@@ -99,7 +99,7 @@ def main() -> None:
                 checks |= checks_of(found, part)
                 table += rows_of(found, peaks, part, task.batch)
                 table += others(task, options.archs, pythons[OURS], max(1, options.rounds // 3), options.seconds, part)
-    finish(options.json, checks, table, where)
+                finish(options.json, checks, table, where)  # after each part: a run that is killed is not lost
 
 
 def _add(parser: argparse.ArgumentParser) -> None:
