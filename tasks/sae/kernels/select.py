@@ -1,6 +1,5 @@
 """Selection of active latents, one row at a time."""
 
-from math import isqrt
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from tasks.sae.entries import Entries
 from tasks.sae.kernels.threads import share
-from tasks.sae.kernels.top import rows_above, top_rows
+from tasks.sae.kernels.top import REGISTER, rows_above, top_rows
 
 _BITS = {torch.bfloat16: torch.int16, torch.float32: torch.int32, torch.float64: torch.int64}
 _CHUNK = 64  # rows
@@ -29,13 +28,13 @@ def select_columns(pre_acts: Float[Tensor, "n d_sae"], columns: Int[Tensor, "c"]
 
 def select_above(pre_acts: Float[Tensor, "n d_sae"], threshold: float, dtype: torch.dtype) -> Entries:
     """All pre-activations that are positive and not below ``threshold``."""
-    n, width = pre_acts.shape
+    n = len(pre_acts)
     bits, level, infinity = _bits(pre_acts), _level(threshold, pre_acts.dtype), _infinity(pre_acts.dtype)
     counts = np.zeros(n, np.int64)
     chunks: dict[int, tuple[NDArray[Any], NDArray[np.int32]]] = {0: (np.empty(0, bits.dtype), np.empty(0, np.int32))}
 
     def work(low: int, high: int) -> None:
-        chunks[low] = rows_above(bits, level, infinity, _n_groups(width, 1 + width // 256), counts, low, high)
+        chunks[low] = rows_above(bits, level, infinity, counts, low, high)
 
     if pre_acts.numel():
         share(work, n, _CHUNK)
@@ -50,7 +49,7 @@ def _select_top(pre_acts: Tensor, among: NDArray[np.int32], k: int, dtype: torch
     numbers, latents = np.empty((n, k), bits.dtype), np.empty((n, k), np.int32)
     counts = np.zeros(n, np.int64)
     if numbers.size:
-        n_groups = _n_groups(len(among) or bits.shape[1], k)
+        n_groups = _n_groups(k, bits.itemsize)
         share(lambda low, high: top_rows(bits, among, infinity, n_groups, numbers, latents, counts, low, high), n, _CHUNK)
     if (counts < k).any():
         kept = np.arange(k) < counts[:, None]
@@ -83,6 +82,10 @@ def _start(counts: NDArray[np.int64]) -> Tensor:
     return torch.from_numpy(start)
 
 
-def _n_groups(width: int, k: int) -> int:
-    """Number of groups of columns; looking at their maxima costs as much as looking into k of them."""
-    return width // max(1, isqrt(width // k))
+def _n_groups(k: int, itemsize: int) -> int:
+    """Number of groups of columns, a multiple of what a register holds.
+
+    With 8 k groups about a sixteenth of the largest k share a group with another one.
+    """
+    lanes = REGISTER // itemsize
+    return lanes * -(-8 * k // lanes)

@@ -9,6 +9,8 @@ import numpy as np
 
 from tasks.sae.kernels.jit import kernel
 
+_BLOCK = 16  # latents
+
 
 @kernel
 @no_type_check
@@ -132,25 +134,35 @@ def adam(
     low: Any,
     high: Any,
 ) -> None:
-    """Latents low to high: update encoder, W_dec and b_enc, and write the squared norms of their gradients [d_sae]."""
+    """Latents low to high: update encoder, W_dec and b_enc, and write the squared norms of their gradients [d_sae].
+
+    Some latents at a time, because memory is read fastest in long runs.
+    """
     encoder, W_dec, b_enc = parameters
-    d_encoder, d_W_dec = np.empty(encoder.shape[1], encoder.dtype), np.empty(W_dec.shape[1], W_dec.dtype)
-    for i in range(low, high):
-        d_bias = np.full(1, gradients(entries, radial, W_dec, i, d_encoder, d_W_dec))
+    d_encoder, d_bias = np.empty((_BLOCK, encoder.shape[1]), encoder.dtype), np.empty(_BLOCK, b_enc.dtype)
+    d_W_dec = np.empty((_BLOCK, W_dec.shape[1]), W_dec.dtype)
+    for start in range(low, high, _BLOCK):
+        n = min(_BLOCK, high - start)
+        some = slice(start, start + n)
+        for i in range(n):
+            d_bias[i] = gradients(entries, radial, W_dec, start + i, d_encoder[i], d_W_dec[i])
+            if unit_norm:
+                subtract(d_W_dec[i], W_dec[start + i], dot(d_W_dec[i], W_dec[start + i]))
+            squares[start + i] = dot(d_encoder[i], d_encoder[i]) + dot(d_W_dec[i], d_W_dec[i]) + d_bias[i] * d_bias[i]
+        adam_rows(encoder[some], exp_avg[0][some], exp_avg_sq[0][some], d_encoder[:n], factors)
+        adam_rows(W_dec[some], exp_avg[1][some], exp_avg_sq[1][some], d_W_dec[:n], factors)
+        adam_rows(b_enc[some], exp_avg[2][some], exp_avg_sq[2][some], d_bias[:n], factors)
         if unit_norm:
-            subtract(d_W_dec, W_dec[i], dot(d_W_dec, W_dec[i]))
-        squares[i] = np.float64(dot(d_encoder, d_encoder)) + np.float64(dot(d_W_dec, d_W_dec)) + np.float64(d_bias[0]) ** 2
-        adam_row(encoder[i], exp_avg[0][i], exp_avg_sq[0][i], d_encoder, factors)
-        adam_row(W_dec[i], exp_avg[1][i], exp_avg_sq[1][i], d_W_dec, factors)
-        adam_row(b_enc[i : i + 1], exp_avg[2][i : i + 1], exp_avg_sq[2][i : i + 1], d_bias, factors)
-        if unit_norm:
-            normalise(W_dec[i])
+            for i in range(start, start + n):
+                normalise(W_dec[i])
 
 
 @kernel
 @no_type_check
-def adam_row(parameter: Any, exp_avg: Any, exp_avg_sq: Any, gradient: Any, factors: Any) -> None:
-    """Adam's update of a row, with ``factors`` as ``_factors`` gives them."""
+def adam_rows(parameters: Any, exp_avgs: Any, exp_avg_sqs: Any, gradients: Any, factors: Any) -> None:
+    """Adam's update of adjacent rows, with ``factors`` as ``_factors`` gives them."""
+    parameter, exp_avg, exp_avg_sq = parameters.reshape(-1), exp_avgs.reshape(-1), exp_avg_sqs.reshape(-1)
+    gradient = gradients.reshape(-1)
     rate1, beta2, rate2, step_size, correction, eps = factors
     for j in range(len(parameter)):
         g = gradient[j]
@@ -172,9 +184,9 @@ def subtract(row: Any, other: Any, factor: Any) -> None:
 @no_type_check
 def normalise(row: Any) -> None:
     """Bring a row to norm 1."""
-    norm = np.sqrt(dot(row, row))
+    factor = row.dtype.type(1) / np.sqrt(dot(row, row))
     for j in range(len(row)):
-        row[j] /= norm
+        row[j] *= factor
 
 
 @kernel

@@ -8,8 +8,13 @@ sign shows in the magnitude, the bits without the sign, which is then above infi
 from typing import Any, no_type_check
 
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
 
 from tasks.sae.kernels.jit import kernel
+
+REGISTER = 64  # bytes compared at once; where registers are shorter LLVM uses several
 
 
 @kernel
@@ -21,12 +26,13 @@ def top_rows(
     n_among, k = len(among), numbers.shape[1]
     maxima, magnitudes = np.empty(n_groups, bits.dtype), np.empty(n_groups, bits.dtype)
     gathered = np.empty(n_among, bits.dtype)
-    found, places = np.empty(bits.shape[1], bits.dtype), np.empty(bits.shape[1], np.int32)
+    width = bits.shape[1] + REGISTER
+    found, places, starts = np.empty(width, bits.dtype), np.empty(width, np.int32), np.empty(width, np.int32)
     for r in range(low, high):
         for i in range(n_among):
             gathered[i] = bits[r, among[i]]
         row = gathered if n_among > 0 else bits[r]
-        counts[r] = find_top(row, k, infinity, maxima, magnitudes, found, places)
+        counts[r] = find_top(row, k, infinity, maxima, magnitudes, found, places, starts)
         for i in range(counts[r]):
             numbers[r, i] = found[i]
             latents[r, i] = among[places[i]] if n_among > 0 else places[i]
@@ -34,67 +40,67 @@ def top_rows(
 
 @kernel
 @no_type_check
-def rows_above(bits: Any, level: Any, infinity: Any, n_groups: Any, counts: Any, low: Any, high: Any) -> Any:
+def rows_above(bits: Any, level: Any, infinity: Any, counts: Any, low: Any, high: Any) -> Any:
     """Rows low to high: the numbers not below ``level`` and their columns, row after row; counts are written."""
     width, end = bits.shape[1], 0
-    maxima, magnitudes = np.empty(n_groups, bits.dtype), np.empty(n_groups, bits.dtype)
     numbers, latents = np.empty((high - low) * width, bits.dtype), np.empty((high - low) * width, np.int32)
+    starts = np.empty(1 + width, np.int32)
     for r in range(low, high):
-        group_maxima(bits[r], maxima, magnitudes)
-        if has_nan(bits[r], infinity, magnitudes):
+        if largest_magnitude(bits[r]) > infinity:
             counts[r] = find_nan(bits[r], infinity, numbers[end:], latents[end:])
         else:
-            counts[r] = find_from(bits[r], level, maxima, numbers[end:], latents[end:])
+            counts[r] = find_from(bits[r], level, numbers[end:], latents[end:], starts)
         end += counts[r]
     return numbers[:end].copy(), latents[:end].copy()
 
 
 @kernel
 @no_type_check
-def find_top(row: Any, k: Any, infinity: Any, maxima: Any, magnitudes: Any, numbers: Any, places: Any) -> Any:
+def find_top(row: Any, k: Any, infinity: Any, maxima: Any, magnitudes: Any, numbers: Any, places: Any, starts: Any) -> Any:
     """Write the ``k`` largest positive numbers of a row and their places, in no order; how many there are.
 
-    Each lies in one of the k groups of the largest maxima, so nothing else is looked at twice. A row with a NaN gives
-    that only. ``numbers`` and ``places`` are as long as the row, ``maxima`` and ``magnitudes`` as the groups are many.
+    No number below the k-th largest of all groups' maxima can be one of them, and few others are not below it. A row
+    with a NaN gives that only. ``maxima`` and ``magnitudes`` have a place for each group, the others for each number
+    and a register more.
     """
     group_maxima(row, maxima, magnitudes)
-    if has_nan(row, infinity, magnitudes):
+    if largest_magnitude(magnitudes) > infinity:
         return find_nan(row, infinity, numbers, places)
     level = level_of(maxima, k, k // 4)  # a level that is a little low costs less than one that is exact
-    count = find_from(row, level, maxima, numbers, places)
+    count = find_from(row, level, numbers, places, starts)
     if count > k:
-        count = keep_top(numbers[:count], places, k)
+        count = keep_top(numbers, places, count, k)
     return count
 
 
 @kernel
 @no_type_check
 def group_maxima(row: Any, maxima: Any, magnitudes: Any) -> None:
-    """Write the maximum and the largest magnitude of each group.
+    """Write the maximum of each group, or 0 if that is larger, and the largest magnitude.
 
-    A group is every len(maxima)-th number, so that groups lie side by side in vector registers. Fewer numbers than
-    make a column of them are in no group, at the end of the row.
+    A group is every len(maxima)-th number, so that groups lie side by side in vector registers.
     """
-    n_groups, magnitude = len(maxima), (1 << (8 * row.itemsize - 1)) - 1
-    for g in range(n_groups):
-        maxima[g] = row[g]
-        magnitudes[g] = row[g] & magnitude
-    for j in range(1, len(row) // n_groups):
-        part = row[j * n_groups : (j + 1) * n_groups]
-        for g in range(n_groups):
-            maxima[g] = max(maxima[g], part[g])
-            magnitudes[g] = max(magnitudes[g], part[g] & magnitude)
+    integer, n_groups, magnitude = row.dtype.type, len(maxima), (1 << (8 * row.itemsize - 1)) - 1
+    maxima[:] = 0
+    magnitudes[:] = 0
+    for start in range(0, len(row), n_groups):
+        part = row[start : start + n_groups]
+        for g in range(len(part)):
+            number, size = part[g], integer(part[g] & magnitude)
+            maxima[g] = number if number > maxima[g] else maxima[g]
+            magnitudes[g] = size if size > magnitudes[g] else magnitudes[g]
 
 
 @kernel
 @no_type_check
-def has_nan(row: Any, infinity: Any, magnitudes: Any) -> Any:
-    """Whether any number is NaN."""
-    found = count_from(magnitudes, infinity + 1) > 0
-    magnitude = (1 << (8 * row.itemsize - 1)) - 1
-    for i in range(len(row) - len(row) % len(magnitudes), len(row)):
-        found |= (row[i] & magnitude) > infinity
-    return found
+def largest_magnitude(row: Any) -> Any:
+    """The largest of all numbers without their signs."""
+    integer, magnitude = row.dtype.type, (1 << (8 * row.itemsize - 1)) - 1
+    largest = integer(0)
+    for i in range(len(row)):
+        size = integer(row[i] & magnitude)
+        largest = size if size > largest else largest
+    return largest
 
 
 @kernel
@@ -111,21 +117,9 @@ def find_nan(row: Any, infinity: Any, numbers: Any, places: Any) -> Any:
 
 @kernel
 @no_type_check
-def count_from(numbers: Any, level: Any) -> Any:
-    """How many numbers are not below ``level``."""
-    count = 0
-    for i in range(len(numbers)):
-        count += numbers[i] >= level
-    return count
-
-
-@kernel
-@no_type_check
 def level_of(numbers: Any, k: Any, slack: Any) -> Any:
     """A positive level that at least ``k`` and, ties apart, at most ``k + slack`` are not below; 1 if fewer are positive."""
-    low, high = 1, 1
-    for i in range(len(numbers)):
-        high = max(high, numbers[i] + 1)
+    low, high = 1, largest_magnitude(numbers) + 1
     while high - low > 1:
         middle = low + (high - low) // 2
         count = count_from(numbers, middle)
@@ -140,35 +134,95 @@ def level_of(numbers: Any, k: Any, slack: Any) -> Any:
 
 @kernel
 @no_type_check
-def find_from(row: Any, level: Any, maxima: Any, numbers: Any, places: Any) -> Any:
-    """Write all numbers not below ``level`` and their places; how many there are."""
-    n_groups, count = len(maxima), 0
-    in_groups = len(row) - len(row) % n_groups
-    for g in range(n_groups):
-        if maxima[g] >= level:
-            for place in range(g, in_groups, n_groups):
-                if row[place] >= level:
-                    numbers[count], places[count] = row[place], place
-                    count += 1
-    for place in range(in_groups, len(row)):
-        if row[place] >= level:
-            numbers[count], places[count] = row[place], place
-            count += 1
+def count_from(numbers: Any, level: Any) -> Any:
+    """How many numbers, which have to fill registers, are not below ``level``."""
+    exact, count = numbers.dtype.type(level), 0
+    for start in range(0, len(numbers), REGISTER // numbers.itemsize):
+        count += count_bits(compare(numbers, start, exact))
     return count
 
 
 @kernel
 @no_type_check
-def keep_top(numbers: Any, places: Any, k: Any) -> Any:
-    """Move the ``k`` largest of more than k positive numbers to the front, with their places; k."""
-    level = level_of(numbers, k, 0)
-    ties = k - count_from(numbers, level + 1)
-    count = 0
-    for i in range(len(numbers)):
-        number = numbers[i]
-        if number < level or (number == level and ties == 0):
-            continue
-        ties -= number == level
-        numbers[count], places[count] = number, places[i]
-        count += 1
+def find_from(row: Any, level: Any, numbers: Any, places: Any, starts: Any) -> Any:
+    """Write all numbers not below ``level`` and their places; how many there are.
+
+    First the registers that hold any: a jump for each number is guessed wrong most times, and costs more than all else.
+    """
+    lanes, exact = REGISTER // row.itemsize, row.dtype.type(level)
+    n_starts, count, i = 0, 0, 0
+    while i + lanes <= len(row):
+        starts[n_starts] = i
+        n_starts += compare(row, i, exact) != 0
+        i += lanes
+    for start in starts[:n_starts]:
+        left = compare(row, start, exact)
+        while left != 0:
+            place = start + lowest_bit(left)
+            numbers[count], places[count] = row[place], place
+            count += 1
+            left &= left - 1
+    while i < len(row):
+        if row[i] >= exact:
+            numbers[count], places[count] = row[i], i
+            count += 1
+        i += 1
     return count
+
+
+@kernel
+@no_type_check
+def keep_top(numbers: Any, places: Any, n: Any, k: Any) -> Any:
+    """Move the ``k`` largest of the first ``n`` > k numbers, all positive, to the front, with their places; k."""
+    lanes = REGISTER // numbers.itemsize
+    candidates = numbers[: (n + lanes - 1) // lanes * lanes]
+    candidates[n:] = 0
+    level = level_of(candidates, k, 0)
+    ties = k - count_from(candidates, level + 1)
+    count = 0
+    for i in range(n):
+        number, place = numbers[i], places[i]
+        is_tie = number == level and ties > 0
+        ties -= is_tie
+        numbers[count], places[count] = number, place
+        count += number > level or is_tie
+    return count
+
+
+@intrinsic
+@no_type_check
+def compare(typingctx: Any, numbers: Any, start: Any, level: Any) -> Any:
+    """A bit for each of the numbers that fill a register from ``start`` on: whether it is not below ``level``."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        integer = context.get_data_type(signature.args[0].dtype)
+        lanes = 8 * REGISTER // integer.width
+        vector = ir.VectorType(integer, lanes)
+        address = builder.bitcast(builder.gep(array.data, [arguments[1]]), vector.as_pointer())
+        loaded = builder.load(address, align=integer.width // 8)
+        level = builder.insert_element(ir.Constant(vector, ir.Undefined), arguments[2], ir.IntType(32)(0))
+        zeros = ir.Constant(ir.VectorType(ir.IntType(32), lanes), None)
+        level = builder.shuffle_vector(level, level, zeros)
+        bits = builder.bitcast(builder.icmp_signed(">=", loaded, level), ir.IntType(lanes))
+        return builder.zext(bits, ir.IntType(64))
+
+    return types.int64(numbers, types.int64, numbers.dtype), generate
+
+
+@intrinsic
+@no_type_check
+def count_bits(typingctx: Any, bits: Any) -> Any:
+    """How many bits are set."""
+    return types.int64(types.int64), lambda context, builder, signature, arguments: builder.ctpop(arguments[0])
+
+
+@intrinsic
+@no_type_check
+def lowest_bit(typingctx: Any, bits: Any) -> Any:
+    """Place of the lowest bit that is set, of which there has to be one."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.cttz(arguments[0], ir.IntType(1)(1))
+
+    return types.int64(types.int64), generate
