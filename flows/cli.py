@@ -1,5 +1,5 @@
-"""The command line: ``saemill run|harvest|train|score|report|status|hooks|verify|gc|repair|serve`` and what moves data:
-``export|import|encode|export-activations``.
+"""The command line: ``saemill run|harvest|train|score|report|status|hooks|architectures|verify|gc|repair|serve`` and what
+moves data: ``export|import|encode|export-activations``.
 
 Results go to stdout, everything else to stderr. Exit codes: 0 done; 2 the user's input is wrong (one sentence);
 130 and 143 stopped by SIGINT and SIGTERM; 1 anything else, such as what verify found.
@@ -189,6 +189,17 @@ def hooks(
         typer.echo(json.dumps({"model": model, "hooks": [dataclasses.asdict(hook) for hook in found]}))
     else:
         show(found, Console())
+
+
+@app.command()
+def architectures(as_json: AsJson = False) -> None:
+    """List the architectures that sae.arch may name, and the settings of sae that each reads."""
+    from flows.architectures import described, show
+
+    if as_json:
+        typer.echo(json.dumps({"architectures": described()}))
+    else:
+        show(Console())
 
 
 @app.command()

@@ -103,6 +103,10 @@ class Architecture:
         """What is kept from step to step beside the parameters, before the first step."""
         return {}
 
+    def steers(self, config: SAEConfig) -> bool:
+        """Whether training looks for the sparsity coefficient with which k latents are active."""
+        return False
+
     def start(
         self, config: SAEConfig, parameters: Parameters, x: Float[Tensor, "m d_in"], y: Float[Tensor, "m d_out"]
     ) -> None:

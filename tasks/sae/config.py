@@ -38,7 +38,8 @@ class SAEConfig:
     d_sae: int = 4608
     """Number of latents, usually 4 to 64 times d_in."""
     k: int = 32
-    """Latents per token: kept (topk), kept on average (batchtopk, matryoshka), or aimed at (jumprelu_l0)."""
+    """Latents per token: kept (topk), kept on average (batchtopk, matryoshka), or aimed at (all others but dense, unless
+    their sparsity coefficient is set)."""
     k_start: int | None = None
     """k at the start, falling to k over train.k_anneal_fraction of the run. Empty: k throughout."""
     aux_k: int | None = None
@@ -47,14 +48,16 @@ class SAEConfig:
     """Weight of the AuxK loss."""
     prefixes: tuple[int, ...] | None = None
     """Ends of the nested groups of latents (matryoshka), rising to d_sae. Empty: d_sae / 32, / 8, / 2 and d_sae."""
-    l1_coefficient: float = 5.0
-    """Weight of the sparsity term (l1, l1_2023, p_anneal, gated)."""
+    l1_coefficient: float | None = None
+    """Weight of the sparsity term (l1, l1_2023, p_anneal, gated). Empty: found in training, so that k latents are active
+    at its end."""
     p_final: float = 0.2
     """Where p ends (p_anneal)."""
     l0_coefficient: float | None = None
-    """Weight of the L0 term, relative to the share of the variance left over (jumprelu: 0.001; jumprelu_l0: 1)."""
-    tanh_coefficient: float = 10.0
-    """Weight of the tanh term (jumprelu_tanh)."""
+    """Weight of the L0 term, relative to the share of the variance left over (jumprelu, jumprelu_l0). Empty: found in
+    training, as for l1_coefficient (jumprelu), or 1 (jumprelu_l0)."""
+    tanh_coefficient: float | None = None
+    """Weight of the tanh term (jumprelu_tanh). Empty: found in training, as for l1_coefficient."""
     tanh_scale: float = 4.0
     """Factor on the code within the tanh (jumprelu_tanh)."""
     pre_act_coefficient: float = 3e-6

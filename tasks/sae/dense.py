@@ -18,6 +18,7 @@ from tasks.sae.losses import squared_error
 from tasks.sae.parameters import Parameters
 from tasks.sae.scaling import Weights
 from tasks.sae.sparse import ByLatent
+from tasks.sae.steering import steer, steering
 
 
 class Codes(NamedTuple):
@@ -45,6 +46,23 @@ class DenseArchitecture(Architecture):
     """Squared error plus a penalty, a mean over rows, differentiated by autograd."""
 
     unit_norm_decoder = False
+    first_coefficient: float | None = None
+    """The sparsity coefficient from which the search for it starts, where there is one to be found."""
+
+    def given_coefficient(self, config: SAEConfig) -> float | None:
+        """The sparsity coefficient of the settings."""
+        return config.l1_coefficient
+
+    def steers(self, config: SAEConfig) -> bool:  # noqa: D102
+        return self.first_coefficient is not None and self.given_coefficient(config) is None
+
+    def buffers(self, config: SAEConfig) -> dict[str, Tensor]:  # noqa: D102
+        return steering(self.first_coefficient) if self.first_coefficient is not None and self.steers(config) else {}
+
+    def coefficient(self, config: SAEConfig, batch: Batch) -> float | Tensor:
+        """The sparsity coefficient in force."""
+        given = self.given_coefficient(config)
+        return batch.buffers["coefficient"][0].to(batch.scaling.mean.dtype) if given is None else given * batch.sparsity
 
     def codes(self, at: Here, p: Parameters, pre_acts: Float[Tensor, "n d_sae"]) -> Codes:
         """Codes and their penalty, differentiable with respect to ``p`` and ``pre_acts``."""
@@ -53,6 +71,15 @@ class DenseArchitecture(Architecture):
     def gradients(  # noqa: D102
         self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: Batch, exchange: Exchange
     ) -> tuple[StepSums, ByLatent | None]:
+        sums, by_latent = self.step(config, parameters, out, batch, exchange)
+        if self.steers(config):
+            steer(batch.buffers, sums.n_active / sums.n_rows, config.k, batch.sparsity, batch.progress)
+        return sums, by_latent
+
+    def step(
+        self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: Batch, exchange: Exchange
+    ) -> tuple[StepSums, ByLatent | None]:
+        """The gradients of the loss; by autograd, unless an architecture knows better."""
         x, y = batch.rows(batch.raw, parameters.encoder.shape[1])
         n_rows = len(x) * exchange.world_size
         leaves = _leaves(parameters)
@@ -95,12 +122,9 @@ def _parts(parameters: Parameters) -> list[Tensor]:
 
 def _differentiate(loss: Tensor, leaves: Parameters, out: Parameters) -> None:
     """Write the gradients of the loss into ``out``; 0 where it does not depend on a parameter."""
-    gradients = torch.autograd.grad(loss, _parts(leaves), allow_unused=True)
+    gradients = torch.autograd.grad(loss, _parts(leaves), allow_unused=True, materialize_grads=True)
     for target, gradient in zip(_parts(out), gradients, strict=True):
-        if gradient is None:
-            target.zero_()
-        else:
-            target.copy_(gradient)
+        target.copy_(gradient)
 
 
 def _sums(out: Parameters, codes: Tensor, loss: Tensor, error: Tensor, n_rows: int, exchange: Exchange) -> StepSums:

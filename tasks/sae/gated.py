@@ -21,6 +21,7 @@ class Gated(DenseArchitecture):
     """codes = 1[x W + b_enc > 0] * ReLU(exp(r_mag) * (x W) + b_mag)."""
 
     unit_norm_decoder = True
+    first_coefficient = 0.5
     betas = (0.0, 0.999)
     tensors = ("r_mag", "b_mag")
 
@@ -31,7 +32,7 @@ class Gated(DenseArchitecture):
         codes = _gated(pre_acts, p.b_enc, p.extra)
         gate = pre_acts.relu()
         alone = gate @ p.W_dec.detach() + at.rest
-        penalty = at.config.l1_coefficient * at.batch.sparsity * gate.sum()
+        penalty = self.coefficient(at.config, at.batch) * gate.sum()
         return Codes(codes, penalty + squared_error(at.y, alone))
 
     def activate(  # noqa: D102

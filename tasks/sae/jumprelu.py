@@ -66,6 +66,10 @@ class JumpReLU(DenseArchitecture):
     unit_norm_decoder = True
     betas = (0.0, 0.999)
     tensors = ("threshold",)
+    first_coefficient: float | None = 1e-4
+
+    def given_coefficient(self, config: SAEConfig) -> float | None:  # noqa: D102
+        return config.l0_coefficient
 
     def extra(self, config: SAEConfig) -> dict[str, tuple[int, ...]]:  # noqa: D102
         return {"log_threshold": (config.d_sae,)}
@@ -82,7 +86,7 @@ class JumpReLU(DenseArchitecture):
 
     def price(self, at: Here, count: Float[Tensor, ""]) -> Float[Tensor, ""]:
         """What ``count`` active latents in all of this worker's rows cost, in shares of the variance."""
-        return _coefficient(at, 1e-3) * count
+        return self.coefficient(at.config, at.batch) * count
 
     def activate(  # noqa: D102
         self, config: SAEConfig, pre_acts: Float[Tensor, "n d_sae"], weights: Weights
@@ -98,14 +102,19 @@ class JumpReLU(DenseArchitecture):
 class JumpReLUTargetL0(JumpReLU):
     """The penalty is (l0 / k - 1)^2, so that l0 ends at k (https://arxiv.org/abs/2407.14435, appendix on fixed L0)."""
 
+    first_coefficient = None
+
+    def given_coefficient(self, config: SAEConfig) -> float:  # noqa: D102
+        return 1.0 if config.l0_coefficient is None else config.l0_coefficient
+
     def price(self, at: Here, count: Float[Tensor, ""]) -> Float[Tensor, ""]:
         """Linear in this worker's count, with the slope that the square has at the l0 of all workers' rows."""
         total = count.detach().clone()
         at.exchange.add_up(total)
         n_rows, k = len(at.y) * at.exchange.world_size, at.config.k
         excess = total / n_rows / k - 1
-        value = _coefficient(at, 1.0) * n_rows * excess.square() / at.exchange.world_size
-        slope: Tensor = 2 * _coefficient(at, 1.0) * excess / k
+        value = self.coefficient(at.config, at.batch) * n_rows * excess.square() / at.exchange.world_size
+        slope: Tensor = 2 * self.coefficient(at.config, at.batch) * excess / k
         return value + slope * (count - count.detach())
 
 
@@ -119,6 +128,10 @@ class JumpReLUTanh(JumpReLU):
     max_grad_norm: float | None = 1.0
     betas = (0.9, 0.999)
     sparsity_warmup = 1.0
+    first_coefficient = 1.0
+
+    def given_coefficient(self, config: SAEConfig) -> float | None:  # noqa: D102
+        return config.tanh_coefficient
 
     def start(  # noqa: D102
         self, config: SAEConfig, parameters: Parameters, x: Float[Tensor, "m d_in"], y: Float[Tensor, "m d_out"]
@@ -134,13 +147,13 @@ class JumpReLUTanh(JumpReLU):
         parameters.b_enc.copy_(0.1 - level)
 
     def codes(self, at: Here, p: Parameters, pre_acts: Float[Tensor, "n d_sae"]) -> Codes:  # noqa: D102
-        config, batch = at.config, at.batch
+        config = at.config
         threshold, width = p.extra["log_threshold"].exp(), config.bandwidth or 2.0
         codes = _jump(pre_acts, threshold, width, through_input=True)
         norms: Tensor = torch.linalg.vector_norm(p.W_dec, dim=1)
         sparsity = torch.tanh(config.tanh_scale * codes * norms).sum()
         reach = ((threshold - pre_acts).relu() * norms).sum()
-        return Codes(codes, config.tanh_coefficient * batch.sparsity * sparsity + config.pre_act_coefficient * reach)
+        return Codes(codes, self.coefficient(at.config, at.batch) * sparsity + config.pre_act_coefficient * reach)
 
 
 _START_ROWS = 2048
@@ -159,8 +172,3 @@ def _count(z: Tensor, threshold: Tensor, width: float) -> Tensor:
 
 def _width(config: SAEConfig, pre_acts: Tensor, p: Parameters) -> float:
     return config.bandwidth or _START * p.encoder.shape[1] ** 0.5
-
-
-def _coefficient(at: Here, default: float) -> float:
-    given = at.config.l0_coefficient
-    return (default if given is None else given) * at.batch.sparsity

@@ -20,9 +20,11 @@ class PAnneal(DenseArchitecture):
     """Squared error plus lambda * sum f^p, with decoder rows held at norm 1."""
 
     unit_norm_decoder = True
+    first_coefficient = 0.5
 
     def buffers(self, config: SAEConfig) -> dict[str, Tensor]:  # noqa: D102
-        return {"p": torch.ones(1, dtype=torch.float64), "rescaled": torch.ones(1, dtype=torch.float64)}
+        one = torch.ones(1, dtype=torch.float64)
+        return super().buffers(config) | {"p": one, "rescaled": one.clone()}
 
     def codes(self, at: Here, p: Parameters, pre_acts: Float[Tensor, "n d_sae"]) -> Codes:  # noqa: D102
         codes, buffers = pre_acts.relu(), at.batch.buffers
@@ -32,7 +34,7 @@ class PAnneal(DenseArchitecture):
             at.exchange.add_up(sums)
             buffers["rescaled"].mul_(float(sums[0] / sums[1]) if float(sums[1]) > 0 else 1.0)
             buffers["p"].fill_(wanted)
-        coefficient = at.config.l1_coefficient * at.batch.sparsity * float(buffers["rescaled"])
+        coefficient = self.coefficient(at.config, at.batch) * float(buffers["rescaled"])
         return Codes(codes, coefficient * _power_sum(codes, float(buffers["p"])))
 
 

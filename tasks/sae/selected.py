@@ -49,9 +49,9 @@ def selected_gradients(
         dead = None if dead is None else gather_entries(exchange, dead)
         x, y = batch.rows(exchange.gather([batch.raw])[0], d_in)
     weight = x.new_full((len(bounds),), 1 / (len(bounds) * y.numel()))
-    rows = decode_rows(_target(parameters, x, y), entries, parameters.W_dec, weight, bounds)
+    rows = decode_rows(rest_to_rebuild(parameters, x, y), entries, parameters.W_dec, weight, bounds)
     parts = [Part(entries, rows.d_values, rows.output_gradient, x, bounds)]
-    _write_rest(out, rows, x)
+    write_rest(out, rows, x)
     loss = (rows.squared_error.to(weight.dtype) * weight).sum()
     if dead is not None:
         revival, part = _revival(config, parameters, rows, dead, x)
@@ -73,7 +73,7 @@ def encode(parameters: Parameters, x: Tensor, batch: Batch) -> Tensor:
     return torch.addmm(b_enc, x, encoder.T, out=out)
 
 
-def _target(parameters: Parameters, x: Tensor, y: Tensor) -> Tensor:
+def rest_to_rebuild(parameters: Parameters, x: Tensor, y: Tensor) -> Tensor:
     """What the latents have to rebuild."""
     target = y - parameters.b_dec
     if "W_skip" in parameters.extra:
@@ -81,7 +81,7 @@ def _target(parameters: Parameters, x: Tensor, y: Tensor) -> Tensor:
     return target
 
 
-def _write_rest(out: Parameters, rows: Rows, x: Tensor) -> None:
+def write_rest(out: Parameters, rows: Rows, x: Tensor) -> None:
     """Gradients of the decoder's bias and the skip path; the first group's gradient is that of all prefixes together."""
     gradient = rows.output_gradient[: len(x)]
     out.b_dec.copy_(gradient.sum(0))

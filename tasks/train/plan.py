@@ -16,6 +16,8 @@ RESAMPLE_AT = (0.2, 0.35, 0.5, 0.65)
 
 The source's 25, 50, 75 and 100 thousand steps are the first part of runs of a million.
 """
+STEERED_WARMUP = 0.5
+"""Share of the run over which l0 falls to k where the sparsity coefficient is steered; the rest is for settling."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,7 +72,8 @@ def plan(sae: SAEConfig, train: TrainConfig, d_in: int, d_out: int | None = None
     """
     n_steps = math.ceil(train.tokens / train.batch_tokens)
     kind, sae = architecture(sae.arch), replace(sae, d_in=d_in)
-    sparsity_share = _first(train.sparsity_warmup_fraction, kind.sparsity_warmup)
+    usual = STEERED_WARMUP if kind.steers(sae) else kind.sparsity_warmup
+    sparsity_share = _first(train.sparsity_warmup_fraction, usual)
     log_every = max(1, n_steps // CURVE_ROWS)
     checkpoint_tokens = train.checkpoint_every_tokens or math.ceil(train.tokens / 10)
     logs_per_checkpoint = max(1, math.ceil(checkpoint_tokens / (train.batch_tokens * log_every)))

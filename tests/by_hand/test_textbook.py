@@ -112,7 +112,13 @@ class TestSparseAutoencoder:
         """
         out = zeros(Layout(3, 6, 3))
         config = SAEConfig(arch="l1", d_sae=6, l1_coefficient=self.COEFFICIENT)
-        batch = Batch(raw=self.X, scaling=self.PLAIN, dead=torch.zeros(6, dtype=torch.bool), bf16=False)
+        batch = Batch(
+            raw=self.X,
+            scaling=self.PLAIN,
+            dead=torch.zeros(6, dtype=torch.bool),
+            bf16=False,
+            buffers=architecture("l1").buffers(config),
+        )
         sums, _ = architecture("l1").gradients(config, parameters, out, batch, Alone())
         assert float(sums.loss) == 501 + 0.5 * 29
         assert out.b_dec.tolist() == [8, 34, 28]
