@@ -19,8 +19,12 @@ from tasks.sae.scaling import Folding, Weights
 from tasks.sae.selected import selected_gradients
 from tasks.sae.sparse import ByLatent, Entries, select_above
 
-THRESHOLD_RATE = 0.01
-"""Share of a step's threshold in the running mean."""
+THRESHOLD_RATE = 0.05
+"""Share of a step's threshold in the running mean.
+
+With .01 the mean still holds what the threshold was before the learning rate fell, where runs are short: after 300 steps of
+1,024 rows with k 8 a finished SAE kept 6.5 latents per row, with .05 it keeps 7.7.
+"""
 _SAMPLE_ROWS = 64
 _MARGIN = 0.8  # of the last threshold: low enough to hold all that will be kept, high enough to hold little else
 
