@@ -1,0 +1,122 @@
+"""Streams with known features for ``truth.py``, and SAELens' SAEs of them; both are made once and kept."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tasks.score.truth import Recovery, Rows, recovery
+from tests.benchmarks.saelens_venv import SAELENS, default_venv, make_venv
+
+_PEER = Path(__file__).with_name("truth_peer.py")
+_PIECE = 8192
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """A stream: SAELens' synthetic model of a reduced size, or a toy of features that fire alike and alone."""
+
+    kind: str
+    seed: int
+    samples: int
+    features: int = 2048
+    d_in: int = 256
+    p: float = 0.0
+    """Probability of firing (toy)."""
+    held: int = 32_768
+    """Rows that no SAE is trained on."""
+
+
+class Stream:
+    """A stream on disk, drawn by SAELens in its own environment."""
+
+    def __init__(self, data: Data, cache: Path) -> None:
+        """Draw the stream, or find it where it was drawn before."""
+        self.data, self.folder = data, cache / f"{data.kind}-{_key(asdict(data))}"
+        if not (self.folder / "finished").exists():
+            shutil.rmtree(self.folder, ignore_errors=True)
+            _run_peer("make", self.folder, asdict(data))
+            (self.folder / "finished").touch()
+        self.train = np.load(self.folder / "train.npy", mmap_mode="r")
+        self.held = np.load(self.folder / "held.npy", mmap_mode="r")
+        self.directions = np.load(self.folder / "directions.npy")
+        self._fires = np.load(self.folder / "fires.npy")
+
+    @property
+    def true_l0(self) -> float:
+        """Mean number of features that fire on a held-out row."""
+        return float(np.bitwise_count(self._fires).sum() / len(self._fires))
+
+    def batches(self, size: int) -> Iterator[Tensor]:
+        """Training rows in order, float32, whole batches."""
+        for start in range(0, len(self.train) - size + 1, size):
+            yield torch.from_numpy(self.train[start : start + size].astype(np.float32))
+
+    def pieces(self) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+        """Held-out rows: which, activations, and which features fire."""
+        for start in range(0, len(self.held), _PIECE):
+            cut = slice(start, start + _PIECE)
+            fires = np.unpackbits(self._fires[cut], axis=1, count=len(self.directions)).astype(bool)
+            yield cut, self.held[cut].astype(np.float32), fires
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeerRun:
+    """One training run of SAELens."""
+
+    architecture: str
+    sae: Mapping[str, Any]
+    """Settings of its SAE beside widths."""
+    d_sae: int
+    batch: int
+    lr: float
+    dead_window: int
+    """Steps; its default of 1,000 is a fifth of a run of 5M samples, and shorter runs are given a fifth too."""
+    samples: int
+    seed: int = 0
+
+
+def peer_recovery(stream: Stream, run: PeerRun) -> tuple[Recovery, float]:
+    """What SAELens' SAE recovered, by our own metrics, and the seconds it trained; trained once and kept."""
+    settings = asdict(run)
+    kept = stream.folder / f"saelens-{run.architecture}-{_key([settings, SAELENS])}.npz"
+    if not kept.exists():
+        partial = kept.with_name(f"{kept.stem}.{os.getpid()}.partial.npz")
+        _run_peer("train", stream.folder, settings, partial)
+        partial.rename(kept)
+    found = dict(np.load(kept))
+    return recovery(found["W_dec"], stream.directions, _peer_rows(stream, found)), float(found["seconds"])
+
+
+def _peer_rows(stream: Stream, found: Mapping[str, np.ndarray]) -> Iterator[Rows]:
+    starts = np.concatenate([[0], found["counts"].cumsum()])
+    for cut, x, fires in stream.pieces():
+        counts = found["counts"][cut]
+        entries = slice(starts[cut.start], starts[cut.start + len(counts)])
+        codes = np.zeros((len(counts), len(found["W_dec"])), np.float32)
+        codes[np.repeat(np.arange(len(counts)), counts), found["latents"][entries]] = found["values"][entries]
+        yield Rows(x, codes, codes @ found["W_dec"] + found["b_dec"], fires)
+
+
+def _run_peer(command: str, folder: Path, settings: Mapping[str, Any], *more: Path) -> None:
+    make_venv(default_venv())
+    python = str(default_venv() / "bin" / "python")
+    done = subprocess.run(
+        [python, str(_PEER), command, str(folder), json.dumps(settings), *map(str, more)], capture_output=True, text=True
+    )
+    if done.returncode:
+        sys.exit(f"SAELens failed to {command} {settings}:\n{done.stderr[-3000:]}")
+
+
+def _key(settings: object) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
