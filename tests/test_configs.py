@@ -1,0 +1,25 @@
+"""Every example configuration can be run as it stands."""
+
+from pathlib import Path
+
+import pytest
+
+from tasks.addresses import addresses
+from tasks.config import load_config
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_the_examples_have_no_setting_that_does_not_exist(path: Path) -> None:
+    assert load_config(path).name == path.stem
+
+
+def test_the_transcoder_and_the_crosscoder_share_one_harvest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    transcoder, crosscoder = (load_config(f"configs/{name}.yaml") for name in ("transcoder", "crosscoder"))
+    assert addresses(transcoder).shards == addresses(crosscoder).shards
+    assert transcoder.text == crosscoder.text
+    assert (transcoder.input_hooks, transcoder.output_hooks) == (("model.layers.8.mlp:input",), ("model.layers.8.mlp",))
+    assert crosscoder.hooks == crosscoder.output_hooks == ("model.layers.4", "model.layers.8", "model.layers.12")
