@@ -1,6 +1,8 @@
 """Compiled kernels against plain torch: selection bit for bit, sums to rounding, and the same bits on any threads."""
 
 import multiprocessing
+import os
+import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -12,7 +14,7 @@ from torch import Tensor
 
 from tasks.sae import kernels, reference
 from tasks.sae.entries import AdamStep, Entries, Part
-from tasks.sae.kernels.threads import share
+from tasks.sae.kernels import threads
 from tasks.sae.parameters import Layout, Parameters, zeros
 
 PRECISIONS = (torch.bfloat16, torch.float32, torch.float64)
@@ -155,19 +157,41 @@ def test_decoder_rows_keep_norm_1_when_told_to():
     assert torch.allclose(state[0].W_dec.norm(dim=1), torch.ones(len(W_dec)), atol=1e-6)
 
 
+@pytest.fixture(params=["openmp", "plain"])
+def runner(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, n_threads: None) -> None:
+    """Three threads, of either kind."""
+    torch.set_num_threads(3)
+    if request.param == "plain":
+        monkeypatch.setattr(threads, "_runner", lambda process: threads.plain)
+    elif threads._runner(os.getpid()) is threads.plain:
+        pytest.skip("torch has not GNU OpenMP's threads here")
+
+
 def _fill(n: int) -> None:
-    torch.set_num_threads(2)
     done = np.zeros(n, np.int64)
 
     def work(low: int, high: int) -> None:
         done[low:high] += 1
 
-    share(work, n, 3)
+    threads.share(work, n, 3)
     assert (done == 1).all()
 
 
-@pytest.mark.usefixtures("n_threads")
-def test_work_is_shared_out_whole_and_in_a_forked_process_too():
+@pytest.mark.usefixtures("runner")
+def test_work_is_shared_out_whole():
+    _fill(100)
+    _fill(2)
+    _fill(0)
+
+
+@pytest.mark.usefixtures("runner")
+def test_work_runs_on_several_threads_at_once():
+    together = threading.Barrier(3, timeout=30)
+    threads.share(lambda low, high: together.wait(), 3, 1)
+
+
+@pytest.mark.usefixtures("runner")
+def test_work_is_shared_out_in_a_forked_process_too():
     _fill(100)
     child = multiprocessing.get_context("fork").Process(target=_fill, args=(50,))
     child.start()
@@ -175,12 +199,14 @@ def test_work_is_shared_out_whole_and_in_a_forked_process_too():
     assert child.exitcode == 0
 
 
-@pytest.mark.usefixtures("n_threads")
-def test_an_error_on_another_thread_is_raised():
-    torch.set_num_threads(2)
+@pytest.mark.usefixtures("runner")
+def test_an_error_on_any_thread_is_raised():
+    together = threading.Barrier(3, timeout=30)
 
     def work(low: int, high: int) -> None:
-        raise ZeroDivisionError(f"{low} to {high}")
+        together.wait()
+        if low == 2:
+            raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        share(work, 10, 1)
+        threads.share(work, 3, 1)
