@@ -1,6 +1,6 @@
 """Sparse codes as rows of a table: for each token the latents that are active on it, and how much."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -109,11 +109,3 @@ def to_parquet(table: pa.Table) -> memoryview:
         write_statistics=["sequence", "position", "token_id"],
     )
     return memoryview(sink.getvalue())
-
-
-def from_parquet(file: pq.ParquetFile) -> Iterator[tuple[pa.RecordBatch, Codes]]:
-    """Rows of an encoded file with their codes, some thousand at a time."""
-    for batch in file.iter_batches(ROW_GROUP_ROWS, use_threads=False):
-        latents, values = batch.column("latents"), batch.column("values")
-        counts = np.asarray(latents.value_lengths(), np.int64)
-        yield batch, Codes(counts, latents.flatten().to_numpy(), values.flatten().to_numpy())

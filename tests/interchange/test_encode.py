@@ -20,7 +20,6 @@ from tasks.artifacts import require_manifest
 from tasks.config import parse_config
 from tasks.errors import ArtifactError, InputError
 from tasks.harvest.ingest import ingest
-from tasks.interchange.codes import from_parquet
 from tasks.interchange.encode import Encoded, encode_activations
 from tasks.progress import Progress, silent
 from tasks.sae import load, save
@@ -149,16 +148,6 @@ def test_a_file_says_what_it_is_of(activations: Callable[..., str], trained: Cal
     }
     assert str(schema.field("latents").type) == "list<element: int32 not null>"
     assert str(schema.field("values").type) == "list<element: float not null>"
-
-
-def test_files_can_be_read_back_as_codes(
-    activations: Callable[..., str], trained: Callable[[str], str], tmp_path: Path
-) -> None:
-    encode(trained("topk"), activations(), tmp_path / "codes")
-    file = pq.ParquetFile(tmp_path / "codes/train/00000.parquet")
-    ((batch, codes),) = from_parquet(file)
-    assert len(codes.counts) == len(batch) == file.metadata.num_rows
-    assert len(codes.latents) == codes.counts.sum() == int(file.schema_arrow.metadata[b"active"])
 
 
 def test_labels_come_along(activations: Callable[..., str], trained: Callable[[str], str], tmp_path: Path) -> None:
