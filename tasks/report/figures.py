@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tasks.report.kinds import hook_rows
+from tasks.report.kinds import hook_rows, short
 from tasks.report.numbers import number, percent, significant
 
 CURVES = {"fvu": "FVU", "loss": "Loss", "l0": "L0", "dead_fraction": "Dead latents"}
@@ -34,7 +34,7 @@ def baselines(summary: Json) -> list[Json]:
     """FVU of the SAE and of each baseline on the same rows, best first."""
     found: Json = summary.get("baselines") or {}
     names = {
-        "sae_same_rows": f"This {summary.get('kind', 'SAE')}",
+        "sae_same_rows": f"This {short(summary)}",
         "linear": "Linear map",
         "linear_rank_k": "Linear map of rank {components}",
         "training_rows": "Training rows, k = {k}",

@@ -28,6 +28,11 @@ def kind(inputs: Inputs) -> str:
     return str(inputs.summary.get("kind", "sae"))
 
 
+def short(summary: Json) -> str:
+    """SAE, transcoder or crosscoder."""
+    return str(summary.get("kind", "SAE"))
+
+
 def noun(inputs: Inputs) -> str:
     """Such as 'TopK sparse autoencoder' or 'BatchTopK skip transcoder'."""
     arch = str(inputs.sae.get("arch"))

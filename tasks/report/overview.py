@@ -5,7 +5,7 @@ from typing import Any
 
 from tasks.config import PipelineConfig
 from tasks.report.inputs import Inputs
-from tasks.report.kinds import noun, places
+from tasks.report.kinds import noun, places, short
 from tasks.report.numbers import compact, number, percent, shown
 
 FIRST = (
@@ -127,12 +127,12 @@ def metrics(summary: Json) -> list[Metric]:
 
 def ce_rows(summary: Json) -> list[tuple[str, str]]:
     """Cross-entropy of the model and of the model with the SAE or an ablation in it, in nats."""
-    ce = summary.get("ce")
+    ce, what = summary.get("ce"), short(summary)
     if not ce:
         return []
     names = {
         "original": "Model as it is",
-        "sae": "SAE spliced in",
+        "sae": f"{what[0].upper()}{what[1:]} spliced in",
         "mean_ablation": "Mean ablation",
         "zero_ablation": "Zero ablation",
         "kl": "KL divergence from the model as it is",

@@ -17,7 +17,7 @@ MASKS = {
     "first_position": ("First position of each sequence", "an attention sink, whose norm is many times the others'"),
     "padding": ("Padding", "fills sequences, and stands for no text"),
     "special": ("Special tokens", "separators, BOS and EOS carry no text"),
-    "norm_outlier": ("Norm outliers", "beyond harvest.max_norm_multiple times the median norm"),
+    "norm_outlier": ("Norm outliers", "beyond harvest.max_norm_multiple times the median norm, at any hook"),
 }
 STAGES = {"tokens": "Tokens", "activations": "Activations", "sae": "Training", "scores": "Scores"}
 

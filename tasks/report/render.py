@@ -96,6 +96,7 @@ def _page(config: PipelineConfig, inputs: Inputs, charts: dict[str, Any]) -> byt
         cards=overview.cards(inputs),
         metrics=overview.metrics(inputs.summary),
         ce=overview.ce_rows(inputs.summary),
+        what=kinds.short(inputs.summary),
         baselines=figures.baselines(inputs.summary),
         by_hook=figures.by_hook(inputs.summary),
         charts=charts,

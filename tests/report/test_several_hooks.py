@@ -104,6 +104,14 @@ def test_baselines_of_a_transcoder_are_linear_maps(transcoder: Stages) -> None:
     assert [row["name"] for row in rows] == ["This transcoder", "Linear map", "Linear map of rank 32", "Mean"]
 
 
+def test_losses_are_those_with_the_transcoder_in_the_model(transcoder: Stages, stages: Stages) -> None:
+    assert [name for name, _ in overview.ce_rows(inputs_of(transcoder).summary)][:2] == [
+        "Model as it is",
+        "Transcoder spliced in",
+    ]
+    assert overview.ce_rows(inputs_of(stages).summary)[1][0] == "SAE spliced in"
+
+
 def test_metrics_begin_with_what_was_trained(crosscoder: Stages) -> None:
     rows = overview.metrics(inputs_of(crosscoder).summary)
     assert [(row.name, row.value) for row in rows[:3]] == [
