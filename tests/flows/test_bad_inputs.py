@@ -29,6 +29,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 DEMO = str(ROOT / "configs/demo.yaml")
 CORPUS = f"text.source={ROOT / 'configs/data/sotu.parquet'}"
+LAYERS = "harvest.hooks=[model.layers.4, model.layers.8]"
 BAD = {
     "k above d_sae": (["sae.k=99999"], "sae.k is 99999 but must lie in 1..4608"),
     "k of zero": (["sae.k=0"], "sae.k is 0"),
@@ -56,6 +57,18 @@ BAD = {
     "missing model": ([CORPUS, "model.name=./no_such_model"], "no_such_model"),
     "hook that the model lacks": ([CORPUS, "harvest.hooks=[model.layers.99]"], "model.layers.99"),
     "d_in that disagrees": ([CORPUS, "sae.d_in=999"], "sae.d_in is 999 but model.layers.8 is 576 wide"),
+    "d_in of one hook of several": (
+        [CORPUS, LAYERS, "train.hooks=[model.layers.8, model.layers.4]", "sae.d_in=576"],
+        "sae.d_in is 576 but model.layers.8 + model.layers.4 is 1152 wide",
+    ),
+    "a target that is not harvested": (
+        [LAYERS, "train.target_hook=lm_head"],
+        "train.target_hook is 'lm_head'",
+    ),
+    "a target that is what is read": ([LAYERS, "train.target_hook=model.layers.4"], "which is what is read"),
+    "a target of several hooks": ([LAYERS, "train.hooks=[model.layers.4]", "train.target_hook=model.layers.8"], "both set"),
+    "a hook named twice": ([LAYERS, "train.hooks=[model.layers.4, model.layers.4]"], "must name each hook once"),
+    "a path past the latents of an SAE": (["sae.skip=true"], "sae.skip is on"),
     "no room on disk": ([CORPUS, "text.max_tokens=1000000000000000"], "GiB"),
     "storage below a file": ([CORPUS, "storage=../beside/file/runs"], "storage"),
     "storage of an unknown scheme": ([CORPUS, "storage=gs://bucket"], "storage 'gs://bucket' has an unknown scheme"),
