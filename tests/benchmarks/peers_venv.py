@@ -18,6 +18,8 @@ class Peer:
     packages: tuple[str, ...]
     alone: tuple[str, ...] = ()
     """Packages that are installed without what they ask for."""
+    without: tuple[str, ...] = ()
+    """Packages that others ask for, but that are in the way."""
 
     @property
     def venv(self) -> Path:
@@ -35,7 +37,8 @@ TORCH = "torch==2.13.0"
 PEERS = {
     "saelens": Peer(SAELENS),
     "sparsify": Peer(("eai-sparsify==1.3.3", TORCH)),
-    "dictionary_learning": Peer(("dictionary-learning==0.1.0", TORCH)),
+    # torchvision is not used; built for another torch than a CPU's, it ends every import of transformers.
+    "dictionary_learning": Peer(("dictionary-learning==0.1.0", TORCH), without=("torchvision",)),
     "circuit-tracer": Peer(("circuit-tracer==0.5.0", TORCH)),
 }
 
@@ -57,5 +60,7 @@ def make_venv(name: str) -> Peer:
         subprocess.run([*pip, *peer.packages], check=True)
         if peer.alone:
             subprocess.run([*pip, "--no-deps", *peer.alone], check=True)
+        if peer.without:
+            subprocess.run([*pip[:-1], "uninstall", "--yes", *peer.without], check=True)
         finished.touch()
     return peer
