@@ -133,3 +133,12 @@ def test_places_are_compared_once_per_shard(stored: Store, monkeypatch: pytest.M
     monkeypatch.setattr(Split, "places", lambda self, index: (asked.append(index), read(self, index))[1])
     list(lanes(uri, ["early", "late"]).batches(0, 40))
     assert sorted(asked) == [0, 0, 1, 1, 2, 2]
+
+
+@pytest.mark.s3
+def test_several_hooks_come_from_s3_as_from_disk(stored: Store, s3: str) -> None:
+    uri, there = stored(), f"{s3}/joined/activations"
+    for info in open_store(uri).list():
+        open_store(there).put(info.key, open_store(uri).get(info.key))
+    found = [batch.tolist() for batch in lanes(there, ["late", "early"]).batches(3, 30)]
+    assert found == [batch.tolist() for batch in lanes(uri, ["late", "early"]).batches(3, 30)]
