@@ -10,13 +10,19 @@ _FAST_MATH = {"reassoc", "contract", "nsz"}
 
 
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile on first use, without the interpreter's lock, and keep the machine code beside the source.
+    """Compile on first use, to run without the interpreter's lock, and keep the machine code beside the source.
 
-    Functions that run under it carry ``@no_type_check``, so that tests leave their bodies alone: type checkers that
-    wrap functions would hide them from numba.
+    A file's machine code is kept until that file changes, so kernels may call those of their own file only. They
+    carry ``@no_type_check``, so that tests leave their bodies alone: what wraps functions would hide them from numba.
     """
-    options = {"nogil": True, "fastmath": _FAST_MATH, "error_model": "numpy"}
     try:
-        return njit(function, cache=True, **options)  # type: ignore[no-any-return]
+        return _compiled(function, cache=True)
     except RuntimeError:  # no folder for the machine code: neither the source's nor the user's can be written
-        return njit(function, **options)  # type: ignore[no-any-return]
+        return _compiled(function)
+
+
+def _compiled(function: Callable[..., Any], **options: bool) -> Callable[..., Any]:
+    compiled: Callable[..., Any] = njit(
+        function, nogil=True, fastmath=_FAST_MATH, error_model="numpy", no_cfunc_wrapper=True, **options
+    )
+    return compiled

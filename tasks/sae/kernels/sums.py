@@ -41,12 +41,12 @@ def decode(
         for i in range(ends[n_groups]):
             which[i], factors[i] = latents[places[i]], -values[places[i]]
         rest = residual[r]
-        rest[:] = target[r]
+        copy(rest, target[r])
         for p in range(n_groups):
             add_rows(rest, factors[ends[p] : ends[p + 1]], W_dec, which[ends[p] : ends[p + 1]])
             errors[r, p] = square(rest)
             scale(output_gradient[p * n + r], rest, minus_two * weight[p])
-        gradient[:] = 0
+        clear(gradient)
         for p in range(n_groups - 1, -1, -1):
             accumulate(gradient, output_gradient[p * n + r])
             dot_rows(products, gradient, W_dec, which[ends[p] : ends[p + 1]])
@@ -80,6 +80,22 @@ def square(row: Any) -> Any:
 
 @kernel
 @no_type_check
+def clear(out: Any) -> None:
+    """Write zeros; like ``copy``, a loop is compiled in a third of the time that an assignment to a slice is."""
+    for j in range(len(out)):
+        out[j] = 0
+
+
+@kernel
+@no_type_check
+def copy(out: Any, row: Any) -> None:
+    """Write a row."""
+    for j in range(len(row)):
+        out[j] = row[j]
+
+
+@kernel
+@no_type_check
 def scale(out: Any, row: Any, factor: Any) -> None:
     """Write factor * row."""
     for j in range(len(row)):
@@ -100,8 +116,8 @@ def accumulate(total: Any, row: Any) -> None:
 def gradients(entries: Any, radial: Any, W_dec: Any, i: Any, d_encoder: Any, d_W_dec: Any) -> Any:
     """Write the gradients of encoder row and decoder row of latent i; that of its bias is returned."""
     low, high = entries.start[i], entries.start[i + 1]
-    d_encoder[:] = 0
-    d_W_dec[:] = 0
+    clear(d_encoder)
+    clear(d_W_dec)
     add_rows(d_W_dec, entries.values[low:high], entries.gradient, entries.gradient_rows[low:high])
     add_rows(d_encoder, entries.d_values[low:high], entries.x, entries.x_rows[low:high])
     if len(radial) > 0:

@@ -66,7 +66,7 @@ def find_top(row: Any, k: Any, infinity: Any, maxima: Any, magnitudes: Any, numb
     group_maxima(row, maxima, magnitudes)
     if largest_magnitude(magnitudes) > infinity:
         return find_nan(row, infinity, numbers, places)
-    level = level_of(maxima, k, k // 4)  # a level that is a little low costs less than one that is exact
+    level = level_of(maxima, k, k + k // 4)  # a level that is a little low costs less than one that is exact
     count = find_from(row, level, numbers, places, starts)
     if count > k:
         count = keep_top(numbers, places, count, k)
@@ -81,8 +81,8 @@ def group_maxima(row: Any, maxima: Any, magnitudes: Any) -> None:
     A group is every len(maxima)-th number, so that groups lie side by side in vector registers.
     """
     integer, n_groups, magnitude = row.dtype.type, len(maxima), (1 << (8 * row.itemsize - 1)) - 1
-    maxima[:] = 0
-    magnitudes[:] = 0
+    for g in range(n_groups):
+        maxima[g] = magnitudes[g] = 0
     for start in range(0, len(row), n_groups):
         part = row[start : start + n_groups]
         for g in range(len(part)):
@@ -117,8 +117,8 @@ def find_nan(row: Any, infinity: Any, numbers: Any, places: Any) -> Any:
 
 @kernel
 @no_type_check
-def level_of(numbers: Any, k: Any, slack: Any) -> Any:
-    """A positive level that at least ``k`` and, ties apart, at most ``k + slack`` are not below; 1 if fewer are positive."""
+def level_of(numbers: Any, k: Any, most: Any) -> Any:
+    """A positive level that at least ``k`` and, ties apart, at most ``most`` are not below; 1 if fewer are positive."""
     low, high = 1, largest_magnitude(numbers) + 1
     while high - low > 1:
         middle = low + (high - low) // 2
@@ -127,7 +127,7 @@ def level_of(numbers: Any, k: Any, slack: Any) -> Any:
             high = middle
             continue
         low = middle
-        if count <= k + slack:
+        if count <= most:
             break
     return low
 
@@ -176,8 +176,9 @@ def keep_top(numbers: Any, places: Any, n: Any, k: Any) -> Any:
     """Move the ``k`` largest of the first ``n`` > k numbers, all positive, to the front, with their places; k."""
     lanes = REGISTER // numbers.itemsize
     candidates = numbers[: (n + lanes - 1) // lanes * lanes]
-    candidates[n:] = 0
-    level = level_of(candidates, k, 0)
+    for i in range(n, len(candidates)):
+        candidates[i] = 0
+    level = level_of(candidates, k, k)
     ties = k - count_from(candidates, level + 1)
     count = 0
     for i in range(n):
