@@ -43,8 +43,8 @@ TOY_SAMPLES = 3_000_000
 Row = dict[str, Any]
 
 
-def compare(stream: Stream, name: str, archs: Sequence[str]) -> Iterator[Row]:
-    """Rows of both sides, architecture by architecture."""
+def compare(stream: Stream, name: str, archs: Sequence[str], starts: dict[str, float]) -> Iterator[Row]:
+    """Rows of both sides, architecture by architecture; ``starts`` keeps peers' coefficients from stream to stream."""
     n_steps = stream.data.samples // BATCH
     settings = TrainConfig(tokens=n_steps * BATCH, batch_tokens=BATCH, seed=stream.data.seed)
     others = peers(K, PREFIXES, n_steps)
@@ -53,7 +53,9 @@ def compare(stream: Stream, name: str, archs: Sequence[str]) -> Iterator[Row]:
         found = our_recovery(stream, SAEConfig(arch=arch, d_sae=D_SAE, k=K, prefixes=prefixes), settings)
         yield _row(name, arch, OURS, found.recovery, found.lr, None, found.seconds)
         if arch in others:
-            yield theirs(stream, name, arch, others[arch])
+            row = theirs(stream, name, arch, replace(others[arch], start=starts.get(arch, others[arch].start)))
+            starts[arch] = row["coefficient"] or others[arch].start
+            yield row
 
 
 def theirs(stream: Stream, name: str, arch: str, peer: Peer) -> Row:
@@ -147,10 +149,11 @@ def main() -> None:
     options, where = arguments(__doc__ or "", _options), environment()
     samples = options.samples or (QUICK_SAMPLES if options.quick else SAMPLES)
     rows: list[Row] = []
+    starts: dict[str, float] = {}
     for seed in range(options.seeds or (1 if options.quick else 2)):
         stream = Stream(Data(kind="synthetic", seed=seed, samples=samples), options.cache)
         print(f"seed {seed}: {stream.true_l0:.2f} features fire on a row", flush=True)
-        rows += compare(stream, f"seed {seed}", options.only)
+        rows += compare(stream, f"seed {seed}", options.only, starts)
     if not options.no_toys:
         rows += toys(min(samples, TOY_SAMPLES), options.cache, options.only)
     finish(options.json, checks(rows), rows, where | {"samples": samples})

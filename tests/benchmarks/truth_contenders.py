@@ -34,7 +34,7 @@ def peers(k: int, prefixes: tuple[int, ...], n_steps: int) -> dict[str, Peer]:
         "topk": Peer(architecture="topk", settings={"k": k}),
         "batchtopk": Peer(architecture="batchtopk", settings={"k": k}),
         "matryoshka": Peer(architecture="matryoshka_batchtopk", settings=nested),
-        "jumprelu": Peer(architecture="jumprelu", coefficient="l0_coefficient"),
+        "jumprelu": Peer(architecture="jumprelu", coefficient="l0_coefficient", start=5.0),
         "jumprelu_l0": Peer(architecture="jumprelu", settings={"jumprelu_sparsity_loss_mode": "quadratic", "target_l0": k}),
         "jumprelu_tanh": Peer(architecture="jumprelu", settings=tanh, coefficient="l0_coefficient", start=3.0),
         "gated": Peer(architecture="gated", settings=l1, coefficient="l1_coefficient"),
