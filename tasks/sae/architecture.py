@@ -46,6 +46,8 @@ class Batch:
     """Share of the sparsity coefficient in force, rising from 0 to 1 during its warm-up."""
     progress: float = 0.0
     """Share of the run that is done."""
+    n_steps: int = 1000
+    """Steps of the whole run."""
     bf16: bool = True
     """Take the encoder's product in bfloat16; parameters stay in their own precision."""
     scratch: Scratch = field(default_factory=Scratch)

@@ -55,7 +55,7 @@ class SAEConfig:
     """Where p ends (p_anneal)."""
     l0_coefficient: float | None = None
     """Weight of the L0 term, relative to the share of the variance left over (jumprelu, jumprelu_l0). Empty: found in
-    training, as for l1_coefficient (jumprelu), or 1 (jumprelu_l0)."""
+    training, as for l1_coefficient (jumprelu), or 3 (jumprelu_l0)."""
     tanh_coefficient: float | None = None
     """Weight of the tanh term (jumprelu_tanh). Empty: found in training, as for l1_coefficient."""
     tanh_scale: float = 4.0

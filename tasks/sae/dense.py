@@ -73,7 +73,7 @@ class DenseArchitecture(Architecture):
     ) -> tuple[StepSums, ByLatent | None]:
         sums, by_latent = self.step(config, parameters, out, batch, exchange)
         if self.steers(config):
-            steer(batch.buffers, sums.n_active / sums.n_rows, config.k, batch.sparsity, batch.progress)
+            steer(batch, sums.n_active / sums.n_rows, config.k)
         return sums, by_latent
 
     def step(

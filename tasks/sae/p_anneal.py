@@ -20,6 +20,7 @@ class PAnneal(DenseArchitecture):
     """Squared error plus lambda * sum f^p, with decoder rows held at norm 1."""
 
     unit_norm_decoder = True
+    resamples = True
     first_coefficient = 0.5
 
     def buffers(self, config: SAEConfig) -> dict[str, Tensor]:  # noqa: D102

@@ -7,15 +7,23 @@ The l0 aimed at falls from that of the first step to k on a logarithmic scale, a
 and in the last part of the run the coefficient stays as it is.
 """
 
-from collections.abc import Mapping
+from math import log
 
 import torch
 from torch import Tensor
 
-RATE = 0.02
-"""Largest change of the coefficient's logarithm in a step."""
-GAIN = 0.04
-"""Change of the coefficient's logarithm in a step, per unit of excess of the logarithm of l0."""
+from tasks.sae.architecture import Batch
+
+GAIN = 40.0
+"""Change of the coefficient's logarithm in a run, per unit of excess of the logarithm of l0: .04 in one of 1,000 steps.
+
+An SAE answers tens of steps late, and later the lower its learning rate. In runs of 1,000 steps at a ninth of the usual
+rate l0 swings around k; longer runs, which have lower rates, are steered as much more slowly.
+"""
+LARGEST_GAIN = 0.04
+"""In a step."""
+LARGEST_EXCESS = 0.5
+"""Of the logarithm of l0; beyond, the coefficient moves no faster."""
 MEMORY = 0.9
 """Weight of the steps before in the running mean of l0."""
 HELD_FROM = 0.95
@@ -31,21 +39,22 @@ def steering(start: float) -> dict[str, Tensor]:
     }
 
 
-def steer(buffers: Mapping[str, Tensor], l0: Tensor, k: int, warmed_up: float, progress: float) -> None:
-    """Move the coefficient after a step.
+def steer(batch: Batch, l0: Tensor, k: int) -> None:
+    """Move the coefficient, which is in the batch's buffers, after a step.
 
     Args:
-        buffers: as ``steering`` made them; updated in place.
+        batch: of the step; how far its sparsity has warmed up says where between the first step's l0 and k to aim.
         l0: mean number of active latents over all workers' rows of the step.
         k: where l0 has to end.
-        warmed_up: share of the sparsity's warm-up that is done.
-        progress: share of the run that is done.
     """
+    buffers = batch.buffers
     now = l0.double().clamp(min=0.01)  # so that a step without any active latent has a logarithm
     for name, moved in (("first_l0", buffers["first_l0"]), ("l0", buffers["l0"] * MEMORY + now * (1 - MEMORY))):
         buffers[name].copy_(torch.where(buffers[name] > 0, moved, now))
-    if progress >= HELD_FROM:
+    if batch.progress >= HELD_FROM:
         return
-    target = (1 - warmed_up) * buffers["first_l0"].log() + warmed_up * torch.full_like(buffers["l0"], k).log()
-    excess = buffers["l0"].log() - target
-    buffers["coefficient"].mul_((GAIN * excess).clamp(-RATE, RATE).exp())
+    # Between k and what is aimed at so far nothing is wrong: a coefficient that fell there would be missed later.
+    target = (1 - batch.sparsity) * buffers["first_l0"].log() + batch.sparsity * log(k)
+    over, under = (buffers["l0"].log() - target).clamp(min=0), (buffers["l0"].log() - log(k)).clamp(max=0)
+    excess = (over + under).clamp(-LARGEST_EXCESS, LARGEST_EXCESS)
+    buffers["coefficient"].mul_((min(LARGEST_GAIN, GAIN / batch.n_steps) * excess).exp())

@@ -89,6 +89,7 @@ def update(state: TrainState, raw: Tensor, plan: Plan, scaling: Scaling, exchang
         k=plan.k_at(step),
         sparsity=plan.sparsity_at(step),
         progress=step / plan.n_steps,
+        n_steps=plan.n_steps,
         bf16=plan.bf16,
         scratch=state.scratch,
         buffers=state.buffers,

@@ -17,7 +17,7 @@ from tests.sae.test_gradients import D_IN, D_OUT, D_SAE, N, dead_mask, identity,
 class Case:
     """One architecture's own gradients on N random rows, and what the formulas are made of."""
 
-    def __init__(self, progress: float = 0.0, d_out: int = D_IN, **settings: object) -> None:
+    def __init__(self, progress: float = 0.0, sparsity: float = 1.0, d_out: int = D_IN, **settings: object) -> None:
         self.config = SAEConfig(d_sae=D_SAE, k=4, **settings)
         self.p = random_parameters(self.config, D_IN, d_out, torch.float64)
         rows = random_rows(width=D_IN if d_out == D_IN else D_IN + d_out)
@@ -27,7 +27,15 @@ class Case:
         kind = architecture(self.config.arch)
         self.buffers = kind.buffers(self.config)
         scaling = identity(rows.shape[1])
-        batch = Batch(raw=rows, scaling=scaling, dead=dead_mask(0), bf16=False, k=4, progress=progress, buffers=self.buffers)
+        batch = Batch(
+            raw=rows,
+            scaling=scaling,
+            dead=dead_mask(0),
+            bf16=False,
+            sparsity=sparsity,
+            progress=progress,
+            buffers=self.buffers,
+        )
         self.sums: StepSums = kind.gradients(self.config, self.p, self.out, batch, Alone())[0]
 
     @property
@@ -70,7 +78,7 @@ def test_jumprelu_gradients_are_the_papers(width: float) -> None:
 
 
 def test_a_target_l0_is_priced_by_the_square_of_the_relative_excess() -> None:
-    case = Case(arch="jumprelu_l0", bandwidth=0.8)
+    case = Case(arch="jumprelu_l0", bandwidth=0.8, l0_coefficient=1)
     on = (case.z > case.threshold).double()
     e = case.residual(case.z * on)
     excess = on.sum() / N / 4 - 1
@@ -79,6 +87,17 @@ def test_a_target_l0_is_priced_by_the_square_of_the_relative_excess() -> None:
     per_active = D_IN * 2 * excess / 4 / N
     to_threshold = (window(case, 0.8) * (-(case.threshold / 0.8) * to_codes - per_active / 0.8)).sum(0)
     case.assert_gradients(log_threshold=to_threshold * case.threshold)
+
+
+def test_the_target_falls_from_the_first_steps_l0_as_the_sparsity_warms_up() -> None:
+    half = Case(arch="jumprelu_l0", bandwidth=0.8, sparsity=0.5, l0_coefficient=1)
+    codes = half.z * (half.z > half.threshold)
+    l0 = float((codes > 0).sum()) / N
+    error = float(half.residual(codes).square().sum()) / N
+    assert float(half.buffers["first_l0"]) == pytest.approx(l0)
+    assert float(half.sums.loss) == pytest.approx(error + D_IN * (l0 / (l0 * 4) ** 0.5 - 1) ** 2)
+    unwarmed = Case(arch="jumprelu_l0", bandwidth=0.8, sparsity=0.0)
+    assert float(unwarmed.sums.loss) == pytest.approx(error)
 
 
 def test_tanh_jumprelu_passes_the_windows_gradient_to_all_parameters() -> None:
