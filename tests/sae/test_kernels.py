@@ -2,8 +2,10 @@
 
 import multiprocessing
 import os
+import re
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -210,3 +212,11 @@ def test_an_error_on_any_thread_is_raised():
 
     with pytest.raises(ZeroDivisionError):
         threads.share(work, 3, 1)
+
+
+def test_kernels_call_those_of_their_own_file_only():  # numba keeps machine code until that file changes, whatever it calls
+    folder = Path(kernels.__file__).parent
+    homes = {path.stem: path.read_text() for path in folder.glob("*.py") if "@kernel\n" in path.read_text()}
+    assert len(homes) >= 3
+    for text in homes.values():
+        assert re.findall(r"from tasks\.sae\.kernels\.(\w+)", text) in (["jit"], ["jit", "threads"])

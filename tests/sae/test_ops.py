@@ -1,9 +1,8 @@
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.sae.ops import SparseCodes, by_latent, decode_sparse, decode_sparse_with_gradient, densify, top_k
+from tasks.sae.ops import SparseCodes, decode_sparse, densify, top_k
 
 
 @settings(max_examples=60, deadline=None)
@@ -32,23 +31,6 @@ def test_densify_puts_each_value_in_its_column():
 def test_sparse_decoding_equals_the_dense_product():
     codes, W_dec = _codes(), torch.randn(7, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     assert torch.allclose(decode_sparse(codes, W_dec), densify(codes, 7) @ W_dec, rtol=1e-12)
-
-
-def test_gradient_on_codes_is_the_product_with_decoder_rows_and_zero_where_inactive():
-    codes = SparseCodes(torch.tensor([[2.0, 0.0]]), torch.tensor([[1, 0]]))
-    W_dec = torch.tensor([[1.0, 1.0], [3.0, 4.0]])
-    decoded, pull_back = decode_sparse_with_gradient(codes, W_dec)
-    assert decoded.tolist() == [[6, 8]]
-    assert pull_back(torch.tensor([[1.0, 10.0]])).tolist() == [[43, 0]]
-
-
-@pytest.mark.parametrize("add", [False, True])
-def test_products_by_latent_equal_the_dense_transposed_product(add):
-    codes = _codes()
-    rows = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    out = torch.ones(7, 3, dtype=torch.float64)
-    by_latent(codes.indices, 7).product(codes.values, rows, out, add)
-    assert torch.allclose(out, densify(codes, 7).T @ rows + (1.0 if add else 0.0), rtol=1e-12)
 
 
 def _codes() -> SparseCodes:
