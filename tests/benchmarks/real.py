@@ -40,6 +40,7 @@ from tasks.score.baselines import (
 from tasks.store.lanes import LaneReader
 from tasks.store.reader import Split, read_rows
 from tasks.store.tensors import as_tensor, from_stored
+from tasks.train.curve import CurveRow
 from tasks.train.worker import Worker
 from tests.benchmarks.harness import arguments, environment, finish
 from tests.benchmarks.peers_venv import make_venv
@@ -69,6 +70,7 @@ def main() -> None:
         if found is not None:
             table.append(found)
             print(found, flush=True)
+    print(facts(rows))
     finish(options.json, checks_of(table), table, where | facts(rows))
 
 
@@ -134,12 +136,17 @@ def ours(uri: str, arch: str, options: argparse.Namespace, rows: Tensor) -> dict
     with tempfile.TemporaryDirectory() as out:
         worker = Worker(config, uri, out, Alone())
         began = time.monotonic()
-        run = worker.train(lambda row: print(f"{arch} step {row.step}: fvu {row.fvu:.4f}, l0 {row.l0:.1f}", file=sys.stderr))
+        run = worker.train(lambda row: _tell(arch, row, worker.plan.n_steps))
         seconds = time.monotonic() - began
         worker.finish(run)
         sae = load(out)
     name = " ".join(["saemill", arch, *options.set])
     return _row(name, {"lr": worker.plan.lr, "seconds": seconds, **scores(sae.encode, sae.decode, rows)})
+
+
+def _tell(arch: str, row: CurveRow, n_steps: int) -> None:
+    if row.step * 10 // n_steps > (row.step - 1) * 10 // n_steps:
+        print(f"{arch} step {row.step} of {n_steps}: fvu {row.fvu:.4f}, l0 {row.l0:.1f}", file=sys.stderr, flush=True)
 
 
 def peer(name: str, lr: str, options: argparse.Namespace, data: tuple[str, str, str]) -> dict[str, Any] | None:
