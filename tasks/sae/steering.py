@@ -24,6 +24,8 @@ LARGEST_GAIN = 0.04
 """In a step."""
 LARGEST_EXCESS = 0.5
 """Of the logarithm of l0; beyond, the coefficient moves no faster."""
+DAMPING = 1.0
+"""Change of the coefficient's logarithm per change of the excess: without it l0 swings around k."""
 MEMORY = 0.9
 """Weight of the steps before in the running mean of l0."""
 HELD_FROM = 0.95
@@ -31,12 +33,9 @@ HELD_FROM = 0.95
 
 
 def steering(start: float) -> dict[str, Tensor]:
-    """What is kept from step to step: the coefficient, and the l0 of the first step and of late (0: none yet)."""
-    return {
-        "coefficient": torch.full((1,), start, dtype=torch.float64),
-        "first_l0": torch.zeros(1, dtype=torch.float64),
-        "l0": torch.zeros(1, dtype=torch.float64),
-    }
+    """What is kept from step to step: the coefficient, the l0 of the first step and of late (0: none yet), its excess."""
+    zeros = {name: torch.zeros(1, dtype=torch.float64) for name in ("first_l0", "l0", "excess")}
+    return {"coefficient": torch.full((1,), start, dtype=torch.float64), **zeros}
 
 
 def steer(batch: Batch, l0: Tensor, k: int) -> None:
@@ -57,4 +56,6 @@ def steer(batch: Batch, l0: Tensor, k: int) -> None:
     target = (1 - batch.sparsity) * buffers["first_l0"].log() + batch.sparsity * log(k)
     over, under = (buffers["l0"].log() - target).clamp(min=0), (buffers["l0"].log() - log(k)).clamp(max=0)
     excess = (over + under).clamp(-LARGEST_EXCESS, LARGEST_EXCESS)
-    buffers["coefficient"].mul_((min(LARGEST_GAIN, GAIN / batch.n_steps) * excess).exp())
+    gain = min(LARGEST_GAIN, GAIN / batch.n_steps)
+    buffers["coefficient"].mul_((gain * excess + DAMPING * (excess - buffers["excess"])).exp())
+    buffers["excess"].copy_(excess)

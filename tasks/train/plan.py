@@ -16,7 +16,7 @@ RESAMPLE_AT = (0.2, 0.35, 0.5, 0.65)
 
 The source's 25, 50, 75 and 100 thousand steps are the first part of runs of a million.
 """
-STEERED_WARMUP = 0.5
+STEERED_WARMUP = 0.3
 """Share of the run over which l0 falls to k where the sparsity coefficient is steered; the rest is for settling."""
 
 

@@ -78,7 +78,7 @@ def test_jumprelu_gradients_are_the_papers(width: float) -> None:
 
 
 def test_a_target_l0_is_priced_by_the_square_of_the_relative_excess() -> None:
-    case = Case(arch="jumprelu_l0", bandwidth=0.8, l0_coefficient=1)
+    case = Case(arch="jumprelu_l0", bandwidth=0.8, l0_coefficient=1.0)
     on = (case.z > case.threshold).double()
     e = case.residual(case.z * on)
     excess = on.sum() / N / 4 - 1
@@ -90,7 +90,7 @@ def test_a_target_l0_is_priced_by_the_square_of_the_relative_excess() -> None:
 
 
 def test_the_target_falls_from_the_first_steps_l0_as_the_sparsity_warms_up() -> None:
-    half = Case(arch="jumprelu_l0", bandwidth=0.8, sparsity=0.5, l0_coefficient=1)
+    half = Case(arch="jumprelu_l0", bandwidth=0.8, sparsity=0.5, l0_coefficient=1.0)
     codes = half.z * (half.z > half.threshold)
     l0 = float((codes > 0).sum()) / N
     error = float(half.residual(codes).square().sum()) / N
