@@ -66,7 +66,7 @@ def main() -> None:
         table.append(ours(uri, arch, options, rows))
         print(table[-1], flush=True)
     for name, lr in product(options.peers, options.lrs):
-        found = peer(name, lr, options, (train, held_out, uri))
+        found = peer(name, lr, options, {"train": train, "held_out": held_out, "held_out_rows": len(rows)}, uri)
         if found is not None:
             table.append(found)
             print(found, flush=True)
@@ -149,10 +149,9 @@ def _tell(arch: str, row: CurveRow, n_steps: int) -> None:
         print(f"{arch} step {row.step} of {n_steps}: fvu {row.fvu:.4f}, l0 {row.l0:.1f}", file=sys.stderr, flush=True)
 
 
-def peer(name: str, lr: str, options: argparse.Namespace, data: tuple[str, str, str]) -> dict[str, Any] | None:
+def peer(name: str, lr: str, options: argparse.Namespace, data: dict[str, Any], uri: str) -> dict[str, Any] | None:
     """One SAE of a peer: trained, or as it was when it was trained with these settings before."""
     library, arch = PEERS[name]
-    train, held_out, uri = data
     settings = {
         "arch": arch,
         **{"d_in": 576, "d_sae": 4608, "k": 32, "batch": 1024, "n_steps": -(-options.tokens // 1024)},
@@ -160,14 +159,13 @@ def peer(name: str, lr: str, options: argparse.Namespace, data: tuple[str, str, 
         "lr": None if lr == "default" else float(lr),
         "dead_window": DEAD_WINDOW if library == "saelens" and lr != "default" else None,
     }
-    key = hashlib.sha256(json.dumps([library, settings, identity(uri)]).encode()).hexdigest()[:12]
-    kept = options.cache / f"{name}-{lr}-{key}.json"
+    key = json.dumps([library, settings, data["held_out_rows"], identity(uri)])
+    kept = options.cache / f"{name}-{lr}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.json"
     if not kept.exists():
         if options.cached:
             return None
         part = kept.with_suffix(".part")
-        asked = {"library": library, "settings": settings, "train": train, "held_out": held_out, "out": str(part)}
-        asked |= {"threads": torch.get_num_threads()}
+        asked = {"library": library, "settings": settings, "threads": torch.get_num_threads(), "out": str(part), **data}
         script = str(ROOT / "tests/benchmarks/real_peers.py")
         subprocess.run([make_venv(library).python, script, json.dumps(asked)], check=True)
         part.rename(kept)

@@ -25,7 +25,7 @@ def main() -> None:
         if (number + 1) % 100 == 0:
             print(f"{number + 1} of {settings.n_steps} steps, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
     seconds = time.monotonic() - began
-    found = scores(*trainer.coder(), _rows(asked["held_out"]))
+    found = scores(*trainer.coder(), _rows(asked["held_out"])[: asked["held_out_rows"]])
     Path(asked["out"]).write_text(json.dumps({"seconds": seconds, **found}))
 
 
