@@ -18,11 +18,14 @@ from tasks.sae.scaling import Folding, Weights
 
 
 class Gated(DenseArchitecture):
-    """codes = 1[x W + b_enc > 0] * ReLU(exp(r_mag) * (x W) + b_mag)."""
+    """codes = 1[x W + b_enc > 0] * ReLU(exp(r_mag) * (x W) + b_mag).
+
+    Adam's first beta is the usual .9. With the 0 of the paper's code, 300 steps at the default learning rate ended at an FVU
+    of .87 and an F1 of .35 on 2,048 known features (d_in 256, d_sae 512, k 8); with .9 at .20 and .81.
+    """
 
     unit_norm_decoder = True
     first_coefficient = 0.5
-    betas = (0.0, 0.999)
     tensors = ("r_mag", "b_mag")
 
     def extra(self, config: SAEConfig) -> dict[str, tuple[int, ...]]:  # noqa: D102
