@@ -106,7 +106,9 @@ def _add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tokens", type=int, default=40_960, help="tokens that each SAE is trained on")
     parser.add_argument("--rows", type=int, default=10_000, help="rows that are compared")
     parser.add_argument("--only", choices=NAMES, nargs="+", help="some of the formats")
-    parser.add_argument("--keep", help="a folder that keeps the SAEs and exports; SAEs that are there are not trained again")
+    parser.add_argument(
+        "--keep", metavar="DIR", help="a folder that keeps what is made; nothing that is there is made again"
+    )
 
 
 def _worst(found: list[dict[str, Any]], name: str, part: str) -> float:
@@ -255,6 +257,7 @@ def row_of(job: dict[str, str], ours: dict[torch.dtype, Numbers], x: Tensor) -> 
         "encode": code_difference(ours[exact], theirs[exact]),
         "decode": difference(ours[exact].rebuilt, theirs[exact].rebuilt),
         "back": max(code_difference(ours[exact], again), difference(ours[exact].rebuilt, again.rebuilt)),
+        "encode fp32": code_difference(ours[single], theirs[single]),
         "decode fp32": difference(ours[single].rebuilt, theirs[single].rebuilt),
         "others active fp32": others_active(ours[single], theirs[single]),
     }
@@ -267,18 +270,24 @@ def difference(ours: Tensor, theirs: Tensor) -> float:
 
 def code_difference(ours: Numbers, theirs: Numbers) -> float:
     """The same of codes; one that only one of both has counts whole."""
-    sparse = [torch.sparse_coo_tensor(each.places.T.long(), each.values, check_invariants=False) for each in (ours, theirs)]
-    n = max(each.shape[1] for each in sparse)
-    shape = (len(ours.rebuilt), n)
-    a, b = (torch.sparse_coo_tensor(s._indices(), s._values(), shape, check_invariants=False) for s in sparse)
-    return float((a - b).coalesce().values().abs().max() / ours.values.abs().max())
+    here, there, alone = _paired(ours, theirs)
+    apart = [(ours.values[here] - theirs.values[there]).abs(), ours.values[alone[0]].abs(), theirs.values[alone[1]].abs()]
+    return float(torch.cat(apart).max() / ours.values.abs().max())
 
 
 def others_active(ours: Numbers, theirs: Numbers) -> int:
     """Codes that only one of both has, of all rows."""
-    width = 1 + int(max(ours.places[:, 1].max(), theirs.places[:, 1].max()))
-    one, two = ({*(each.places[:, 0].long() * width + each.places[:, 1].long()).tolist()} for each in (ours, theirs))
-    return len(one ^ two)
+    return sum(int(alone.sum()) for alone in _paired(ours, theirs)[2])
+
+
+def _paired(ours: Numbers, theirs: Numbers) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+    """Where both have a code, in the order of rows and latents, and masks of those that only one has."""
+    one, two = (each.places[:, 0].long() * D_SAE + each.places[:, 1].long() for each in (ours, theirs))
+    if torch.equal(one, two):
+        alike = torch.ones(len(one), dtype=torch.bool)
+        return alike, alike, (~alike, ~alike)
+    here, there = torch.isin(one, two, assume_unique=True), torch.isin(two, one, assume_unique=True)
+    return here, there, (~here, ~there)
 
 
 if __name__ == "__main__":

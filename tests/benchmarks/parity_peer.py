@@ -35,10 +35,13 @@ def main() -> None:
         for job in json.loads(Path(options.jobs).read_text()):
             rows = load_file(options.rows)[job["rows"]]
             out, found = Path(job["folder"]), {}
+            if (out / "found.safetensors").exists():
+                continue
             for dtype in (torch.float32, torch.float64):
                 encode, rebuild, name = library(out, out / "stored", dtype)
                 found |= results(encode, rebuild, rows.to(dtype), str(dtype).removeprefix("torch."))
-            save_file(found, out / "found.safetensors", metadata={"class": name})
+            save_file(found, out / ".found", metadata={"class": name})
+            (out / ".found").rename(out / "found.safetensors")
 
 
 def results(
