@@ -105,6 +105,10 @@ class Architecture:
         """What is kept from step to step beside the parameters, before the first step."""
         return {}
 
+    def bandwidth(self, d_in: int, n_steps: int) -> float | None:
+        """Width of the window through which thresholds learn, for rows of ``d_in`` features and a run of ``n_steps``."""
+        return None
+
     def steers(self, config: SAEConfig) -> bool:
         """Whether training looks for the sparsity coefficient with which k latents are active."""
         return False

@@ -63,8 +63,8 @@ class SAEConfig:
     pre_act_coefficient: float = 3e-6
     """Weight of the term that keeps silent latents within reach of their threshold (jumprelu_tanh)."""
     bandwidth: float | None = None
-    """Width of the window around a threshold through which it learns, in scaled units (jumprelu kinds: 0.001 sqrt(d_in);
-    jumprelu_tanh: 2)."""
+    """Width of the window around a threshold through which it learns, in scaled units. Empty: 2 (jumprelu_tanh), or 0.001
+    sqrt(d_in) sqrt(1M / steps of the run), at least 0.001 sqrt(d_in) (jumprelu, jumprelu_l0)."""
     skip: bool = False
     """A linear path from the input to the output beside the latents (for transcoders: train.target_hook)."""
     b_dec: Literal["mean", "geometric_median"] = "mean"

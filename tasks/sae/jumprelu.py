@@ -6,7 +6,7 @@ d code / d t = -(t / e) R, and d 1[z > t] / d t = -(1 / e) R (https://arxiv.org/
 """
 
 from collections.abc import Mapping
-from math import log
+from math import log, sqrt
 from typing import Any
 
 import torch
@@ -19,9 +19,13 @@ from tasks.sae.parameters import Parameters
 from tasks.sae.scaling import Folding, Weights
 
 _BANDWIDTH = 1e-3
-"""Width of the window for rows of mean squared norm 1, and the least threshold at the start.
+"""Width of the window for rows of mean squared norm 1 in long runs, and the least threshold at the start.
 
 Source: https://arxiv.org/abs/2407.14435, appendix, where all thresholds start from it.
+"""
+_LONG = 1_000_000
+"""Steps of a long run. In shorter ones the window is wider, as the root of how much: too few pre-activations fall into a
+narrow one. In 1,000 steps 25 to 60 times the paper's width gave FVU .218 where the paper's gave .221, at equal l0.
 """
 _START_L0 = 8
 """Active latents at the start, in units of k.
@@ -80,6 +84,9 @@ class JumpReLU(DenseArchitecture):
     def given_coefficient(self, config: SAEConfig) -> float | None:  # noqa: D102
         return config.l0_coefficient
 
+    def bandwidth(self, d_in: int, n_steps: int) -> float:  # noqa: D102
+        return _BANDWIDTH * sqrt(d_in * max(1.0, _LONG / n_steps))
+
     def extra(self, config: SAEConfig) -> dict[str, tuple[int, ...]]:  # noqa: D102
         return {"log_threshold": (config.d_sae,)}
 
@@ -92,7 +99,8 @@ class JumpReLU(DenseArchitecture):
         parameters.extra["log_threshold"].copy_(level.clamp(min=_BANDWIDTH * x.shape[1] ** 0.5).log())
 
     def codes(self, at: Here, p: Parameters, pre_acts: Float[Tensor, "n d_sae"]) -> Codes:  # noqa: D102
-        threshold, width = p.extra["log_threshold"].exp(), _width(at.config, pre_acts, p)
+        threshold = p.extra["log_threshold"].exp()
+        width = at.config.bandwidth or self.bandwidth(p.encoder.shape[1], at.batch.n_steps)
         count = _count(pre_acts, threshold, width)
         return Codes(_jump(pre_acts, threshold, width), self.price(at, count) * at.y.shape[1])
 
@@ -158,6 +166,9 @@ class JumpReLUTanh(JumpReLU):
     def given_coefficient(self, config: SAEConfig) -> float | None:  # noqa: D102
         return config.tanh_coefficient
 
+    def bandwidth(self, d_in: int, n_steps: int) -> float:  # noqa: D102
+        return _TANH_WIDTH
+
     def start(  # noqa: D102
         self, config: SAEConfig, parameters: Parameters, x: Float[Tensor, "m d_in"], y: Float[Tensor, "m d_out"]
     ) -> None:
@@ -173,7 +184,7 @@ class JumpReLUTanh(JumpReLU):
 
     def codes(self, at: Here, p: Parameters, pre_acts: Float[Tensor, "n d_sae"]) -> Codes:  # noqa: D102
         config = at.config
-        threshold, width = p.extra["log_threshold"].exp(), config.bandwidth or 2.0
+        threshold, width = p.extra["log_threshold"].exp(), config.bandwidth or _TANH_WIDTH
         codes = _jump(pre_acts, threshold, width, through_input=True)
         norms: Tensor = torch.linalg.vector_norm(p.W_dec, dim=1)
         sparsity = torch.tanh(config.tanh_scale * codes * norms).sum()
@@ -181,6 +192,7 @@ class JumpReLUTanh(JumpReLU):
         return Codes(codes, self.coefficient(at.config, at.batch) * sparsity + config.pre_act_coefficient * reach)
 
 
+_TANH_WIDTH = 2.0
 _START_ROWS = 2048
 _MOST_AT_START = 0.1  # the update's 10,000 active latents a row are more than a small dictionary has
 
@@ -193,7 +205,3 @@ def _jump(z: Tensor, threshold: Tensor, width: float, through_input: bool = Fals
 def _count(z: Tensor, threshold: Tensor, width: float) -> Tensor:
     count: Tensor = _Count.apply(z, threshold, width)  # type: ignore[no-untyped-call]
     return count
-
-
-def _width(config: SAEConfig, pre_acts: Tensor, p: Parameters) -> float:
-    return config.bandwidth or _BANDWIDTH * p.encoder.shape[1] ** 0.5

@@ -72,6 +72,8 @@ def plan(sae: SAEConfig, train: TrainConfig, d_in: int, d_out: int | None = None
     """
     n_steps = math.ceil(train.tokens / train.batch_tokens)
     kind, sae = architecture(sae.arch), replace(sae, d_in=d_in)
+    if sae.bandwidth is None:
+        sae = replace(sae, bandwidth=kind.bandwidth(d_in, n_steps))
     usual = STEERED_WARMUP if kind.steers(sae) else kind.sparsity_warmup
     sparsity_share = _first(train.sparsity_warmup_fraction, usual)
     log_every = max(1, n_steps // CURVE_ROWS)

@@ -39,3 +39,14 @@ def test_what_is_left_empty_follows_the_length_of_the_run():
     short, long = resolved(tokens=100_000), resolved(tokens=100_000_000)
     assert short.dead_after < long.dead_after
     assert short.lr > long.lr
+
+
+def test_windows_around_thresholds_are_wider_in_shorter_runs_and_the_papers_in_long_ones():
+    def width(arch: str, n_steps: int) -> float | None:
+        train = TrainConfig(tokens=n_steps * 1024)
+        return plan(SAEConfig(arch=arch), train, d_in=400).sae.bandwidth
+
+    assert width("jumprelu", 2_000_000) == pytest.approx(0.02)
+    assert width("jumprelu_l0", 10_000) == pytest.approx(0.2)
+    assert width("jumprelu_tanh", 10_000) == 2.0
+    assert width("topk", 10_000) is None
