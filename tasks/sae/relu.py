@@ -15,7 +15,7 @@ from tasks.sae.sparse import ByLatent
 from tasks.sae.sparse_relu import sparse_l1_gradients
 
 SPARSE_BELOW = 0.05
-"""Share of active latents in the step before below which a step touches active latents only."""
+"""Share of active latents in the step before below which a step touches active latents only. A guess."""
 
 
 class L1UnitNorm(DenseArchitecture):
