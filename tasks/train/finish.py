@@ -45,7 +45,7 @@ def write_sae(config: PipelineConfig, plan: Plan, run: Run, scaling: Scaling, ou
 def finished_weights(plan: Plan, state: TrainState, scaling: Scaling) -> Weights:
     """The tensors of the finished SAE, for raw activations."""
     layout = plan.layout
-    parameters = state.parameters if state.averaged is None else view(state.averaged, layout)
+    parameters = state.parameters if state.averaged is None else view(state.averaged.clone(), layout)
     source = scaling.columns(0, layout.d_in)
     output = scaling.columns(layout.d_in, layout.d_in + layout.d_out) if len(scaling.mean) > layout.d_in else source
     kind = architecture(plan.sae.arch)
