@@ -38,7 +38,8 @@ def encode_rows(sae: SparseAutoencoder, rows: Rows, dtype: str) -> Codes:
     size = max(16, min(_CHUNK_ROWS, _CHUNK_NUMBERS // sae.d_sae))
     found = []
     for start in range(0, len(rows.activation), size):
-        x = torch.from_numpy(np.require(to_float32(rows.activation[start : start + size], dtype), requirements="W"))
+        # A copy in torch's own alignment, on which equal rows give equal bits in every process.
+        x = torch.tensor(to_float32(rows.activation[start : start + size], dtype))
         found.append(_active(sae, x.to(device)))
     return joined(found)
 

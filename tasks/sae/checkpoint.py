@@ -77,7 +77,9 @@ def _config(store: ObjectStore) -> SAEConfig:
 def _weights(store: ObjectStore) -> Weights:
     where = f"{store.uri}/{WEIGHTS}"
     try:
-        tensors = tensors_from_bytes(require(store, WEIGHTS))
+        found = tensors_from_bytes(require(store, WEIGHTS))
+        # Into memory of torch's own alignment: on that of the file's bytes, which changes, products differ in last bits.
+        tensors = {name: tensor.clone() for name, tensor in found.items()}
     except SafetensorError as error:
         raise ArtifactError(f"{where} is damaged: {error}. Delete {store.uri} and train again.") from None
     missing = [name for name in _NAMES if name not in tensors]

@@ -26,7 +26,7 @@ class TorchExchange:
         dist.all_gather_into_tensor(received, sent)
         pieces = torch.split(received.view(self.world_size, -1), [len(part) for part in parts], dim=1)
         return [
-            piece.contiguous().view(tensor.dtype).view(-1, *tensor.shape[1:])
+            piece.flatten().view(tensor.dtype).view(-1, *tensor.shape[1:])  # flat first: tensors may be empty
             for piece, tensor in zip(pieces, tensors, strict=True)
         ]
 

@@ -58,3 +58,19 @@ def test_several_workers_train_the_sae_of_one(world_size, tiny_run, tmp_path):
         assert torch.allclose(together["weights"], one["weights"], atol=loose * 2e-4), arch
         assert torch.allclose(together["curve"], one["curve"], rtol=loose * 1e-4), arch
         assert torch.equal(together["silent"], one["silent"])
+
+
+def _gather_nothing(rank: int, world_size: int, port: int, out: str) -> None:
+    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size)
+    try:
+        given = [torch.zeros(0), torch.full((2,), float(rank)), torch.zeros(0, dtype=torch.int32)]
+        torch.save([found.clone() for found in TorchExchange().gather(given)], f"{out}/{rank}.pt")
+    finally:
+        dist.destroy_process_group()
+
+
+def test_empty_tensors_are_gathered_beside_others(tmp_path):
+    mp.spawn(_gather_nothing, (2, free_port(), str(tmp_path)), nprocs=2)
+    none, some, nothing = torch.load(tmp_path / "0.pt", weights_only=True)
+    assert (none.shape, none.dtype, nothing.shape, nothing.dtype) == ((0,), torch.float32, (0,), torch.int32)
+    assert some.tolist() == [0, 0, 1, 1]
