@@ -201,11 +201,12 @@ def test_a_killed_command_given_again_ends_as_an_undisturbed_one(
     activations: Callable[..., str], trained: Callable[[str], str], tmp_path: Path
 ) -> None:
     uri, sae, out = activations(), trained("topk"), tmp_path / "codes"
-    encode(sae, uri, tmp_path / "whole")
     run = (
         "import sys, time\nfrom tasks.interchange.encode import encode_activations\n"
         "encode_activations(*sys.argv[1:4], lambda progress: time.sleep(0.2), file_rows=40)"
     )
+    # Each in a process of its own, as a user has it: threads, which change sums' last bits, are those of earlier tests here.
+    subprocess.run([sys.executable, "-c", run, sae, uri, str(tmp_path / "whole")], check=True)
     killed = subprocess.Popen([sys.executable, "-c", run, sae, uri, str(out)])
     deadline = time.monotonic() + 300
     while not list(out.rglob("train/*.parquet")):
@@ -214,7 +215,7 @@ def test_a_killed_command_given_again_ends_as_an_undisturbed_one(
     os.kill(killed.pid, signal.SIGKILL)
     killed.wait()
     assert not (out / "manifest.json").exists()
-    encode(sae, uri, out)
+    subprocess.run([sys.executable, "-c", run, sae, uri, str(out)], check=True)
     assert require_manifest(str(out)) == require_manifest(f"{tmp_path}/whole")
     for entry in require_manifest(str(out))["files"]:
         assert (out / entry["key"]).read_bytes() == (tmp_path / "whole" / entry["key"]).read_bytes()
