@@ -1,6 +1,7 @@
-"""The step of architectures whose codes are found by comparing each pre-activation with a level: dense autograd.
+"""The step of architectures whose codes are found by comparing each pre-activation with a level.
 
-An architecture says what its codes are and what they cost; squared error, gradients and sums over workers are shared.
+An architecture says what its codes are and what they cost; squared error, gradients by dense autograd and sums over workers
+are shared. One that also says how to do the same at few latents only has that done once few of them are active.
 """
 
 from dataclasses import dataclass, replace
@@ -27,6 +28,18 @@ class Codes(NamedTuple):
     codes: Float[Tensor, "n d_sae"]
     penalty: Float[Tensor, ""]
     """Sum over rows of what is added to the squared error."""
+    n_entries: Tensor | None = None
+    """How many pre-activations the sparse step would look at; empty: as many as there are active latents."""
+
+
+class Found(NamedTuple):
+    """What a step has found, over all workers' rows."""
+
+    sums: StepSums
+    by_latent: ByLatent | None
+    """The gradients of encoder, W_dec and b_enc, where they are not written yet."""
+    n_entries: Tensor
+    """How many pre-activations the sparse step looks at, or would have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +59,8 @@ class DenseArchitecture(Architecture):
     """Squared error plus a penalty, a mean over rows, differentiated by autograd."""
 
     unit_norm_decoder = False
+    sparse_below = 0.0
+    """Share of latents that the step before looked at, or would have, below which a step is the sparse one; 0: never."""
     first_coefficient: float | None = None
     """The sparsity coefficient from which the search for it starts, where there is one to be found."""
 
@@ -57,7 +72,8 @@ class DenseArchitecture(Architecture):
         return self.first_coefficient is not None and self.given_coefficient(config) is None
 
     def buffers(self, config: SAEConfig) -> dict[str, Tensor]:  # noqa: D102
-        return steering(self.first_coefficient) if self.first_coefficient is not None and self.steers(config) else {}
+        found = steering(self.first_coefficient) if self.first_coefficient is not None and self.steers(config) else {}
+        return found | {"density": torch.ones(1, dtype=torch.float64)} if self.sparse_below > 0 else found
 
     def coefficient(self, config: SAEConfig, batch: Batch) -> float | Tensor:
         """The sparsity coefficient in force."""
@@ -71,15 +87,25 @@ class DenseArchitecture(Architecture):
     def gradients(  # noqa: D102
         self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: Batch, exchange: Exchange
     ) -> tuple[StepSums, ByLatent | None]:
-        sums, by_latent = self.step(config, parameters, out, batch, exchange)
+        is_sparse = self.sparse_below > 0 and float(batch.buffers["density"]) < self.sparse_below
+        step = self.sparse_step if is_sparse else self.dense_step
+        sums, by_latent, n_entries = step(config, parameters, out, batch, exchange)
+        if self.sparse_below > 0:
+            batch.buffers["density"].copy_(n_entries.double() / (sums.n_rows * config.d_sae))
         if self.steers(config):
             steer(batch, sums.n_active / sums.n_rows, config.k)
         return sums, by_latent
 
-    def step(
+    def sparse_step(
         self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: Batch, exchange: Exchange
-    ) -> tuple[StepSums, ByLatent | None]:
-        """The gradients of the loss; by autograd, unless an architecture knows better."""
+    ) -> Found:
+        """The same as ``dense_step``, at few latents only."""
+        raise NotImplementedError
+
+    def dense_step(
+        self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: Batch, exchange: Exchange
+    ) -> Found:
+        """The gradients of the loss by autograd, all written into ``out``."""
         x, y = batch.rows(batch.raw, parameters.encoder.shape[1])
         n_rows = len(x) * exchange.world_size
         leaves = _leaves(parameters)
@@ -88,13 +114,13 @@ class DenseArchitecture(Architecture):
         rest = leaves.b_dec
         if "W_skip" in leaves.extra:
             rest = rest + linear(x, leaves.extra["W_skip"])
-        codes, penalty = self.codes(Here(config, batch, exchange, y, rest.detach()), leaves, pre_acts.to(x.dtype))
+        found = self.codes(Here(config, batch, exchange, y, rest.detach()), leaves, pre_acts.to(x.dtype))
         with torch.autocast(x.device.type, torch.bfloat16, enabled=batch.bf16):
-            y_hat = codes @ leaves.W_dec
+            y_hat = found.codes @ leaves.W_dec
         error = squared_error(y, y_hat.to(x.dtype) + rest)
-        loss = (error + penalty) / n_rows
+        loss = (error + found.penalty) / n_rows
         _differentiate(loss, leaves, out)
-        return _sums(out, codes.detach(), loss.detach(), error.detach(), n_rows, exchange), None
+        return _summed(out, found, loss.detach(), error.detach(), n_rows, exchange)
 
     def activate(  # noqa: D102
         self, config: SAEConfig, pre_acts: Float[Tensor, "n d_sae"], weights: Weights
@@ -127,13 +153,15 @@ def _differentiate(loss: Tensor, leaves: Parameters, out: Parameters) -> None:
         target.copy_(gradient)
 
 
-def _sums(out: Parameters, codes: Tensor, loss: Tensor, error: Tensor, n_rows: int, exchange: Exchange) -> StepSums:
+def _summed(out: Parameters, found: Codes, loss: Tensor, error: Tensor, n_rows: int, exchange: Exchange) -> Found:
     """One sum over workers of the gradients and all statistics."""
-    active = (codes > 0).sum(0).to(out.flat.dtype)
+    active = (found.codes > 0).sum(0).to(out.flat.dtype)
+    n_entries = active.sum() if found.n_entries is None else found.n_entries.to(out.flat.dtype)
     if exchange.world_size == 1:
-        return StepSums(n_rows, loss, error, active.sum(), active > 0)
-    sums = torch.cat([out.flat, active, loss[None], error[None]])
+        return Found(StepSums(n_rows, loss, error, active.sum(), active > 0), None, n_entries)
+    sums = torch.cat([out.flat, active, torch.stack([loss, error, n_entries])])
     exchange.add_up(sums)
     out.flat.copy_(sums[: len(out.flat)])
-    counts = sums[len(out.flat) : -2]
-    return StepSums(n_rows, sums[-2], sums[-1], counts.sum(), counts > 0)
+    counts = sums[len(out.flat) : -3]
+    loss, error, n_entries = sums[-3:]
+    return Found(StepSums(n_rows, loss, error, counts.sum(), counts > 0), None, n_entries)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tasks.sae.parameters import Parameters
@@ -14,7 +14,7 @@ from tasks.sae.parameters import Parameters
 class Entries:
     """Active latents of ``n`` rows, row after row, in no order within a row.
 
-    Only positive values are entries; NaN, which compares with nothing, is kept, so that a loss shows it.
+    Selection keeps NaN, which compares with nothing, so that a loss shows it.
     """
 
     values: Float[Tensor, "m"]
@@ -34,6 +34,16 @@ class Entries:
         counts = self.start.diff()
         rows = torch.arange(self.n, dtype=torch.int32, device=counts.device)
         return rows.repeat_interleave(counts, output_size=len(self.latents))
+
+    def sum_by_latent(self, values: Float[Tensor, "m"], d_sae: int) -> Float[Tensor, "{d_sae}"]:
+        """Sums over each latent's entries of what stands beside them."""
+        return values.new_zeros(d_sae).index_add_(0, self.latents, values)
+
+    def only(self, mask: Bool[Tensor, "m"]) -> "Entries":
+        """The marked entries, in their order."""
+        before = torch.zeros(len(mask) + 1, dtype=torch.int64, device=mask.device)
+        torch.cumsum(mask, 0, out=before[1:])
+        return Entries(self.values[mask], self.latents[mask], before[self.start])
 
 
 @dataclass(frozen=True, slots=True)

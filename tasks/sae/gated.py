@@ -10,11 +10,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tasks.sae.architecture import Batch
 from tasks.sae.config import SAEConfig
-from tasks.sae.dense import Codes, DenseArchitecture, Here
+from tasks.sae.dense import Codes, DenseArchitecture, Found, Here
+from tasks.sae.exchange import Exchange
 from tasks.sae.losses import squared_error
 from tasks.sae.parameters import Parameters
 from tasks.sae.scaling import Folding, Weights
+from tasks.sae.sparse_gated import SPARSE_BELOW, sparse_gated_step
 
 
 class Gated(DenseArchitecture):
@@ -27,6 +30,7 @@ class Gated(DenseArchitecture):
     unit_norm_decoder = True
     first_coefficient = 0.5
     tensors = ("r_mag", "b_mag")
+    sparse_below = SPARSE_BELOW
 
     def extra(self, config: SAEConfig) -> dict[str, tuple[int, ...]]:  # noqa: D102
         return {"r_mag": (config.d_sae,), "b_mag": (config.d_sae,)}
@@ -36,7 +40,12 @@ class Gated(DenseArchitecture):
         gate = pre_acts.relu()
         alone = gate @ p.W_dec.detach() + at.rest
         penalty = self.coefficient(at.config, at.batch) * gate.sum()
-        return Codes(codes, penalty + squared_error(at.y, alone))
+        return Codes(codes, penalty + squared_error(at.y, alone), (gate > 0).sum())
+
+    def sparse_step(  # noqa: D102
+        self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: Batch, exchange: Exchange
+    ) -> Found:
+        return sparse_gated_step(parameters, out, batch, exchange, self.coefficient(config, batch))
 
     def activate(  # noqa: D102
         self, config: SAEConfig, pre_acts: Float[Tensor, "n d_sae"], weights: Weights

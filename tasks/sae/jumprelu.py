@@ -13,10 +13,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tasks.sae.architecture import Batch
 from tasks.sae.config import SAEConfig
-from tasks.sae.dense import Codes, DenseArchitecture, Here
+from tasks.sae.dense import Codes, DenseArchitecture, Found, Here
+from tasks.sae.exchange import Exchange
 from tasks.sae.parameters import Parameters
 from tasks.sae.scaling import Folding, Weights
+from tasks.sae.sparse_jumprelu import SPARSE_BELOW, sparse_jumprelu_step, window_start
 
 _BANDWIDTH = 1e-3
 """Width of the window for rows of mean squared norm 1 in long runs, and the least threshold at the start.
@@ -79,6 +82,7 @@ class JumpReLU(DenseArchitecture):
     unit_norm_decoder = True
     betas = (0.0, 0.999)
     tensors = ("threshold",)
+    sparse_below = SPARSE_BELOW
     first_coefficient: float | None = 1e-3
 
     def given_coefficient(self, config: SAEConfig) -> float | None:  # noqa: D102
@@ -100,13 +104,32 @@ class JumpReLU(DenseArchitecture):
 
     def codes(self, at: Here, p: Parameters, pre_acts: Float[Tensor, "n d_sae"]) -> Codes:  # noqa: D102
         threshold = p.extra["log_threshold"].exp()
-        width = at.config.bandwidth or self.bandwidth(p.encoder.shape[1], at.batch.n_steps)
+        width, n = self._width(at.config, at.batch, p), len(at.y)
         count = _count(pre_acts, threshold, width)
-        return Codes(_jump(pre_acts, threshold, width), self.price(at, count) * at.y.shape[1])
+        total = count.detach().clone()
+        at.exchange.add_up(total)
+        value, slope = self.price(at.config, at.batch, total / (n * at.exchange.world_size))
+        # Linear in this worker's count, with the slope that the price has at the l0 of all workers' rows.
+        price = n * value + slope * (count - count.detach())
+        n_entries = (pre_acts.detach() > window_start(threshold.detach(), width)).sum()
+        return Codes(_jump(pre_acts, threshold, width), price * at.y.shape[1], n_entries)
 
-    def price(self, at: Here, count: Float[Tensor, ""]) -> Float[Tensor, ""]:
-        """What ``count`` active latents in all of this worker's rows cost, in shares of the variance."""
-        return self.coefficient(at.config, at.batch) * count
+    def price(self, config: SAEConfig, batch: Batch, l0: Float[Tensor, ""]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """What ``l0`` active latents per row cost, in shares of the variance, and its derivative by ``l0``."""
+        slope = torch.ones_like(l0) * self.coefficient(config, batch)
+        return slope * l0, slope
+
+    def sparse_step(  # noqa: D102
+        self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: Batch, exchange: Exchange
+    ) -> Found:
+        def price(l0: Tensor) -> tuple[Tensor, Tensor]:
+            value, slope = self.price(config, batch, l0)
+            return value * len(parameters.b_dec), slope * len(parameters.b_dec)
+
+        return sparse_jumprelu_step(parameters, out, batch, exchange, self._width(config, batch, parameters), price)
+
+    def _width(self, config: SAEConfig, batch: Batch, p: Parameters) -> float:
+        return config.bandwidth or self.bandwidth(p.encoder.shape[1], batch.n_steps)
 
     def activate(  # noqa: D102
         self, config: SAEConfig, pre_acts: Float[Tensor, "n d_sae"], weights: Weights
@@ -135,29 +158,26 @@ class JumpReLUTargetL0(JumpReLU):
         return 3.0 if config.l0_coefficient is None else config.l0_coefficient
 
     def buffers(self, config: SAEConfig) -> dict[str, Tensor]:  # noqa: D102
-        return {"first_l0": torch.zeros(1, dtype=torch.float64)}
+        return super().buffers(config) | {"first_l0": torch.zeros(1, dtype=torch.float64)}
 
-    def price(self, at: Here, count: Float[Tensor, ""]) -> Float[Tensor, ""]:
-        """Linear in this worker's count, with the slope that the square has at the l0 of all workers' rows."""
-        total = count.detach().clone()
-        at.exchange.add_up(total)
-        workers = at.exchange.world_size
-        n_rows = len(at.y) * workers
-        first = at.batch.buffers["first_l0"]
-        first.copy_(torch.where(first > 0, first, (total / n_rows).double().clamp(min=1.0)))
-        target = at.config.k * (first[0] / at.config.k).pow(1 - at.batch.sparsity).to(total.dtype)
-        excess, coefficient = total / n_rows / target - 1, self.given_coefficient(at.config)
-        value = coefficient * n_rows * excess.square() / workers
-        return value + 2 * coefficient * excess / target * (count - count.detach())
+    def price(self, config: SAEConfig, batch: Batch, l0: Float[Tensor, ""]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """The square of the relative excess over the target in force."""
+        first = batch.buffers["first_l0"]
+        first.copy_(torch.where(first > 0, first, l0.double().clamp(min=1.0)))
+        target = config.k * (first[0] / config.k).pow(1 - batch.sparsity).to(l0.dtype)
+        excess, coefficient = l0 / target - 1, self.given_coefficient(config)
+        return coefficient * excess.square(), 2 * coefficient * excess / target
 
 
 class JumpReLUTanh(JumpReLU):
     """Tanh of the norm-weighted codes, and a pull on silent latents (https://transformer-circuits.pub/2025/january-update).
 
-    The decoder's norms are free, and the window passes gradients to all parameters.
+    The decoder's norms are free, and the window passes gradients to all parameters. Every step is dense: the window is two
+    deviations wide, and nearly every silent latent is pulled.
     """
 
     unit_norm_decoder = False
+    sparse_below = 0.0
     max_grad_norm: float | None = 1.0
     betas = (0.9, 0.999)
     sparsity_warmup: float | None = 1.0

@@ -7,9 +7,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tasks.sae.architecture import Batch
 from tasks.sae.config import SAEConfig
-from tasks.sae.dense import Codes, DenseArchitecture, Here
+from tasks.sae.dense import Codes, DenseArchitecture, Found, Here
+from tasks.sae.exchange import Alone, Exchange
 from tasks.sae.parameters import Parameters
+from tasks.sae.sparse import Entries
+from tasks.sae.sparse_relu import SPARSE_BELOW, Penalty, sparse_relu_step
 
 CHANGES = 10
 """Steps in which p falls, evenly over the run."""
@@ -21,6 +25,7 @@ class PAnneal(DenseArchitecture):
 
     unit_norm_decoder = True
     resamples = True
+    sparse_below = SPARSE_BELOW
     first_coefficient = 0.5
 
     def buffers(self, config: SAEConfig) -> dict[str, Tensor]:  # noqa: D102
@@ -28,16 +33,34 @@ class PAnneal(DenseArchitecture):
         return super().buffers(config) | {"p": one, "rescaled": one.clone()}
 
     def codes(self, at: Here, p: Parameters, pre_acts: Float[Tensor, "n d_sae"]) -> Codes:  # noqa: D102
-        codes, buffers = pre_acts.relu(), at.batch.buffers
-        wanted = 1 - (1 - at.config.p_final) * int(at.batch.progress * CHANGES) / CHANGES
+        codes = pre_acts.relu()
+        coefficient, power = self._in_force(at.config, at.batch, codes.detach(), at.exchange)
+        return Codes(codes, coefficient * _power_sum(codes, power))
+
+    def sparse_step(  # noqa: D102
+        self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: Batch, exchange: Exchange
+    ) -> Found:
+        def penalty(entries: Entries) -> Penalty:
+            coefficient, power = self._in_force(config, batch, entries.values, Alone())  # they are all workers' already
+            return Penalty(coefficient * _power_sum(entries.values, power), coefficient * _slope(entries.values, power))
+
+        return sparse_relu_step(parameters, out, batch, exchange, penalty)
+
+    def _in_force(self, config: SAEConfig, batch: Batch, codes: Tensor, exchange: Exchange) -> tuple[float | Tensor, float]:
+        """Coefficient and p of this step; where p falls, by the codes that ``exchange`` adds up."""
+        buffers = batch.buffers
+        wanted = 1 - (1 - config.p_final) * int(batch.progress * CHANGES) / CHANGES
         if wanted < float(buffers["p"]) - 1e-9:
-            sums = torch.stack([_power_sum(codes.detach(), float(buffers["p"])), _power_sum(codes.detach(), wanted)])
-            at.exchange.add_up(sums)
+            sums = torch.stack([_power_sum(codes, float(buffers["p"])), _power_sum(codes, wanted)])
+            exchange.add_up(sums)
             buffers["rescaled"].mul_(float(sums[0] / sums[1]) if float(sums[1]) > 0 else 1.0)
             buffers["p"].fill_(wanted)
-        coefficient = self.coefficient(at.config, at.batch) * float(buffers["rescaled"])
-        return Codes(codes, coefficient * _power_sum(codes, float(buffers["p"])))
+        return self.coefficient(config, batch) * float(buffers["rescaled"]), float(buffers["p"])
 
 
 def _power_sum(codes: Tensor, p: float) -> Tensor:
     return codes.sum() if p == 1.0 else codes[codes > _SMALLEST].pow(p).sum()
+
+
+def _slope(codes: Tensor, p: float) -> Tensor:
+    return torch.ones_like(codes) if p == 1.0 else (p * codes.pow(p - 1)).where(codes > _SMALLEST, 0.0)

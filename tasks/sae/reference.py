@@ -32,13 +32,17 @@ def select_columns(pre_acts: Float[Tensor, "n d_sae"], columns: Int[Tensor, "c"]
     return _entries(values.to(dtype), columns[places], ~(values <= 0))
 
 
-def select_above(pre_acts: Float[Tensor, "n d_sae"], threshold: float, dtype: torch.dtype) -> Entries:
-    """All pre-activations that are positive and not below ``threshold``."""
-    level = torch.tensor(threshold, dtype=pre_acts.dtype)
-    if float(level) < threshold:  # rounded down to a precision that numbers below the threshold have too
-        level = torch.nextafter(level, torch.full_like(level, torch.inf))
-    keep = ~((pre_acts <= 0) | (pre_acts < level))
+def select_above(pre_acts: Float[Tensor, "n d_sae"], level: float | Float[Tensor, "d_sae"], dtype: torch.dtype) -> Entries:
+    """All pre-activations above ``level``, which is one for all latents or each latent's own, of either sign."""
+    keep = ~(pre_acts <= rounded_down(level, pre_acts))
     return _entries(pre_acts.to(dtype), torch.arange(pre_acts.shape[1], device=keep.device).expand_as(keep), keep)
+
+
+def rounded_down(level: float | Tensor, like: Tensor) -> Tensor:
+    """The largest numbers in the precision of ``like`` that are not above ``level``: the same numbers of it are above."""
+    exact = level if isinstance(level, Tensor) else torch.tensor(level, dtype=torch.float64, device=like.device)
+    nearest = exact.to(like.dtype)
+    return torch.where(nearest > exact, torch.nextafter(nearest, torch.full_like(nearest, -torch.inf)), nearest)
 
 
 def _entries(values: Tensor, latents: Tensor, keep: Bool[Tensor, "n w"]) -> Entries:
@@ -78,18 +82,14 @@ class _Bag:
     """Some of the entries, decoded: embedding_bag's sums, and its derivative by the per-sample weights."""
 
     def __init__(self, entries: Entries, mask: Tensor | None, W_dec: Tensor) -> None:
-        values, latents, start = entries.values, entries.latents, entries.start
-        if mask is not None:
-            before = torch.zeros(len(mask) + 1, dtype=torch.int64, device=mask.device)
-            torch.cumsum(mask, 0, out=before[1:])
-            values, latents, start = values[mask], latents[mask], before[start]
+        entries = entries if mask is None else entries.only(mask)
         self.mask = mask
-        self.values = values.detach().requires_grad_()
+        self.values = entries.values.detach().requires_grad_()
         with torch.enable_grad():
             self.decoded = embedding_bag(
-                latents.long(),
+                entries.latents.long(),
                 W_dec.detach(),
-                start,
+                entries.start,
                 mode="sum",
                 per_sample_weights=self.values,
                 include_last_offset=True,
@@ -101,23 +101,27 @@ class _Bag:
         out[slice(None) if self.mask is None else self.mask] = d_values
 
 
-def by_latent(parts: Sequence[Part], d_sae: int, radial: Tensor | None) -> "TransposedProducts":
-    """Group the entries of all parts by latent; ``radial [d_sae]`` adds radial[i] * W_dec[i] to the gradient of W_dec[i]."""
-    return TransposedProducts(parts, d_sae, radial)
+def by_latent(
+    parts: Sequence[Part], d_sae: int, radial: Tensor | None = None, bias: Tensor | None = None
+) -> "TransposedProducts":
+    """Group the entries of all parts by latent; ``radial [d_sae]`` times W_dec and ``bias [d_sae]`` are added."""
+    return TransposedProducts(parts, d_sae, radial, bias)
 
 
 class TransposedProducts:
     """``ByLatent`` by one product of a compressed sparse matrix for each part and gradient."""
 
-    def __init__(self, parts: Sequence[Part], d_sae: int, radial: Tensor | None) -> None:
+    def __init__(self, parts: Sequence[Part], d_sae: int, radial: Tensor | None, bias: Tensor | None) -> None:
         self.parts = [_Transposed(part, d_sae) for part in parts]
-        self.radial = radial
+        self.radial, self.bias = radial, bias
 
     def write(self, W_dec: Tensor, out: Parameters) -> None:  # noqa: D102
         for i, part in enumerate(self.parts):
             part.write(out, beta=1 if i else 0)
         if self.radial is not None:
             out.W_dec.addcmul_(W_dec, self.radial[:, None])
+        if self.bias is not None:
+            out.b_enc.add_(self.bias)
 
     def adam(  # noqa: D102
         self, parameters: Parameters, exp_avg: Parameters, exp_avg_sq: Parameters, settings: AdamStep

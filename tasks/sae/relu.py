@@ -4,18 +4,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tasks.sae.architecture import Batch, StepSums
+from tasks.sae.architecture import Batch
 from tasks.sae.config import SAEConfig
-from tasks.sae.dense import Codes, DenseArchitecture, Here
+from tasks.sae.dense import Codes, DenseArchitecture, Found, Here
 from tasks.sae.exchange import Exchange
 from tasks.sae.init import shrink_decoder
 from tasks.sae.losses import weighted_l1
 from tasks.sae.parameters import Parameters
-from tasks.sae.sparse import ByLatent
-from tasks.sae.sparse_relu import sparse_l1_gradients
-
-SPARSE_BELOW = 0.05
-"""Share of active latents in the step before below which a step touches active latents only. A guess."""
+from tasks.sae.sparse import Entries
+from tasks.sae.sparse_relu import SPARSE_BELOW, Penalty, sparse_relu_step
 
 
 class L1UnitNorm(DenseArchitecture):
@@ -28,26 +25,24 @@ class L1UnitNorm(DenseArchitecture):
     unit_norm_decoder = True
     resamples = True
     first_coefficient = 0.5
-
-    def buffers(self, config: SAEConfig) -> dict[str, Tensor]:  # noqa: D102
-        return super().buffers(config) | {"density": torch.ones(1, dtype=torch.float64)}
+    sparse_below = SPARSE_BELOW
 
     def codes(self, at: Here, p: Parameters, pre_acts: Float[Tensor, "n d_sae"]) -> Codes:  # noqa: D102
         codes = pre_acts.relu()
         l1 = codes.sum() if self.unit_norm_decoder else weighted_l1(codes, p.W_dec)
         return Codes(codes, self.coefficient(at.config, at.batch) * l1)
 
-    def step(  # noqa: D102
+    def sparse_step(  # noqa: D102
         self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: Batch, exchange: Exchange
-    ) -> tuple[StepSums, ByLatent | None]:
-        found: tuple[StepSums, ByLatent | None]
-        if float(batch.buffers["density"]) < SPARSE_BELOW:
-            coefficient, by_norm = self.coefficient(config, batch), not self.unit_norm_decoder
-            found = sparse_l1_gradients(config, parameters, out, batch, exchange, coefficient, by_norm)
-        else:
-            found = super().step(config, parameters, out, batch, exchange)
-        batch.buffers["density"].copy_(found[0].n_active / (found[0].n_rows * config.d_sae))
-        return found
+    ) -> Found:
+        coefficient = self.coefficient(config, batch)
+
+        def penalty(entries: Entries) -> Penalty:
+            if self.unit_norm_decoder:
+                return Penalty(coefficient * entries.values.sum(), torch.ones_like(entries.values) * coefficient)
+            return _weighted(entries, parameters.W_dec, coefficient)
+
+        return sparse_relu_step(parameters, out, batch, exchange, penalty)
 
 
 class L1(L1UnitNorm):
@@ -75,3 +70,11 @@ class Dense(DenseArchitecture):
 
     def codes(self, at: Here, p: Parameters, pre_acts: Float[Tensor, "n d_sae"]) -> Codes:  # noqa: D102
         return Codes(pre_acts.relu(), torch.zeros_like(p.b_dec[0]))
+
+
+def _weighted(entries: Entries, W_dec: Tensor, coefficient: float | Tensor) -> Penalty:
+    """``coefficient`` times ``weighted_l1``; a decoder row of norm 0 gets no gradient, as from autograd."""
+    norms: Tensor = torch.linalg.vector_norm(W_dec, dim=1)
+    used = entries.sum_by_latent(entries.values, len(W_dec))
+    radial = (coefficient * used / norms).where(norms > 0, 0.0)
+    return Penalty(coefficient * (used * norms).sum(), coefficient * norms[entries.latents], radial)

@@ -48,9 +48,9 @@ def select_columns(pre_acts: Float[Tensor, "n d_sae"], columns: Int[Tensor, "c"]
     return _operations(pre_acts).select_columns(pre_acts, columns, k, dtype)
 
 
-def select_above(pre_acts: Float[Tensor, "n d_sae"], threshold: float, dtype: torch.dtype) -> Entries:
-    """All pre-activations that are positive and not below ``threshold``."""
-    return _operations(pre_acts).select_above(pre_acts, threshold, dtype)
+def select_above(pre_acts: Float[Tensor, "n d_sae"], level: float | Float[Tensor, "d_sae"], dtype: torch.dtype) -> Entries:
+    """All pre-activations above ``level``, which is one for all latents or each latent's own, of either sign."""
+    return _operations(pre_acts).select_above(pre_acts, level, dtype)
 
 
 def decode_rows(
@@ -72,9 +72,21 @@ def decode_rows(
     return _operations(target).decode_rows(target, entries, W_dec, weight, bounds)
 
 
-def by_latent(parts: Sequence[Part], d_sae: int, radial: Float[Tensor, "d_sae"] | None = None) -> ByLatent:
-    """Group the entries of all parts by latent; ``radial`` adds radial[i] * W_dec[i] to the gradient of W_dec[i]."""
-    return _operations(parts[0].x).by_latent(parts, d_sae, radial)
+def by_latent(
+    parts: Sequence[Part],
+    d_sae: int,
+    radial: Float[Tensor, "d_sae"] | None = None,
+    bias: Float[Tensor, "d_sae"] | None = None,
+) -> ByLatent:
+    """Group the entries of all parts by latent.
+
+    Args:
+        parts: of the sums that the gradients are.
+        d_sae: number of latents.
+        radial: adds radial[i] * W_dec[i] to the gradient of W_dec[i].
+        bias: adds bias[i] to the gradient of b_enc[i].
+    """
+    return _operations(parts[0].x).by_latent(parts, d_sae, radial, bias)
 
 
 @runtime_checkable  # tests execute annotations
@@ -85,13 +97,13 @@ class _Operations(Protocol):
 
     def select_columns(self, pre_acts: Tensor, columns: Tensor, k: int, dtype: torch.dtype) -> Entries: ...
 
-    def select_above(self, pre_acts: Tensor, threshold: float, dtype: torch.dtype) -> Entries: ...
+    def select_above(self, pre_acts: Tensor, level: float | Tensor, dtype: torch.dtype) -> Entries: ...
 
     def decode_rows(
         self, target: Tensor, entries: Entries, W_dec: Tensor, weight: Tensor, bounds: tuple[int, ...]
     ) -> Rows: ...
 
-    def by_latent(self, parts: Sequence[Part], d_sae: int, radial: Tensor | None) -> ByLatent: ...
+    def by_latent(self, parts: Sequence[Part], d_sae: int, radial: Tensor | None, bias: Tensor | None) -> ByLatent: ...
 
 
 def _operations(tensor: Tensor) -> _Operations:

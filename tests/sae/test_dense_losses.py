@@ -151,7 +151,8 @@ def test_gated_gradients_are_those_of_its_loss_with_a_frozen_decoder(skip: bool,
 def test_the_gates_own_loss_gives_the_decoder_no_gradient() -> None:
     case = Case(arch="gated", l1_coefficient=0.0)
     case.p.extra["b_mag"].fill_(-1e6)  # no code is active: only the gate's own path rebuilds anything
-    batch = Batch(raw=case.x, scaling=identity(D_IN), dead=dead_mask(0), bf16=False)
+    batch = Batch(raw=case.x, scaling=identity(D_IN), dead=dead_mask(0), bf16=False, buffers=case.buffers)
+    case.buffers["density"].fill_(1.0)
     architecture("gated").gradients(case.config, case.p, case.out, batch, Alone())
     assert not case.out.W_dec.any()
     assert case.out.encoder.any()

@@ -66,11 +66,13 @@ def test_columns_are_selected_as_if_there_were_no_others(pre_acts, data):
 
 
 @settings(max_examples=100, deadline=None)
-@given(pre_activations(), st.sampled_from([-1.0, 0.0, 1e-3, 0.3337, 1.0, 2.5, 10.0]))
-def test_what_is_above_a_threshold_is_the_same_as_in_plain_torch(pre_acts, threshold):
-    ours = kernels.select_above(pre_acts, threshold, torch.float64)
-    theirs = reference.select_above(pre_acts, threshold, torch.float64)
+@given(pre_activations(), st.sampled_from([-1.0, 0.0, 1e-3, 0.3337, 1.0, 2.5, 10.0]), st.booleans())
+def test_what_is_above_a_level_is_the_same_as_in_plain_torch(pre_acts, level, is_each_latents_own):
+    levels = level + torch.arange(pre_acts.shape[1]) % 3 / 2 if is_each_latents_own else level
+    ours, theirs = (ops.select_above(pre_acts, levels, torch.float64) for ops in (kernels, reference))
     assert by_row(ours) == by_row(theirs)
+    above = pre_acts.double() > torch.as_tensor(levels, dtype=torch.float64)
+    assert [set(row) for row in by_row(ours)] == [set(row.nonzero().flatten().tolist()) for row in above]
 
 
 @pytest.mark.parametrize("dtype", PRECISIONS)

@@ -81,18 +81,18 @@ def test_the_residual_is_what_all_latents_leave_of_the_target(ops):
 
 @both
 @pytest.mark.parametrize("same_x", [True, False])
-def test_parts_add_up_and_radial_adds_multiples_of_decoder_rows(ops, same_x):
+def test_parts_add_up_and_radial_and_bias_add_multiples_of_decoder_rows_and_numbers(ops, same_x):
     parameters, x, target = random_parameters(), randn(N, D_IN, seed=1), randn(N, D_OUT, seed=2)
     first, rows = sparse_gradients(ops, parameters, x, target, (7, 20, D_SAE))
     second, _ = sparse_gradients(ops, parameters, x if same_x else x + 1, rows.residual, (D_SAE,))
-    radial = randn(D_SAE, seed=3)
+    radial, bias = randn(D_SAE, seed=3), randn(D_SAE, seed=4)
     together, apart = random_parameters(seed=9), [random_parameters(seed=9), random_parameters(seed=9)]
-    ops.by_latent([first, second], D_SAE, radial).write(parameters.W_dec, together)
+    ops.by_latent([first, second], D_SAE, radial, bias).write(parameters.W_dec, together)
     for part, out in zip((first, second), apart, strict=True):
         ops.by_latent([part], D_SAE, None).write(parameters.W_dec, out)
     assert_same(together.W_dec, apart[0].W_dec + apart[1].W_dec + radial[:, None] * parameters.W_dec)
     assert_same(together.encoder, apart[0].encoder + apart[1].encoder)
-    assert_same(together.b_enc, apart[0].b_enc + apart[1].b_enc)
+    assert_same(together.b_enc, apart[0].b_enc + apart[1].b_enc + bias)
 
 
 @both
@@ -106,7 +106,7 @@ def test_the_fused_update_is_adams_on_the_same_gradient(ops, unit_norm):
     for step in range(1, 6):
         x, target, radial = randn(N, D_IN, seed=step), randn(N, D_OUT, seed=-step), randn(D_SAE, seed=10 + step)
         part, _ = sparse_gradients(ops, ours, x, target, (D_SAE,))
-        by_latent = ops.by_latent([part], D_SAE, radial)
+        by_latent = ops.by_latent([part], D_SAE, radial, randn(D_SAE, seed=20 + step))
         settings = AdamStep(lr=0.05, betas=(0.8, 0.97), eps=1e-5, step=step, unit_norm=unit_norm)
         square = adam_by_torch(optimizer, by_latent, theirs, unit_norm)
         assert_same(by_latent.adam(ours, *moments, settings), square)
@@ -144,12 +144,21 @@ def test_latents_without_entries_move_on_by_their_momentum(ops):
 
 
 @both
-def test_a_threshold_between_two_bfloat16_numbers_keeps_the_upper_only(ops):
-    pre_acts = torch.tensor([[1.0, 1.0078125, -3.0, 0.0]], dtype=torch.bfloat16)
-    assert ops.select_above(pre_acts, 1.001, torch.float32).latents.tolist() == [1]
-    assert ops.select_above(pre_acts, 1.007, torch.float32).latents.tolist() == [1]
-    assert ops.select_above(pre_acts, 1.0, torch.float32).latents.tolist() == [0, 1]
-    assert ops.select_above(pre_acts, -5.0, torch.float32).latents.tolist() == [0, 1]
+def test_numbers_are_above_a_level_between_two_of_their_precision_or_on_one_of_them(ops):
+    pre_acts = torch.tensor([[1.0, 1.0078125, -3.0, -0.0]], dtype=torch.bfloat16)
+    found = {level: ops.select_above(pre_acts, level, torch.float32).latents.tolist() for level in (1.007, 1.0, 0.999)}
+    assert found == {1.007: [1], 1.0: [1], 0.999: [0, 1]}
+    found = {level: ops.select_above(pre_acts, level, torch.float32).latents.tolist() for level in (0.0, -0.1, -3.0, -3.1)}
+    assert found == {0.0: [0, 1], -0.1: [0, 1, 3], -3.0: [0, 1, 3], -3.1: [0, 1, 2, 3]}
+
+
+@both
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_each_latent_may_have_a_level_of_its_own(ops, dtype):
+    pre_acts = torch.tensor([[1.0, 1.0, -1.0, -1.0], [0.5, 2.0, 0.0, -0.5]], dtype=dtype)
+    entries = ops.select_above(pre_acts, torch.tensor([0.5, 1.001, -1.0, -1.001]), torch.float64)
+    assert [entries.latents[a:b].tolist() for a, b in ((0, 2), (2, 5))] == [[0, 3], [1, 2, 3]]
+    assert entries.values.tolist() == [1.0, -1.0, 2.0, 0.0, -0.5]
 
 
 @both
@@ -179,6 +188,13 @@ def test_rows_name_the_row_of_each_entry():
     entries = Entries(torch.ones(3), torch.zeros(3, dtype=torch.int32), torch.tensor([0, 2, 2, 3]))
     assert entries.n == 3
     assert entries.rows.tolist() == [0, 0, 2]
+
+
+def test_marked_entries_stay_in_their_rows_and_are_summed_up_by_latent():
+    entries = Entries(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([5, 1, 5], dtype=torch.int32), torch.tensor([0, 2, 2, 3]))
+    kept = entries.only(torch.tensor([False, True, True]))
+    assert (kept.values.tolist(), kept.latents.tolist(), kept.start.tolist()) == ([2.0, 4.0], [1, 5], [0, 1, 1, 2])
+    assert entries.sum_by_latent(entries.values * 10, 6).tolist() == [0, 20, 0, 0, 0, 50]
 
 
 def test_without_numba_the_same_is_done_in_plain_torch(monkeypatch):

@@ -24,9 +24,15 @@ class Grouped(NamedTuple):
     """Row of ``x`` of each entry."""
     gradient: NDArray[Any]
     x: NDArray[Any]
+    radial: NDArray[Any]
+    """How often the decoder row of each latent is added to its gradient; empty for never."""
+    bias: NDArray[Any]
+    """What is added to the gradient of each latent's bias; empty for nothing."""
 
 
-def grouped(parts: Sequence[Part], d_sae: int) -> Grouped:
+def grouped(
+    parts: Sequence[Part], d_sae: int, radial: torch.Tensor | None = None, bias: torch.Tensor | None = None
+) -> Grouped:
     """Sort the entries of all parts by latent."""
     start = np.zeros(d_sae + 1, np.int64)
     for part in parts:
@@ -42,7 +48,9 @@ def grouped(parts: Sequence[Part], d_sae: int) -> Grouped:
         x_offset += 0 if one_x else len(part.x)
         gradient_offset += len(part.output_gradient)
     gradient = _joined([part.output_gradient for part in parts])
-    return Grouped(start, *sums, gradient, _joined([part.x for part in parts[: 1 if one_x else None]]))
+    x = _joined([part.x for part in parts[: 1 if one_x else None]])
+    added = [np.empty(0, dtype) if given is None else given.detach().numpy() for given in (radial, bias)]
+    return Grouped(start, *sums, gradient, x, *added)
 
 
 def _joined(tensors: list[torch.Tensor]) -> NDArray[Any]:

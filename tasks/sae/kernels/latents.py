@@ -18,22 +18,25 @@ from tasks.sae.parameters import Parameters
 _CHUNK = 64  # latents
 
 
-def by_latent(parts: Sequence[Part], d_sae: int, radial: Float[Tensor, "d_sae"] | None) -> "FusedByLatent":
-    """Group the entries of all parts by latent; ``radial`` adds radial[i] * W_dec[i] to the gradient of W_dec[i]."""
-    return FusedByLatent(parts, d_sae, radial)
+def by_latent(
+    parts: Sequence[Part],
+    d_sae: int,
+    radial: Float[Tensor, "d_sae"] | None = None,
+    bias: Float[Tensor, "d_sae"] | None = None,
+) -> "FusedByLatent":
+    """Group the entries of all parts by latent; ``radial`` times W_dec and ``bias`` are added to the gradients."""
+    return FusedByLatent(grouped(parts, d_sae, radial, bias))
 
 
 class FusedByLatent:
     """``ByLatent`` that never writes a gradient which only Adam is to read."""
 
-    def __init__(self, parts: Sequence[Part], d_sae: int, radial: Float[Tensor, "d_sae"] | None) -> None:
-        self.grouped: Grouped = grouped(parts, d_sae)
-        x = self.grouped.x
-        self.radial: NDArray[Any] = np.empty(0, x.dtype) if radial is None else radial.detach().numpy()
+    def __init__(self, entries: Grouped) -> None:
+        self.grouped = entries
 
     def write(self, W_dec: Float[Tensor, "d_sae d_out"], out: Parameters) -> None:  # noqa: D102
         arrays, decoder = _arrays(out), W_dec.detach().numpy()
-        share(lambda low, high: write(self.grouped, self.radial, decoder, arrays, low, high), len(W_dec), _CHUNK)
+        share(lambda low, high: write(self.grouped, decoder, arrays, low, high), len(W_dec), _CHUNK)
 
     def adam(  # noqa: D102
         self, parameters: Parameters, exp_avg: Parameters, exp_avg_sq: Parameters, settings: AdamStep
@@ -44,7 +47,7 @@ class FusedByLatent:
         squares = np.empty(d_sae)
 
         def work(low: int, high: int) -> None:
-            adam(self.grouped, self.radial, *tensors, factors, settings.unit_norm, squares, low, high)
+            adam(self.grouped, *tensors, factors, settings.unit_norm, squares, low, high)
 
         share(work, d_sae, _CHUNK)
         return torch.tensor(squares.sum(), dtype=parameters.encoder.dtype)

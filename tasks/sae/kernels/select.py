@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tasks.sae.entries import Entries
+from tasks.sae.kernels.above import rows_above
 from tasks.sae.kernels.threads import share
-from tasks.sae.kernels.top import REGISTER, rows_above, top_rows
+from tasks.sae.kernels.top import REGISTER, top_rows
+from tasks.sae.reference import rounded_down
 
 _BITS = {torch.bfloat16: torch.int16, torch.float32: torch.int32, torch.float64: torch.int64}
 _CHUNK = 64  # rows
@@ -26,15 +28,16 @@ def select_columns(pre_acts: Float[Tensor, "n d_sae"], columns: Int[Tensor, "c"]
     return _select_top(pre_acts, columns.int().numpy(), min(k, len(columns)), dtype)
 
 
-def select_above(pre_acts: Float[Tensor, "n d_sae"], threshold: float, dtype: torch.dtype) -> Entries:
-    """All pre-activations that are positive and not below ``threshold``."""
+def select_above(pre_acts: Float[Tensor, "n d_sae"], level: float | Float[Tensor, "d_sae"], dtype: torch.dtype) -> Entries:
+    """All pre-activations above ``level``, which is one for all latents or each latent's own, of either sign."""
     n = len(pre_acts)
-    bits, level, infinity = _bits(pre_acts), _level(threshold, pre_acts.dtype), _infinity(pre_acts.dtype)
+    rows = _bits(pre_acts) if pre_acts.dtype == torch.bfloat16 else pre_acts.detach().contiguous().numpy()
+    levels = _levels(level, pre_acts)
     counts = np.zeros(n, np.int64)
-    chunks: dict[int, tuple[NDArray[Any], NDArray[np.int32]]] = {0: (np.empty(0, bits.dtype), np.empty(0, np.int32))}
+    chunks: dict[int, tuple[NDArray[Any], NDArray[np.int32]]] = {0: (np.empty(0, rows.dtype), np.empty(0, np.int32))}
 
     def work(low: int, high: int) -> None:
-        chunks[low] = rows_above(bits, level, infinity, counts, low, high)
+        chunks[low] = rows_above(rows, levels, counts, low, high)
 
     if pre_acts.numel():
         share(work, n, _CHUNK)
@@ -62,18 +65,19 @@ def _bits(pre_acts: Tensor) -> NDArray[Any]:
     return array
 
 
+def _levels(level: float | Tensor, pre_acts: Tensor) -> NDArray[Any]:
+    """One for each latent, in float32 where pre-activations are in bfloat16."""
+    exact = rounded_down(level, pre_acts).expand(pre_acts.shape[1])
+    array: NDArray[Any] = (exact.float() if exact.dtype == torch.bfloat16 else exact).detach().contiguous().numpy()
+    return array
+
+
 def _floats(bits: NDArray[Any], like: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.from_numpy(bits).view(like.dtype).to(dtype)
 
 
 def _infinity(dtype: torch.dtype) -> int:
     return int(torch.tensor(float("inf"), dtype=dtype).view(_BITS[dtype]))
-
-
-def _level(threshold: float, dtype: torch.dtype) -> int:
-    """Bits of the smallest positive number of this precision that is not below ``threshold``."""
-    nearest = torch.tensor(max(threshold, 0.0), dtype=dtype)
-    return max(1, int(nearest.view(_BITS[dtype])) + (float(nearest) < threshold))
 
 
 def _start(counts: NDArray[np.int64]) -> Tensor:

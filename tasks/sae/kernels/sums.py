@@ -113,16 +113,16 @@ def accumulate(total: Any, row: Any) -> None:
 
 @kernel
 @no_type_check
-def gradients(entries: Any, radial: Any, W_dec: Any, i: Any, d_encoder: Any, d_W_dec: Any) -> Any:
+def gradients(entries: Any, W_dec: Any, i: Any, d_encoder: Any, d_W_dec: Any) -> Any:
     """Write the gradients of encoder row and decoder row of latent i; that of its bias is returned."""
     low, high = entries.start[i], entries.start[i + 1]
     clear(d_encoder)
     clear(d_W_dec)
     add_rows(d_W_dec, entries.values[low:high], entries.gradient, entries.gradient_rows[low:high])
     add_rows(d_encoder, entries.d_values[low:high], entries.x, entries.x_rows[low:high])
-    if len(radial) > 0:
-        subtract(d_W_dec, W_dec[i], -radial[i])
-    d_bias = d_encoder.dtype.type(0)
+    if len(entries.radial) > 0:
+        subtract(d_W_dec, W_dec[i], -entries.radial[i])
+    d_bias = entries.bias[i] if len(entries.bias) > 0 else d_encoder.dtype.type(0)
     for e in range(low, high):
         d_bias += entries.d_values[e]
     return d_bias
@@ -130,17 +130,16 @@ def gradients(entries: Any, radial: Any, W_dec: Any, i: Any, d_encoder: Any, d_W
 
 @kernel
 @no_type_check
-def write(entries: Any, radial: Any, W_dec: Any, out: Any, low: Any, high: Any) -> None:
+def write(entries: Any, W_dec: Any, out: Any, low: Any, high: Any) -> None:
     """Latents low to high: write the gradients of encoder, W_dec and b_enc."""
     for i in range(low, high):
-        out[2][i] = gradients(entries, radial, W_dec, i, out[0][i], out[1][i])
+        out[2][i] = gradients(entries, W_dec, i, out[0][i], out[1][i])
 
 
 @kernel
 @no_type_check
 def adam(
     entries: Any,
-    radial: Any,
     parameters: Any,
     exp_avg: Any,
     exp_avg_sq: Any,
@@ -161,7 +160,7 @@ def adam(
         n = min(_BLOCK, high - start)
         some = slice(start, start + n)
         for i in range(n):
-            d_bias[i] = gradients(entries, radial, W_dec, start + i, d_encoder[i], d_W_dec[i])
+            d_bias[i] = gradients(entries, W_dec, start + i, d_encoder[i], d_W_dec[i])
             if unit_norm:
                 subtract(d_W_dec[i], W_dec[start + i], dot(d_W_dec[i], W_dec[start + i]))
             squares[start + i] = dot(d_encoder[i], d_encoder[i]) + dot(d_W_dec[i], d_W_dec[i]) + d_bias[i] * d_bias[i]

@@ -40,22 +40,6 @@ def top_rows(
 
 @kernel
 @no_type_check
-def rows_above(bits: Any, level: Any, infinity: Any, counts: Any, low: Any, high: Any) -> Any:
-    """Rows low to high: the numbers not below ``level`` and their columns, row after row; counts are written."""
-    width, end = bits.shape[1], 0
-    numbers, latents = np.empty((high - low) * width, bits.dtype), np.empty((high - low) * width, np.int32)
-    starts = np.empty(1 + width, np.int32)
-    for r in range(low, high):
-        if largest_magnitude(bits[r]) > infinity:
-            counts[r] = find_nan(bits[r], infinity, numbers[end:], latents[end:])
-        else:
-            counts[r] = find_from(bits[r], level, numbers[end:], latents[end:], starts)
-        end += counts[r]
-    return numbers[:end].copy(), latents[:end].copy()
-
-
-@kernel
-@no_type_check
 def find_top(row: Any, k: Any, infinity: Any, maxima: Any, magnitudes: Any, numbers: Any, places: Any, starts: Any) -> Any:
     """Write the ``k`` largest positive numbers of a row and their places, in no order; how many there are.
 

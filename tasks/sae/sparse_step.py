@@ -1,0 +1,57 @@
+"""What all steps at few latents only share: finding the entries of all workers' rows, and what to tell of them.
+
+Workers gather rows and entries, as in ``tasks.sae.selected``.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tasks.sae.architecture import Batch, StepSums
+from tasks.sae.exchange import Exchange, gather_entries
+from tasks.sae.parameters import Parameters
+from tasks.sae.selected import encode, rest_to_rebuild
+from tasks.sae.sparse import Entries, Part, Rows, decode_rows, select_above
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """All workers' rows, scaled, and the pre-activations that a step looks at."""
+
+    x: Float[Tensor, "n d_in"]
+    target: Float[Tensor, "n d_out"]
+    """What the latents have to rebuild."""
+    entries: Entries
+    W_dec: Float[Tensor, "d_sae d_out"]
+
+    def decode(self, entries: Entries) -> Rows:
+        """Compare what ``entries`` decode to with the target; the loss is the mean over rows of the squared error."""
+        return decode_rows(self.target, entries, self.W_dec, self.x.new_full((1,), 1 / len(self.x)), self._bounds)
+
+    def part(self, entries: Entries, d_values: Tensor, rows: Rows) -> Part:
+        """The gradients' sums, of W_dec over all of ``rows`` and of the encoder by each entry's ``d_values``."""
+        return Part(entries, d_values, rows.output_gradient, self.x, self._bounds)
+
+    def sums(self, error: Float[Tensor, "1"], penalty: Tensor, active: Entries) -> StepSums:
+        """What the step tells: ``error`` as ``decode`` found it, and ``penalty``, a mean over rows, beside it."""
+        squared_error = error[-1].to(self.x.dtype)
+        fired = torch.zeros(len(self.W_dec), dtype=torch.bool, device=self.x.device)
+        fired[active.latents.long()] = True
+        loss = squared_error / len(self.x) + penalty
+        return StepSums(len(self.x), loss, squared_error, loss.new_tensor(len(active.latents)), fired)
+
+    @property
+    def _bounds(self) -> tuple[int, ...]:
+        return (len(self.W_dec),)
+
+
+def look(parameters: Parameters, batch: Batch, exchange: Exchange, level: float | Float[Tensor, "d_sae"]) -> Seen:
+    """Find all pre-activations above ``level``, of one number or one for each latent."""
+    d_in = parameters.encoder.shape[1]
+    x, y = batch.rows(batch.raw, d_in)
+    entries = gather_entries(exchange, select_above(encode(parameters, x, batch), level, parameters.flat.dtype))
+    if exchange.world_size > 1:
+        x, y = batch.rows(exchange.gather([batch.raw])[0], d_in)
+    return Seen(x, rest_to_rebuild(parameters, x, y), entries, parameters.W_dec)
