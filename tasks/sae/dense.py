@@ -59,6 +59,12 @@ class DenseArchitecture(Architecture):
     """Squared error plus a penalty, a mean over rows, differentiated by autograd."""
 
     unit_norm_decoder = False
+    max_grad_norm: float | None = 1.0
+    """The first steps' gradients are far larger than the last ones', and Adam remembers their squares for a thousand steps.
+
+    On 5M rows of 2,048 known features (d_in 256, d_sae 512, k 8), without and with clipping, explained variance and F1:
+    gated .834 and .758, .838 and .820; l1_2023 .799 and .583, .814 and .565; p_anneal .814 and .604, .825 and .631.
+    """
     sparse_below = 0.0
     """Share of latents that the step before looked at, or would have, below which a step is the sparse one; 0: never."""
     first_coefficient: float | None = None

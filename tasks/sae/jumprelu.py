@@ -80,6 +80,7 @@ class JumpReLU(DenseArchitecture):
     """Squared error over variance, plus the number of active latents times a coefficient."""
 
     unit_norm_decoder = True
+    max_grad_norm: float | None = None
     betas = (0.0, 0.999)
     tensors = ("threshold",)
     sparse_below = SPARSE_BELOW

@@ -50,7 +50,6 @@ class L1(L1UnitNorm):
 
     unit_norm_decoder = False
     resamples = False
-    max_grad_norm: float | None = 1.0
 
     def start(  # noqa: D102
         self, config: SAEConfig, parameters: Parameters, x: Float[Tensor, "m d_in"], y: Float[Tensor, "m d_out"]
@@ -60,8 +59,6 @@ class L1(L1UnitNorm):
 
 class Dense(DenseArchitecture):
     """A plain autoencoder: the same parts, and nothing that asks for sparsity. For comparison."""
-
-    max_grad_norm: float | None = 1.0
 
     def start(  # noqa: D102
         self, config: SAEConfig, parameters: Parameters, x: Float[Tensor, "m d_in"], y: Float[Tensor, "m d_out"]

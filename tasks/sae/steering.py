@@ -24,8 +24,10 @@ LARGEST_GAIN = 0.04
 """In a step."""
 LARGEST_EXCESS = 0.5
 """Of the logarithm of l0; beyond, the coefficient moves no faster."""
-DAMPING = 1.0
-"""Change of the coefficient's logarithm per change of the excess: without it l0 swings around k."""
+DAMPING = 3.0
+"""Change of the coefficient's logarithm per change of the excess: without it l0 swings around k.
+
+With 1 JumpReLU ended at 9.3 active latents for k 8 after 977 steps on known features, with 3 at 8.4."""
 MEMORY = 0.9
 """Weight of the steps before in the running mean of l0."""
 HELD_FROM = 0.95
