@@ -110,7 +110,12 @@ def test_a_stopped_run_says_how_to_go_on(
 ) -> None:
     monkeypatch.setattr(cli, "_plain", lambda config, until: signal.raise_signal(number))
     before = signal.getsignal(signal.SIGTERM)
-    assert exit_code("run", DEMO, "--set", "sae.k=8") == code
+    # As at a terminal: a shell that starts the tests in the background has SIGINT ignored.
+    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert exit_code("run", DEMO, "--set", "sae.k=8") == code
+    finally:
+        signal.signal(signal.SIGINT, interrupt)
     assert f"saemill run {DEMO} --set sae.k=8" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) == before
 
