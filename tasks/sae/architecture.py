@@ -86,6 +86,10 @@ class Architecture:
     """Clip the gradient to this norm before each update."""
     betas = (0.9, 0.999)
     """Adam's."""
+    lr_by_length = 0.25
+    """The usual learning rate falls as this power of the number of steps."""
+    lr_follows_width = True
+    """Below the width that it was measured at, the usual learning rate rises as it falls above."""
     leans_on_rows = False
     """Each latent starts between a random direction and a training row, so that none is far from all data."""
     keeps_k = False

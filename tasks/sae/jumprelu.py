@@ -175,12 +175,22 @@ class JumpReLUTanh(JumpReLU):
 
     The decoder's norms are free, and the window passes gradients to all parameters. Every step is dense: the window is two
     deviations wide, and nearly every silent latent is pulled.
+
+    Two departures from the update, whose runs have a million latents and hundreds of thousands of steps. Weights start tied
+    and of norm 1, where it has an encoder of d_in / d_sae the decoder's size and 10,000 active latents: biases move by a
+    learning rate a step, so that in a short run a latent that falls silent while its encoder grows stays so. On
+    SmolLM2-135M (d_sae 4608, k 32, 1M tokens) that start ended at FVU .192 with 22% dead or, at twice the learning rate, at
+    .108 with 69%; this one is at .103 with 18% after 400k. And the learning rate falls as the root of the run's length,
+    which joins 3e-3 for 1,000 steps to the update's 2e-4: on 5M rows of 2,048 known features (d_sae 512, k 8) F1 was .81 at
+    2.0e-3, .86 at 1.4e-3.
     """
 
     unit_norm_decoder = False
     sparse_below = 0.0
     max_grad_norm: float | None = 1.0
     betas = (0.9, 0.999)
+    lr_by_length = 0.5
+    lr_follows_width = False
     sparsity_warmup: float | None = 1.0
     first_coefficient = 1.0
 
@@ -193,15 +203,11 @@ class JumpReLUTanh(JumpReLU):
     def start(  # noqa: D102
         self, config: SAEConfig, parameters: Parameters, x: Float[Tensor, "m d_in"], y: Float[Tensor, "m d_out"]
     ) -> None:
-        d_out, d_sae = parameters.W_dec.shape[1], config.d_sae
-        # Rows of U(-1, 1) / sqrt(d_out) have norm 1 / sqrt(3): the directions that stand there already, at that size.
-        parameters.W_dec.div_(3**0.5)
-        parameters.encoder.mul_(d_out / d_sae / 3**0.5)
-        parameters.extra["log_threshold"].fill_(log(0.1))
-        share = min(10_000 / d_sae, _MOST_AT_START)
+        parameters.extra["log_threshold"].fill_(log(_TANH_THRESHOLD))
+        share = min(0.5, _START_L0 * config.k / config.d_sae)
         pre_acts = x[:_START_ROWS] @ parameters.encoder.T
         level = pre_acts.kthvalue(max(1, round((1 - share) * len(pre_acts))), dim=0).values
-        parameters.b_enc.copy_(0.1 - level)
+        parameters.b_enc.copy_(_TANH_THRESHOLD - level)
 
     def codes(self, at: Here, p: Parameters, pre_acts: Float[Tensor, "n d_sae"]) -> Codes:  # noqa: D102
         config = at.config
@@ -213,9 +219,8 @@ class JumpReLUTanh(JumpReLU):
         return Codes(codes, self.coefficient(at.config, at.batch) * sparsity + config.pre_act_coefficient * reach)
 
 
-_TANH_WIDTH = 2.0
+_TANH_WIDTH, _TANH_THRESHOLD = 2.0, 0.1
 _START_ROWS = 2048
-_MOST_AT_START = 0.1  # the update's 10,000 active latents a row are more than a small dictionary has
 
 
 def _jump(z: Tensor, threshold: Tensor, width: float, through_input: bool = False) -> Tensor:

@@ -104,10 +104,13 @@ def default_lr(sae: SAEConfig, n_steps: int) -> float:
     """Peak learning rate for a width and a length: 3e-3 at d_sae 4608 and 1,000 steps.
 
     With width it falls as 1 / sqrt(d_sae) (https://arxiv.org/abs/2406.04093), with length as the fourth root, which
-    joins what is best here for 1,000 steps to 2e-4 / sqrt(d_sae / 2^14), the usual value for millions.
+    joins what is best here for 1,000 steps to 2e-4 / sqrt(d_sae / 2^14), the usual value for millions; an architecture
+    may say that it falls otherwise.
     """
-    length: float = (1000 / max(n_steps, 250)) ** 0.25
-    return 3e-3 * math.sqrt(4608 / sae.d_sae) * length
+    kind, narrowness = architecture(sae.arch), 4608 / sae.d_sae
+    width = math.sqrt(narrowness if kind.lr_follows_width else min(1.0, narrowness))
+    length: float = (1000 / max(n_steps, 250)) ** kind.lr_by_length
+    return 3e-3 * width * length
 
 
 def default_dead_after(tokens: int) -> int:

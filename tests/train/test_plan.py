@@ -50,3 +50,12 @@ def test_windows_around_thresholds_are_wider_in_shorter_runs_and_the_papers_in_l
     assert width("jumprelu_l0", 10_000) == pytest.approx(0.2)
     assert width("jumprelu_tanh", 10_000) == 2.0
     assert width("topk", 10_000) is None
+
+
+def test_the_tanh_formulation_s_rate_joins_the_runs_here_to_its_source_s():
+    def lr(d_sae: int, n_steps: int) -> float:
+        return plan(SAEConfig(arch="jumprelu_tanh", d_sae=d_sae), TrainConfig(tokens=n_steps * 1024), d_in=400).lr
+
+    assert lr(4608, 1000) == pytest.approx(3e-3)
+    assert lr(512, 1000) == lr(4608, 1000)
+    assert lr(4608, 200_000) == pytest.approx(2e-4, rel=0.1)
