@@ -24,9 +24,10 @@ def _entry(uri: str, hook: str, train: list[Rows], held_out: list[Rows], row_gro
     splits, statistics = {}, {}
     for split, shards in (("train", train), ("eval", held_out)):
         x = np.concatenate([rows.activation for rows in shards]).astype(np.float64)
+        n, x = len(x), x[np.isfinite(x).all(axis=1)]  # a test of rows that are not finite wants the others' statistics
         row_format = RowFormat(x.shape[1], "float32", hook, "model", "main", "0" * 12, shards[0].label is not None)
         entries = [_put(uri, f"{hook}/{split}/{n:05d}", rows, row_format, row_group_rows) for n, rows in enumerate(shards)]
-        splits[split] = {"rows": len(x), "shards": entries}
+        splits[split] = {"rows": n, "shards": entries}
         median = float(np.median(np.linalg.norm(x, axis=1)))
         variance = float(np.square(x - x.mean(axis=0)).sum(axis=1).mean())
         statistics[split] = {"mean": x.mean(axis=0).tolist(), "median_norm": median, "variance": variance}

@@ -9,6 +9,8 @@ import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from tasks.errors import InputError
 from tasks.store.ahead import ahead, read_ahead
 from tasks.store.joined import AnySplit, open_split
@@ -89,6 +91,18 @@ class LaneReader:
         """
         found = batches(self._lanes, self._seed, self._rows_per_lane, first_step, n_steps, self._rows)
         return ahead(found, _BATCHES_AHEAD)
+
+    def whence(self, step: int, row: int) -> str:
+        """Where a row of this rank's part of a batch lies, in words."""
+        shards = self._split.shards
+
+        def places(units: Iterator[Unit]) -> Iterator[Array]:
+            for unit in units:
+                first = sum(shards[unit.shard]["row_groups"][: unit.row_group]) + unit.start
+                yield np.stack([np.full(unit.rows, unit.shard), np.arange(first, first + unit.rows)], axis=1)
+
+        shard, place = next(batches(self._lanes, self._seed, self._rows_per_lane, step, 1, places))[row]
+        return f"row {place} of {shards[shard]['key']}"
 
     def _rows(self, units: Iterator[Unit]) -> Iterator[Array]:
         return (

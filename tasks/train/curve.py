@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from tasks.errors import InputError
+from tasks.train.faults import NotFiniteError
 from tasks.train.plan import Plan
 from tasks.train.step import StepResult, TrainState
 
@@ -47,13 +47,15 @@ class Meter:
         """Close a row at the state's step.
 
         Raises:
-            InputError: the loss of a step is not a finite number.
+            NotFiniteError: the loss or the gradient of a step is not a finite number.
         """
         sums = [result.sums for result in self.results]
         losses = torch.stack([s.loss for s in sums]).tolist()
-        for i, loss in enumerate(losses):
-            if not math.isfinite(loss):
-                _refuse(loss, state.step - len(losses) + i + 1, plan)
+        grad_norms = torch.stack([result.grad_norm for result in self.results]).tolist()
+        for i, (loss, grad_norm) in enumerate(zip(losses, grad_norms, strict=True)):
+            for what, value in (("loss", loss), ("gradient's norm", grad_norm)):
+                if not math.isfinite(value):
+                    raise NotFiniteError(what, value, state.step - len(losses) + i + 1, plan.n_steps, plan.lr)
         n_rows = sum(s.n_rows for s in sums)
         squared_error = float(torch.stack([s.squared_error for s in sums]).double().sum())
         n_active = float(torch.stack([s.n_active for s in sums]).double().sum())
@@ -65,17 +67,10 @@ class Meter:
             l0=n_active / n_rows,
             dead_fraction=float((state.silent >= plan.dead_after).double().mean()),
             lr=plan.lr_at(state.step - 1),
-            grad_norm=float(self.results[-1].grad_norm),
+            grad_norm=grad_norms[-1],
         )
         self.results.clear()
         return row
-
-
-def _refuse(loss: float, step: int, plan: Plan) -> None:
-    raise InputError(
-        f"The training loss is {loss} at step {step} of {plan.n_steps} (peak learning rate {plan.lr:g}). "
-        "Lower train.lr, or look for infinite or NaN values in the activations."
-    )
 
 
 def curve_to_parquet(rows: Sequence[CurveRow]) -> bytes:

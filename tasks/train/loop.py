@@ -41,7 +41,7 @@ def train(
     goes on from a checkpoint takes the same steps and closes the same rows as one that was never stopped.
 
     Raises:
-        InputError: the loss is not a finite number any more.
+        NotFiniteError: the loss or the gradient is not a finite number any more.
     """
     exchange = exchange or Alone()
     meter = Meter()

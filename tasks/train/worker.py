@@ -18,6 +18,7 @@ from tasks.store.reader import Split
 from tasks.store.schema import Array
 from tasks.store.tensors import as_tensor, from_stored
 from tasks.train.curve import CurveRow
+from tasks.train.faults import NotFiniteError, explain
 from tasks.train.finish import write_sae
 from tasks.train.loop import Run, ignore, train
 from tasks.train.plan import plan
@@ -67,7 +68,7 @@ class Worker:
         """Train to the end, from the newest whole checkpoint below ``out`` if there is one.
 
         Raises:
-            InputError: the loss is not a finite number any more.
+            InputError: the loss is not a finite number any more; the message says whether rows are at fault, and which.
             ArtifactError: a shard is damaged, or workers do not see the same storage.
         """
         run = self._start()
@@ -79,7 +80,12 @@ class Worker:
 
         first = run.state.step
         batches = (self._tensor(rows) for rows in self._reader.batches(first, self.plan.n_steps - first))
-        return train(run, batches, self.plan, self.scaling, self.exchange, on_row, timed)
+        try:
+            return train(run, batches, self.plan, self.scaling, self.exchange, on_row, timed)
+        except NotFiniteError as error:
+            reader = self._open(rank=0, world_size=1)
+            raw = self._tensor(next(iter(reader.batches(error.step - 1, 1))))
+            raise explain(error, reader, raw, self.scaling) from None
 
     def finish(self, run: Run) -> dict[str, Any]:
         """Write the finished SAE below ``out``; what its manifest says about it."""
