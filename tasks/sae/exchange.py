@@ -1,6 +1,7 @@
 """What data-parallel workers have to tell each other during a step, as an interface that knows no network."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -9,9 +10,19 @@ from torch import Tensor
 from tasks.sae.sparse import Entries
 
 
+@dataclass(slots=True)
+class Traffic:
+    """What a worker's exchanges have cost so far."""
+
+    seconds: float = 0.0
+    sent_bytes: float = 0.0
+
+
 @runtime_checkable  # tests execute annotations
 class Exchange(Protocol):
     """Collective operations over all workers; every worker must call them in the same order."""
+
+    traffic: Traffic
 
     @property
     def world_size(self) -> int:
@@ -31,6 +42,10 @@ class Alone:
     """One worker: nothing to exchange."""
 
     world_size = 1
+
+    def __init__(self) -> None:
+        """Begin with nothing sent."""
+        self.traffic = Traffic()
 
     def gather(self, tensors: Sequence[Tensor]) -> list[Tensor]:  # noqa: D102
         return list(tensors)

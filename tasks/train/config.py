@@ -18,6 +18,7 @@ class TrainConfig(Settings):
             "checkpoint_every_tokens",
             "keep_checkpoints",
             "max_failures",
+            "price_per_hour",
         }
     )
 
@@ -66,6 +67,9 @@ class TrainConfig(Settings):
     """Checkpoints kept on storage."""
     max_failures: int = Field(3, ge=0)
     """Restarts from the last checkpoint, after lost workers, before the run stops."""
+
+    price_per_hour: float | None = Field(None, ge=0)
+    """What an hour of all workers together costs, in any currency, to tell the cost of a million tokens."""
 
     @model_validator(mode="after")
     def _check_shares(self) -> Self:

@@ -21,7 +21,7 @@ SAE_FILES = ("sae.safetensors", "config.json", CURVE)
 
 
 def write_sae(config: PipelineConfig, plan: Plan, run: Run, scaling: Scaling, out: str) -> dict[str, Any]:
-    """Write weights, settings and curve; return what the manifest and (under ``timing``) run.json say."""
+    """Write weights, settings and curve; return what the manifest says."""
     summary = {"tokens": run.state.step * plan.batch_rows, "steps": run.state.step, "lr": plan.lr} | {
         name: value for name, value in asdict(run.curve[-1]).items() if name in ("loss", "fvu", "l0", "dead_fraction")
     }
@@ -38,8 +38,7 @@ def write_sae(config: PipelineConfig, plan: Plan, run: Run, scaling: Scaling, ou
     store = open_store(out)
     store.put(CURVE, curve_to_parquet(run.curve))
     objects = {name: {"sha256": hashlib.sha256(store.get(name)).hexdigest()} for name in SAE_FILES}
-    timing = {"training_seconds": run.seconds, "tokens_per_second": summary["tokens"] / run.seconds if run.seconds else None}
-    return {"training": summary, "objects": objects, "timing": timing}
+    return {"training": summary, "objects": objects}
 
 
 def finished_weights(plan: Plan, state: TrainState, scaling: Scaling) -> Weights:

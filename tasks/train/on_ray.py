@@ -21,7 +21,6 @@ from tasks.on_ray import cluster_cpus, cluster_gpus, connect
 from tasks.progress import Listener, Progress
 from tasks.sae.exchange import Alone
 from tasks.store.objects import open_store, s3_filesystem
-from tasks.train.curve import CurveRow
 from tasks.train.distributed import TorchExchange
 from tasks.train.finish import hooks_of
 from tasks.train.loop import Run, ignore
@@ -183,7 +182,9 @@ def _work(task: dict[str, Any]) -> dict[str, Any]:
     try:
         worker = Worker(config, task["activations"], task["out"], exchange, rank, device)
         run = worker.train(_Teller(config, job) if rank == 0 else ignore, _report)
-        return worker.finish(run) if rank == 0 else {}
+        if rank != 0:
+            return {}
+        return worker.finish(run) | {"timing": worker.accounts(run)}
     except (InputError, ArtifactError) as error:  # a restart would not help
         ray.get(job.refuse.remote(error))
         raise
@@ -198,8 +199,8 @@ class _Teller:
         self._first: tuple[float, int] | None = None
         self._told = 0.0
 
-    def __call__(self, row: CurveRow) -> None:
-        now = time.monotonic()
+    def __call__(self, run: Run) -> None:
+        now, row, spent = time.monotonic(), run.curve[-1], run.spent
         done = min(row.tokens, self._total)
         self._first = self._first or (now, done)
         if now - self._told < _TELL_S and done < self._total:
@@ -208,6 +209,7 @@ class _Teller:
         since, rows = now - self._first[0], done - self._first[1]
         numbers = {name: getattr(row, name) for name in ("loss", "fvu", "l0", "dead_fraction", "lr")}
         rate = rows / since if since > 0 else None
+        numbers["waiting"] = spent.waiting / spent.seconds
         self._job.tell.remote(Progress("train", done, self._total, per_second=rate, numbers=numbers))
 
 

@@ -16,6 +16,7 @@ from tasks.store.objects import ObjectStore
 from tasks.train.curve import CurveRow
 from tasks.train.loop import Run
 from tasks.train.plan import Plan
+from tasks.train.spent import Spent
 from tasks.train.step import state_from
 
 TENSORS = "state.safetensors"
@@ -38,7 +39,7 @@ def run_to_files(run: Run) -> dict[str, bytes]:
     data = tensors_to_bytes({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     facts = {
         "step": state.step,
-        "seconds": run.seconds,
+        "spent": asdict(run.spent),
         "sha256": hashlib.sha256(data).hexdigest(),
         "curve": [asdict(row) for row in run.curve],
     }
@@ -68,7 +69,7 @@ def read_run(store: ObjectStore, folder: str, plan: Plan, device: str | torch.de
         buffer.copy_(tensors[f"{_BUFFER}{name}"])
     if state.averaged is not None:
         state.averaged.copy_(tensors["averaged"])
-    return Run(state, [CurveRow(**row) for row in facts["curve"]], facts["seconds"])
+    return Run(state, [CurveRow(**row) for row in facts["curve"]], Spent(**facts["spent"]))
 
 
 def newest_run(store: ObjectStore, prefix: str, plan: Plan, device: str | torch.device = "cpu") -> Run | None:

@@ -1,6 +1,5 @@
 """What one training worker does, whoever started it: read its lanes, go on from the newest checkpoint, take the steps."""
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,11 +16,11 @@ from tasks.store.objects import open_store
 from tasks.store.reader import Split
 from tasks.store.schema import Array
 from tasks.store.tensors import as_tensor, from_stored
-from tasks.train.curve import CurveRow
 from tasks.train.faults import NotFiniteError, explain
 from tasks.train.finish import write_sae
 from tasks.train.loop import Run, ignore, train
 from tasks.train.plan import plan
+from tasks.train.spent import accounts
 from tasks.train.state import newest_run
 from tasks.train.step import initial_state
 
@@ -64,7 +63,7 @@ class Worker:
         self.plan = plan(config.sae, config.train, d_in, d_out)
         self.scaling = side_by_side([_scaling_of(part, device) for part in self._reader.parts])
 
-    def train(self, on_row: Callable[[CurveRow], None] = ignore, on_checkpoint: Callable[[Run], None] = ignore) -> Run:
+    def train(self, on_row: Callable[[Run], None] = ignore, on_checkpoint: Callable[[Run], None] = ignore) -> Run:
         """Train to the end, from the newest whole checkpoint below ``out`` if there is one.
 
         Raises:
@@ -72,16 +71,10 @@ class Worker:
             ArtifactError: a shard is damaged, or workers do not see the same storage.
         """
         run = self._start()
-        before, started = run.seconds, time.perf_counter()
-
-        def timed(run: Run) -> None:
-            run.seconds = before + time.perf_counter() - started
-            on_checkpoint(run)
-
         first = run.state.step
         batches = (self._tensor(rows) for rows in self._reader.batches(first, self.plan.n_steps - first))
         try:
-            return train(run, batches, self.plan, self.scaling, self.exchange, on_row, timed)
+            return train(run, batches, self.plan, self.scaling, self.exchange, on_row, on_checkpoint)
         except NotFiniteError as error:
             reader = self._open(rank=0, world_size=1)
             raw = self._tensor(next(iter(reader.batches(error.step - 1, 1))))
@@ -90,6 +83,11 @@ class Worker:
     def finish(self, run: Run) -> dict[str, Any]:
         """Write the finished SAE below ``out``; what its manifest says about it."""
         return write_sae(self.config, self.plan, run, self.scaling, self.out)
+
+    def accounts(self, run: Run) -> dict[str, Any]:
+        """Where the time of a finished run went, as run.json tells it."""
+        price = self.config.train.price_per_hour
+        return accounts(run.spent, self.plan, self.exchange.world_size, price, self.device)
 
     def _start(self) -> Run:
         run = newest_run(open_store(self.out), f"{CHECKPOINTS}/", self.plan, self.device)

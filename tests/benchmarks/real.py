@@ -5,12 +5,11 @@
 SmolLM2-135M-Instruct after layer 8, the State of the Union addresses, context 256 without position 0: a million tokens to
 train on, in one epoch, and 102,400 held out; d_sae 4608, k 32, batches of 1024. Everyone sees the same batches in the same
 order. A peer is given three learning rates, with a warm-up over 5% of the run, a decay over its last 20% and, for SAELens, a
-window for dead latents of 100 steps and its input scale, and once what it does where nothing is said. Its results are kept
-below the cache, by settings: they take from minutes to a quarter of an hour each.
+window for dead latents of 100 steps and its input scale, and once what it does where nothing is said. Its results take
+minutes each; they are recorded in ``peers.json``, and measured again with ``--fresh``.
 """
 
 import argparse
-import hashlib
 import json
 import os
 import subprocess
@@ -43,8 +42,10 @@ from tasks.store.tensors import as_tensor, from_stored
 from tasks.train.curve import CurveRow
 from tasks.train.worker import Worker
 from tests.benchmarks.harness import arguments, environment, finish
+from tests.benchmarks.peers_venv import PEERS as PEER_VENVS
 from tests.benchmarks.peers_venv import make_venv
 from tests.benchmarks.real_scores import deviation, scores, usual_rows
+from tests.benchmarks.recorded import recorded
 
 ROOT = Path(__file__).parents[2]
 HOOK = "model.layers.8"
@@ -76,7 +77,7 @@ def main() -> None:
 
 def _add(parser: argparse.ArgumentParser) -> None:
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "saemill/real"
-    parser.add_argument("--cache", type=Path, default=cache, help="where activations and peers' results are kept")
+    parser.add_argument("--cache", type=Path, default=cache, help="where activations are kept")
     parser.add_argument("--activations", help="others of the same hook, in place of those that the benchmark harvests")
     parser.add_argument("--tokens", type=int, default=100_000 if "--quick" in sys.argv else TOKENS)
     parser.add_argument("--archs", nargs="*", choices=NAMES, default=["topk"], help="ours")
@@ -84,7 +85,8 @@ def _add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="change settings of ours")
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS))
     parser.add_argument("--lrs", nargs="*", default=list(LEARNING_RATES), help="peers' learning rates, or default")
-    parser.add_argument("--cached", action="store_true", help="train no peer: take what there is")
+    parser.add_argument("--recorded", action="store_true", help="train no peer: take what is recorded")
+    parser.add_argument("--fresh", action="store_true", help="train peers anew")
     parser.add_argument("--baselines", action=argparse.BooleanOptionalAction, default=True)
 
 
@@ -136,7 +138,7 @@ def ours(uri: str, arch: str, options: argparse.Namespace, rows: Tensor) -> dict
     with tempfile.TemporaryDirectory() as out:
         worker = Worker(config, uri, out, Alone())
         began = time.monotonic()
-        run = worker.train(lambda row: _tell(arch, row, worker.plan.n_steps))
+        run = worker.train(lambda run: _tell(arch, run.curve[-1], worker.plan.n_steps))
         seconds = time.monotonic() - began
         worker.finish(run)
         sae = load(out)
@@ -159,17 +161,20 @@ def peer(name: str, lr: str, options: argparse.Namespace, data: dict[str, Any], 
         "lr": None if lr == "default" else float(lr),
         "dead_window": DEAD_WINDOW if library == "saelens" and lr != "default" else None,
     }
-    key = json.dumps([library, settings, data["held_out_rows"], identity(uri)])
-    kept = options.cache / f"{name}-{lr}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.json"
-    if not kept.exists():
-        if options.cached:
-            return None
-        part = kept.with_suffix(".part")
-        asked = {"library": library, "settings": settings, "threads": torch.get_num_threads(), "out": str(part), **data}
-        script = str(ROOT / "tests/benchmarks/real_peers.py")
-        subprocess.run([make_venv(library).python, script, json.dumps(asked)], check=True)
-        part.rename(kept)
-    return _row(name, {"lr": lr, **json.loads(kept.read_text())})
+
+    def measure() -> dict[str, Any]:
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder, "found.json")
+            asked = {"library": library, "settings": settings, "threads": torch.get_num_threads(), "out": str(out), **data}
+            script = str(ROOT / "tests/benchmarks/real_peers.py")
+            subprocess.run([make_venv(library).python, script, json.dumps(asked)], check=True)
+            result: dict[str, Any] = json.loads(out.read_text())
+        return result
+
+    held_out = {"activations": identity(uri), "held_out_rows": data["held_out_rows"]}
+    asked_for = {"benchmark": "real", "library": PEER_VENVS[library].packages[0], "run": settings, **held_out}
+    found = recorded(asked_for, None if options.recorded else measure, options.fresh)
+    return None if found is None else _row(name, {"lr": lr, **found})
 
 
 @torch.inference_mode()

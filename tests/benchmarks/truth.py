@@ -8,8 +8,8 @@ are saved for use. Theirs: lr 1e-3, linear decay over the last third, else its r
 the L0, it is searched until that is within 5%. Ours: all defaults.
 
 ``checks``: for each architecture that both have, ours minus theirs as a mean over streams, of which the worst; the best
-F1 of ours minus theirs; and how far the L0 of compared runs is from the target at most. SAELens' runs are kept in the
-cache, by their settings.
+F1 of ours minus theirs; and how far the L0 of compared runs is from the target at most. What SAELens' runs came to is
+recorded in ``peers.json``, and measured again with ``--fresh``.
 """
 
 import argparse
@@ -43,7 +43,7 @@ TOY_SAMPLES = 3_000_000
 Row = dict[str, Any]
 
 
-def compare(stream: Stream, name: str, archs: Sequence[str], starts: dict[str, float]) -> Iterator[Row]:
+def compare(stream: Stream, name: str, archs: Sequence[str], starts: dict[str, float], fresh: bool) -> Iterator[Row]:
     """Rows of both sides, architecture by architecture; ``starts`` keeps peers' coefficients from stream to stream."""
     n_steps = stream.data.samples // BATCH
     settings = TrainConfig(tokens=n_steps * BATCH, batch_tokens=BATCH, seed=stream.data.seed)
@@ -53,12 +53,12 @@ def compare(stream: Stream, name: str, archs: Sequence[str], starts: dict[str, f
         found = our_recovery(stream, SAEConfig(arch=arch, d_sae=D_SAE, k=K, prefixes=prefixes), settings)
         yield _row(name, arch, OURS, found.recovery, found.lr, None, found.seconds)
         if arch in others:
-            row = theirs(stream, name, arch, replace(others[arch], start=starts.get(arch, others[arch].start)))
+            row = theirs(stream, name, arch, replace(others[arch], start=starts.get(arch, others[arch].start)), fresh)
             starts[arch] = row["coefficient"] or others[arch].start
             yield row
 
 
-def theirs(stream: Stream, name: str, arch: str, peer: Peer) -> Row:
+def theirs(stream: Stream, name: str, arch: str, peer: Peer, fresh: bool = False) -> Row:
     """One row of SAELens, its coefficient searched where one decides the L0."""
     n_steps = stream.data.samples // BATCH
     plain = PeerRun(
@@ -73,8 +73,8 @@ def theirs(stream: Stream, name: str, arch: str, peer: Peer) -> Row:
     )
 
     def run(coefficient: float) -> tuple[float, tuple[Recovery, float]]:
-        given = {} if peer.coefficient is None else {peer.coefficient: float(f"{coefficient:.4g}")}
-        result = peer_recovery(stream, replace(plain, sae={**plain.sae, **given}))
+        given = {} if peer.coefficient is None else {peer.coefficient: peer.value(float(f"{coefficient:.4g}"))}
+        result = peer_recovery(stream.data, stream.folder.parent, replace(plain, sae={**plain.sae, **given}), fresh)
         return result[0].l0, result
 
     if peer.coefficient is None:
@@ -141,8 +141,9 @@ def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", nargs="+", choices=every, default=every, help="these architectures alone")
     parser.add_argument("--seeds", type=int, help="how many streams are drawn; 2, or 1 with --quick")
     parser.add_argument("--samples", type=int, help="rows of a stream; 5M, or 300k with --quick")
+    parser.add_argument("--fresh", action="store_true", help="train SAELens' SAEs anew")
     parser.add_argument("--no-toys", action="store_true", help="leave the toys out")
-    parser.add_argument("--cache", type=Path, default=default_venv().with_name("truth"), help="streams and SAELens' runs")
+    parser.add_argument("--cache", type=Path, default=default_venv().with_name("truth"), help="where streams are kept")
 
 
 def main() -> None:
@@ -153,7 +154,7 @@ def main() -> None:
     for seed in range(options.seeds or (1 if options.quick else 2)):
         stream = Stream(Data(kind="synthetic", seed=seed, samples=samples), options.cache)
         print(f"seed {seed}: {stream.true_l0:.2f} features fire on a row", flush=True)
-        rows += compare(stream, f"seed {seed}", options.only, starts)
+        rows += compare(stream, f"seed {seed}", options.only, starts, options.fresh)
     if not options.no_toys:
         rows += toys(min(samples, TOY_SAMPLES), options.cache, options.only)
     finish(options.json, checks(rows), rows, where | {"samples": samples})

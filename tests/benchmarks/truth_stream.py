@@ -2,10 +2,10 @@
 
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from tasks.score.truth import Recovery, Rows, recovery
+from tests.benchmarks.recorded import recorded
 from tests.benchmarks.saelens_venv import SAELENS, default_venv, make_venv
 
 _PEER = Path(__file__).with_name("truth_peer.py")
@@ -86,16 +87,22 @@ class PeerRun:
     seed: int = 0
 
 
-def peer_recovery(stream: Stream, run: PeerRun) -> tuple[Recovery, float]:
-    """What SAELens' SAE recovered, by our own metrics, and the seconds it trained; trained once and kept."""
-    settings = asdict(run)
-    kept = stream.folder / f"saelens-{run.architecture}-{_key([settings, SAELENS])}.npz"
-    if not kept.exists():
-        partial = kept.with_name(f"{kept.stem}.{os.getpid()}.partial.npz")
-        _run_peer("train", stream.folder, settings, partial)
-        partial.rename(kept)
-    found = dict(np.load(kept))
-    return recovery(found["W_dec"], stream.directions, _peer_rows(stream, found)), float(found["seconds"])
+def peer_recovery(data: Data, cache: Path, run: PeerRun, fresh: bool = False) -> tuple[Recovery, float]:
+    """What SAELens' SAE recovered, by our own metrics, and the seconds it trained, where that is not known yet."""
+
+    def measure() -> dict[str, Any]:
+        stream = Stream(data, cache)
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder, "peer.npz")
+            _run_peer("train", stream.folder, asdict(run), out)
+            found = dict(np.load(out))
+        scores = recovery(found["W_dec"], stream.directions, _peer_rows(stream, found))
+        return asdict(scores) | {"seconds": float(found["seconds"])}
+
+    settings = {"benchmark": "truth", "library": SAELENS[0], "stream": asdict(data), "run": asdict(run)}
+    known = recorded(settings, measure, fresh)
+    assert known is not None
+    return Recovery(**{name: value for name, value in known.items() if name != "seconds"}), known["seconds"]
 
 
 def _peer_rows(stream: Stream, found: Mapping[str, np.ndarray]) -> Iterator[Rows]:

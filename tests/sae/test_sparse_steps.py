@@ -12,7 +12,7 @@ from torch import Tensor
 from tasks.sae.architecture import Batch, StepSums, layout
 from tasks.sae.config import SAEConfig
 from tasks.sae.dense import DenseArchitecture
-from tasks.sae.exchange import Alone, Exchange
+from tasks.sae.exchange import Alone, Exchange, Traffic
 from tasks.sae.parameters import Parameters, view, zeros
 from tasks.sae.registry import NAMES, architecture
 from tasks.train.config import TrainConfig
@@ -179,6 +179,10 @@ class InThreads:
 
         with ThreadPoolExecutor(self.world_size) as pool:
             return [future.result() for future in [pool.submit(at, rank) for rank in range(self.world_size)]]
+
+    @property
+    def traffic(self) -> Traffic:
+        return Traffic()
 
     def gather(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         self._given[self._rank.number] = [tensor.clone() for tensor in tensors]

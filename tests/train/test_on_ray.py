@@ -47,7 +47,7 @@ def test_two_workers_train_the_sae_of_one_and_write_it_whole(_shared, tiny_run, 
     assert pq.read_table(f"{out}/curve.parquet")["tokens"].to_pylist()[-1] == 1280
     assert json.loads(Path(out, "run.json").read_text())["tokens_per_second"] > 0
     assert (heard[-1].done, heard[-1].total) == (1280, 1280)
-    assert set(heard[-1].numbers) == {"loss", "fvu", "l0", "dead_fraction", "lr"}
+    assert set(heard[-1].numbers) == {"loss", "fvu", "l0", "dead_fraction", "lr", "waiting"}
 
 
 def test_a_finished_run_is_left_alone(tiny_run, tmp_path):

@@ -46,8 +46,8 @@ def test_a_run_killed_at_any_step_ends_with_the_bits_of_an_undisturbed_one(arch,
     config, activations = tiny_run(sae={"arch": arch}, checkpoint_every_tokens=5 * 32)
     undisturbed = train_to_the_end(config, activations, tmp_path / "one")
 
-    def stop(row) -> None:
-        if row.step == kill_at:
+    def stop(run: Run) -> None:
+        if run.state.step == kill_at:
             raise KilledError
 
     out = str(tmp_path / "two")
@@ -70,7 +70,7 @@ def test_a_process_killed_with_sigkill_goes_on_from_its_checkpoint(tiny_run, tmp
         from tests.train.test_resume import keep
 
         config = PipelineConfig.model_validate_json(Path({str(tmp_path / "config.json")!r}).read_text())
-        kill = lambda row: os.kill(os.getpid(), signal.SIGKILL) if row.step == 22 else None
+        kill = lambda run: os.kill(os.getpid(), signal.SIGKILL) if run.state.step == 22 else None
         Worker(config, {activations!r}, {str(out)!r}, Alone()).train(kill, lambda run: keep({str(out)!r}, run))
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=Path(__file__).parents[2], timeout=120)

@@ -1,0 +1,67 @@
+"""Where the time of a training run goes: to steps, to waiting for rows, to the other workers."""
+
+import time
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import torch
+
+from tasks.train.plan import Plan
+
+_PRODUCTS = 5
+
+
+@dataclass(slots=True)
+class Spent:
+    """Sums over all attempts up to the checkpoint that this was read from, of one worker."""
+
+    seconds: float = 0.0
+    """From the first batch being asked for, all in all."""
+    waiting: float = 0.0
+    """Of those, until the next batch was there."""
+    saving: float = 0.0
+    """Of those, with checkpoints and telling of progress."""
+    exchanging: float = 0.0
+    """Of those, in exchanges with other workers, waiting for slower ones included; on GPUs only what the host sees of it."""
+    sent_bytes: float = 0.0
+    """Sent by this worker to others."""
+    read_bytes: int = 0
+    """Stored rows handed to this worker's steps."""
+
+
+def accounts(spent: Spent, plan: Plan, world_size: int, price_per_hour: float | None, device: str = "cpu") -> dict[str, Any]:
+    """What run.json says about a finished run: rates, shares of time, and bytes a step of this worker.
+
+    ``gemm_share`` is the part of a step that the encoder's bare product would take, in the run's precision, on this worker's
+    rows and threads, measured now: 1 is the physical limit of a step.
+    """
+    tokens, steps = plan.n_steps * plan.batch_rows, plan.n_steps
+    step_seconds = (spent.seconds - spent.waiting - spent.saving) / steps
+    gemm_seconds = encoder_product_seconds(plan, plan.batch_rows // world_size, device)
+    product_flop = 2 * (plan.batch_rows // world_size) * plan.layout.d_in * plan.layout.d_sae
+    hours = spent.seconds / 3600
+    return {
+        "training_seconds": spent.seconds,
+        "tokens_per_second": tokens / spent.seconds if spent.seconds else None,
+        "waiting_share": spent.waiting / spent.seconds if spent.seconds else None,
+        "saving_share": spent.saving / spent.seconds if spent.seconds else None,
+        "exchange_share": spent.exchanging / spent.seconds if spent.seconds else None,
+        "sent_bytes_per_step": spent.sent_bytes / steps,
+        "read_bytes": spent.read_bytes * world_size,
+        "gemm_share": gemm_seconds / step_seconds if step_seconds > 0 else None,
+        "gemm_flop_per_second": product_flop / gemm_seconds,
+        "price_per_million_tokens": hours * price_per_hour * 1e6 / tokens if price_per_hour is not None else None,
+    }
+
+
+def encoder_product_seconds(plan: Plan, rows: int, device: str = "cpu") -> float:
+    """Median time of the bare product of ``rows`` rows with the encoder."""
+    dtype = torch.bfloat16 if plan.bf16 else torch.float32
+    x, encoder = (torch.rand(n, plan.layout.d_in, device=device).to(dtype) for n in (rows, plan.layout.d_sae))
+    times = []
+    for _ in range(_PRODUCTS):
+        began = time.perf_counter()
+        float((x @ encoder.T)[0, 0])  # waits for the device
+        times.append(time.perf_counter() - began)
+    return median(times[1:])

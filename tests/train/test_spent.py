@@ -1,0 +1,79 @@
+"""A run's time is accounted for: waiting for rows, steps, exchanges, checkpoints; and the sums outlive a kill."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from tasks.sae.exchange import Alone, Traffic
+from tasks.store.objects import open_store
+from tasks.train.loop import Run, train
+from tasks.train.spent import accounts
+from tasks.train.state import read_run, run_to_files
+from tests.train.test_loop import SCALING, batches, start, tiny_plan
+
+PAUSE = 0.02
+
+
+def slowly(rows: list[torch.Tensor]) -> Iterator[torch.Tensor]:
+    for batch in rows:
+        time.sleep(PAUSE)
+        yield batch
+
+
+def test_waiting_for_rows_and_saving_are_told_apart_from_steps() -> None:
+    p = tiny_plan(checkpoint_every_tokens=320)
+    began = time.perf_counter()
+    run = train(start(p), slowly(batches(p)), p, SCALING, on_checkpoint=lambda _: time.sleep(5 * PAUSE))
+    wall, spent = time.perf_counter() - began, run.spent
+    assert p.n_steps * PAUSE <= spent.waiting < spent.seconds
+    assert 3 * 5 * PAUSE <= spent.saving < spent.seconds
+    assert spent.waiting + spent.saving < spent.seconds <= wall
+    assert spent.read_bytes == sum(batch.nbytes for batch in batches(p))
+    assert (spent.exchanging, spent.sent_bytes) == (0, 0)
+
+
+def test_what_exchanges_cost_is_taken_from_the_exchange_step_by_step() -> None:
+    class Slow(Alone):
+        """Alone, but with a price: a second and ten bytes a sum, some of it before training."""
+
+        def __init__(self) -> None:
+            self.traffic = Traffic(seconds=100.0, sent_bytes=1000.0)
+
+        def add_up(self, tensor: torch.Tensor) -> None:
+            self.traffic.seconds += 1.0
+            self.traffic.sent_bytes += 10.0
+
+    p, exchange = tiny_plan("jumprelu"), Slow()
+    spent = train(start(p), batches(p), p, SCALING, exchange).spent
+    assert spent.exchanging == exchange.traffic.seconds - 100.0
+    assert spent.exchanging > 0
+    assert spent.sent_bytes == 10 * spent.exchanging
+
+
+def test_a_run_that_goes_on_from_a_checkpoint_has_spent_what_was_spent_before(tmp_path: Path) -> None:
+    p, kept = tiny_plan(), list[dict[str, bytes]]()
+    train(start(p), batches(p), p, SCALING, on_checkpoint=lambda run: kept.append(run_to_files(run)))
+    store = open_store(str(tmp_path))
+    for name, data in kept[0].items():
+        store.put(f"one/{name}", data)
+    again: Run = read_run(store, "one", p)
+    before, step = again.spent.seconds, again.state.step
+    assert before > 0
+    train(again, batches(p, step), p, SCALING)
+    assert again.spent.seconds > before
+    assert again.spent.read_bytes == sum(batch.nbytes for batch in batches(p))
+
+
+def test_a_finished_run_s_account_has_rates_shares_and_a_price() -> None:
+    p = tiny_plan()
+    spent = train(start(p), slowly(batches(p)), p, SCALING).spent
+    found = accounts(spent, p, world_size=1, price_per_hour=3600.0)
+    assert found["tokens_per_second"] == pytest.approx(960 / spent.seconds)
+    assert 0 < found["waiting_share"] < 1
+    assert found["exchange_share"] == found["sent_bytes_per_step"] == 0
+    assert 0 < found["gemm_share"] < 1
+    assert found["price_per_million_tokens"] == pytest.approx(spent.seconds / 960 * 1e6)
+    assert accounts(spent, p, 1, None)["price_per_million_tokens"] is None
