@@ -10,9 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tasks.sae.across import largest_of_batch, total
 from tasks.sae.architecture import Architecture, Batch, StepSums
 from tasks.sae.config import SAEConfig
-from tasks.sae.exchange import Exchange, gather_entries
+from tasks.sae.exchange import Exchange, Group, add_up_everywhere, gather_entries
 from tasks.sae.init import match_size
 from tasks.sae.parameters import Parameters
 from tasks.sae.scaling import Folding, Weights
@@ -53,7 +54,7 @@ class BatchTopK(Architecture):
         def select(pre_acts: Tensor) -> Entries:
             count = batch.k * len(pre_acts) * exchange.world_size
             kept = _largest(pre_acts, count, batch.buffers["threshold"], exchange, parameters.flat.dtype)
-            _follow(batch.buffers["threshold"], kept)
+            _follow(batch.buffers["threshold"], kept, exchange.latents)
             return kept
 
         return selected_gradients(config, parameters, out, batch, exchange, select, self.bounds(config))
@@ -81,7 +82,7 @@ class Matryoshka(BatchTopK):
 
 
 def _largest(pre_acts: Tensor, count: int, threshold: Tensor, exchange: Exchange, dtype: torch.dtype) -> Entries:
-    """The ``count`` largest positive pre-activations of all workers' rows.
+    """Of the ``count`` largest positive pre-activations of all workers' rows, those of this worker's latents.
 
     Whatever exceeds a level somewhat below the running threshold is looked at first; only if that is too little, which
     happens in the first steps, the level is lowered. The result does not depend on the levels, but for ties.
@@ -89,33 +90,26 @@ def _largest(pre_acts: Tensor, count: int, threshold: Tensor, exchange: Exchange
     level = float(threshold) * _MARGIN or _likely_level(pre_acts, count, exchange)
     while True:
         found = gather_entries(exchange, select_above(pre_acts, level, dtype))
-        if len(found.values) >= count or level == 0.0:
-            return _keep(found, count)
+        n_found = total(found.start[-1], exchange.latents)
+        if int(n_found) >= count or level == 0.0:
+            return largest_of_batch(found, count, exchange.latents)
         level = level / 2 if level > 1e-3 else 0.0
 
 
 def _likely_level(pre_acts: Tensor, count: int, exchange: Exchange) -> float:
     """A level that about ``count`` of all rows' pre-activations exceed, judged by some rows of this worker."""
     sample = pre_acts[:_SAMPLE_ROWS].flatten()
-    share = count / (len(pre_acts) * exchange.world_size * pre_acts.shape[1])
+    n_workers = exchange.world_size * exchange.latents.world_size
+    share = count / (len(pre_acts) * pre_acts.shape[1] * n_workers)
     smallest = sample.topk(max(1, int(share * len(sample)))).values[-1].float().clamp(min=0.0)
-    exchange.add_up(smallest)
-    return _MARGIN * float(smallest) / exchange.world_size
+    add_up_everywhere(exchange, smallest)
+    return _MARGIN * float(smallest) / n_workers
 
 
-def _keep(entries: Entries, count: int) -> Entries:
-    """The ``count`` largest entries, in their order; all where there are fewer."""
-    if len(entries.values) <= count:
-        return entries
-    mask = torch.zeros(len(entries.values), dtype=torch.bool, device=entries.values.device)
-    mask[entries.values.topk(count, sorted=False).indices] = True
-    kept_before = torch.cat([mask.new_zeros(1, dtype=torch.int64), mask.cumsum(0)])
-    return Entries(entries.values[mask], entries.latents[mask], kept_before[entries.start])
-
-
-def _follow(threshold: Tensor, kept: Entries) -> None:
+def _follow(threshold: Tensor, kept: Entries, latents: Group) -> None:
     """Move the running mean towards the smallest activation that was kept."""
-    if len(kept.values) == 0:
+    smallest = torch.cat([kept.values.to(threshold), torch.full_like(threshold, torch.inf)]).min()
+    smallest = latents.gather([smallest[None]])[0].min()
+    if bool(smallest.isinf()):
         return
-    smallest = kept.values.min().to(threshold)
     threshold.copy_(torch.where(threshold > 0, threshold.lerp(smallest, THRESHOLD_RATE), smallest))

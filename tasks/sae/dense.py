@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import linear
 
+from tasks.sae.across import total
 from tasks.sae.architecture import Architecture, Batch, StepSums
 from tasks.sae.config import SAEConfig
 from tasks.sae.exchange import Exchange
@@ -27,9 +28,11 @@ class Codes(NamedTuple):
 
     codes: Float[Tensor, "n d_sae"]
     penalty: Float[Tensor, ""]
-    """Sum over rows of what is added to the squared error."""
+    """Sum over rows of what this worker's latents add to the squared error."""
     n_entries: Tensor | None = None
     """How many pre-activations the sparse step would look at; empty: as many as there are active latents."""
+    shared: Tensor | None = None
+    """Sum over rows of what is added that follows from the latents of all workers, and is the same on all."""
 
 
 class Found(NamedTuple):
@@ -53,6 +56,10 @@ class Here:
     """Scaled target."""
     rest: Float[Tensor, "n d_out"] | Float[Tensor, "d_out"]
     """What is added to the decoded latents, as a constant."""
+
+    def whole(self, decoded: Float[Tensor, "n d_out"]) -> Float[Tensor, "n d_out"]:
+        """What the latents of all workers decode to, differentiable by this worker's."""
+        return _whole(decoded, self.exchange)
 
 
 class DenseArchitecture(Architecture):
@@ -123,15 +130,23 @@ class DenseArchitecture(Architecture):
         found = self.codes(Here(config, batch, exchange, y, rest.detach()), leaves, pre_acts.to(x.dtype))
         with torch.autocast(x.device.type, torch.bfloat16, enabled=batch.bf16):
             y_hat = found.codes @ leaves.W_dec
-        error = squared_error(y, y_hat.to(x.dtype) + rest)
-        loss = (error + found.penalty) / n_rows
-        _differentiate(loss, leaves, out)
+        error = squared_error(y, _whole(y_hat.to(x.dtype), exchange) + rest)
+        shared = error if found.shared is None else error + found.shared
+        _differentiate((shared + found.penalty) / n_rows, leaves, out)
+        loss = (shared + total(found.penalty.detach(), exchange.latents)) / n_rows
         return _summed(out, found, loss.detach(), error.detach(), n_rows, exchange)
 
     def activate(  # noqa: D102
         self, config: SAEConfig, pre_acts: Float[Tensor, "n d_sae"], weights: Weights
     ) -> Float[Tensor, "n d_sae"]:
         return pre_acts.relu()
+
+
+def _whole(decoded: Tensor, exchange: Exchange) -> Tensor:
+    """The sum over workers that hold other latents, with the derivative of this one's part."""
+    if exchange.latents.world_size == 1:
+        return decoded
+    return total(decoded.detach(), exchange.latents) + (decoded - decoded.detach())
 
 
 def _leaves(parameters: Parameters) -> Parameters:
@@ -162,12 +177,13 @@ def _differentiate(loss: Tensor, leaves: Parameters, out: Parameters) -> None:
 def _summed(out: Parameters, found: Codes, loss: Tensor, error: Tensor, n_rows: int, exchange: Exchange) -> Found:
     """One sum over workers of the gradients and all statistics."""
     active = (found.codes > 0).sum(0).to(out.flat.dtype)
-    n_entries = active.sum() if found.n_entries is None else found.n_entries.to(out.flat.dtype)
+    n_active = total(active.sum(), exchange.latents)
+    n_entries = n_active if found.n_entries is None else total(found.n_entries.to(out.flat.dtype), exchange.latents)
     if exchange.world_size == 1:
-        return Found(StepSums(n_rows, loss, error, active.sum(), active > 0), None, n_entries)
-    sums = torch.cat([out.flat, active, torch.stack([loss, error, n_entries])])
+        return Found(StepSums(n_rows, loss, error, n_active, active > 0), None, n_entries)
+    sums = torch.cat([out.flat, active, torch.stack([loss, error, n_active, n_entries])])
     exchange.add_up(sums)
     out.flat.copy_(sums[: len(out.flat)])
-    counts = sums[len(out.flat) : -3]
-    loss, error, n_entries = sums[-3:]
-    return Found(StepSums(n_rows, loss, error, counts.sum(), counts > 0), None, n_entries)
+    counts = sums[len(out.flat) : -4]
+    loss, error, n_active, n_entries = sums[-4:]
+    return Found(StepSums(n_rows, loss, error, n_active, counts > 0), None, n_entries)

@@ -46,6 +46,12 @@ class Entries:
         return Entries(self.values[mask], self.latents[mask], before[self.start])
 
 
+def no_entries(n: int, like: Tensor, dtype: torch.dtype) -> Entries:
+    """Of ``n`` rows without any."""
+    none = torch.zeros(0, dtype=dtype, device=like.device)
+    return Entries(none, none.to(torch.int32), torch.zeros(n + 1, dtype=torch.int64, device=like.device))
+
+
 @dataclass(frozen=True, slots=True)
 class Rows:
     """What one look at every row gives, for g nested prefixes of the latents (TopK: g = 1, the prefix is all of them).

@@ -1,4 +1,8 @@
-"""What data-parallel workers have to tell each other during a step, as an interface that knows no network."""
+"""What workers have to tell each other during a step, as an interface that knows no network.
+
+Workers form a mesh. Those of one row of it hold the same latents and see other rows of the batch, those of one column see
+the same rows and hold other latents: encoder columns, decoder rows and all else that belongs to a latent.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,14 +23,17 @@ class Traffic:
 
 
 @runtime_checkable  # tests execute annotations
-class Exchange(Protocol):
-    """Collective operations over all workers; every worker must call them in the same order."""
-
-    traffic: Traffic
+class Group(Protocol):
+    """Collective operations over some workers; each of them must call them in the same order."""
 
     @property
     def world_size(self) -> int:
         """Number of workers."""
+        ...
+
+    @property
+    def rank(self) -> int:
+        """This worker's place among them."""
         ...
 
     def gather(self, tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -38,14 +45,30 @@ class Exchange(Protocol):
         ...
 
 
+@runtime_checkable
+class Exchange(Group, Protocol):
+    """The workers that hold the same latents and see other rows; ``world_size`` is how many there are of those."""
+
+    traffic: Traffic
+
+    @property
+    def latents(self) -> Group:
+        """The workers that see the same rows and hold other latents, in the order of latents."""
+        ...
+
+
 class Alone:
     """One worker: nothing to exchange."""
 
-    world_size = 1
+    world_size, rank = 1, 0
 
     def __init__(self) -> None:
         """Begin with nothing sent."""
         self.traffic = Traffic()
+
+    @property
+    def latents(self) -> "Alone":  # noqa: D102
+        return self
 
     def gather(self, tensors: Sequence[Tensor]) -> list[Tensor]:  # noqa: D102
         return list(tensors)
@@ -54,7 +77,13 @@ class Alone:
         return None
 
 
-def gather_entries(exchange: Exchange, entries: Entries) -> Entries:
+def add_up_everywhere(exchange: Exchange, tensor: Tensor) -> None:
+    """Replace a tensor by its sum over the whole mesh."""
+    exchange.add_up(tensor)
+    exchange.latents.add_up(tensor)
+
+
+def gather_entries(exchange: Group, entries: Entries) -> Entries:
     """The active latents of all workers' rows, in the order of ranks; every worker has the same number of rows.
 
     Workers have different numbers of entries, so all send as many as the one with most: their counts go first.

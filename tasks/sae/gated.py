@@ -38,9 +38,9 @@ class Gated(DenseArchitecture):
     def codes(self, at: Here, p: Parameters, pre_acts: Float[Tensor, "n d_sae"]) -> Codes:  # noqa: D102
         codes = _gated(pre_acts, p.b_enc, p.extra)
         gate = pre_acts.relu()
-        alone = gate @ p.W_dec.detach() + at.rest
+        alone = at.whole(gate @ p.W_dec.detach()) + at.rest
         penalty = self.coefficient(at.config, at.batch) * gate.sum()
-        return Codes(codes, penalty + squared_error(at.y, alone), (gate > 0).sum())
+        return Codes(codes, penalty, (gate > 0).sum(), squared_error(at.y, alone))
 
     def sparse_step(  # noqa: D102
         self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: Batch, exchange: Exchange

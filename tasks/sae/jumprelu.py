@@ -16,7 +16,7 @@ from torch import Tensor
 from tasks.sae.architecture import Batch
 from tasks.sae.config import SAEConfig
 from tasks.sae.dense import Codes, DenseArchitecture, Found, Here
-from tasks.sae.exchange import Exchange
+from tasks.sae.exchange import Exchange, add_up_everywhere
 from tasks.sae.parameters import Parameters
 from tasks.sae.scaling import Folding, Weights
 from tasks.sae.sparse_jumprelu import SPARSE_BELOW, sparse_jumprelu_step, window_start
@@ -108,10 +108,10 @@ class JumpReLU(DenseArchitecture):
         width, n = self._width(at.config, at.batch, p), len(at.y)
         count = _count(pre_acts, threshold, width)
         total = count.detach().clone()
-        at.exchange.add_up(total)
+        add_up_everywhere(at.exchange, total)
         value, slope = self.price(at.config, at.batch, total / (n * at.exchange.world_size))
-        # Linear in this worker's count, with the slope that the price has at the l0 of all workers' rows.
-        price = n * value + slope * (count - count.detach())
+        # Linear in this worker's count, with the slope that the price has at the l0 of all workers' rows and latents.
+        price = n * value / at.exchange.latents.world_size + slope * (count - count.detach())
         n_entries = (pre_acts.detach() > window_start(threshold.detach(), width)).sum()
         return Codes(_jump(pre_acts, threshold, width), price * at.y.shape[1], n_entries)
 

@@ -3,6 +3,9 @@
 At each change of p the coefficient is rescaled, so that the penalty of the present codes stays as it was.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -10,7 +13,7 @@ from torch import Tensor
 from tasks.sae.architecture import Batch
 from tasks.sae.config import SAEConfig
 from tasks.sae.dense import Codes, DenseArchitecture, Found, Here
-from tasks.sae.exchange import Alone, Exchange
+from tasks.sae.exchange import Exchange, add_up_everywhere
 from tasks.sae.parameters import Parameters
 from tasks.sae.sparse import Entries
 from tasks.sae.sparse_relu import SPARSE_BELOW, Penalty, sparse_relu_step
@@ -34,25 +37,27 @@ class PAnneal(DenseArchitecture):
 
     def codes(self, at: Here, p: Parameters, pre_acts: Float[Tensor, "n d_sae"]) -> Codes:  # noqa: D102
         codes = pre_acts.relu()
-        coefficient, power = self._in_force(at.config, at.batch, codes.detach(), at.exchange)
+        coefficient, power = self._in_force(at.config, at.batch, codes.detach(), partial(add_up_everywhere, at.exchange))
         return Codes(codes, coefficient * _power_sum(codes, power))
 
     def sparse_step(  # noqa: D102
         self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: Batch, exchange: Exchange
     ) -> Found:
         def penalty(entries: Entries) -> Penalty:
-            coefficient, power = self._in_force(config, batch, entries.values, Alone())  # they are all workers' already
+            coefficient, power = self._in_force(config, batch, entries.values, exchange.latents.add_up)  # all rows' already
             return Penalty(coefficient * _power_sum(entries.values, power), coefficient * _slope(entries.values, power))
 
         return sparse_relu_step(parameters, out, batch, exchange, penalty)
 
-    def _in_force(self, config: SAEConfig, batch: Batch, codes: Tensor, exchange: Exchange) -> tuple[float | Tensor, float]:
-        """Coefficient and p of this step; where p falls, by the codes that ``exchange`` adds up."""
+    def _in_force(
+        self, config: SAEConfig, batch: Batch, codes: Tensor, add_up: Callable[[Tensor], None]
+    ) -> tuple[float | Tensor, float]:
+        """Coefficient and p of this step; where p falls, by the codes of all workers, whose sums ``add_up`` makes."""
         buffers = batch.buffers
         wanted = 1 - (1 - config.p_final) * int(batch.progress * CHANGES) / CHANGES
         if wanted < float(buffers["p"]) - 1e-9:
             sums = torch.stack([_power_sum(codes, float(buffers["p"])), _power_sum(codes, wanted)])
-            exchange.add_up(sums)
+            add_up(sums)
             buffers["rescaled"].mul_(float(sums[0] / sums[1]) if float(sums[1]) > 0 else 1.0)
             buffers["p"].fill_(wanted)
         return self.coefficient(config, batch) * float(buffers["rescaled"]), float(buffers["p"])

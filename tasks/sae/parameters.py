@@ -8,6 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+SHARED = ("W_skip",)
+"""What of ``Parameters.extra`` belongs to no latent, as b_dec does."""
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:
@@ -53,6 +56,26 @@ def view(flat: Float[Tensor, "size"], layout: Layout) -> Parameters:
     encoder, W_dec, b_enc, b_dec, *extra = torch.split(flat, sizes)
     named = {name: part.view(shape) for (name, shape), part in zip(layout.extra.items(), extra, strict=True)}
     return Parameters(flat, encoder.view(d_sae, d_in), W_dec.view(d_sae, d_out), b_enc, b_dec, named)
+
+
+def layout_of(parameters: Parameters) -> Layout:
+    """The sizes of some parameters, which may be those of a part of the latents."""
+    d_sae, d_out = parameters.W_dec.shape
+    extra = {name: tuple(tensor.shape) for name, tensor in parameters.extra.items()}
+    return Layout(parameters.encoder.shape[1], d_sae, d_out, extra)
+
+
+def part_of(parameters: Parameters, part: int, n_parts: int) -> Parameters:
+    """A copy of the ``part``-th of ``n_parts`` equal parts of the latents, with all that belongs to no latent."""
+
+    def own(tensor: Tensor, name: str = "") -> Tensor:
+        return tensor if name in SHARED else tensor.chunk(n_parts)[part]
+
+    encoder, W_dec, b_enc = own(parameters.encoder), own(parameters.W_dec), own(parameters.b_enc)
+    extra = {name: own(tensor, name) for name, tensor in parameters.extra.items()}
+    pieces = [encoder, W_dec, b_enc, parameters.b_dec, *extra.values()]
+    found = Parameters(torch.cat([piece.reshape(-1) for piece in pieces]), encoder, W_dec, b_enc, parameters.b_dec, extra)
+    return view(found.flat, layout_of(found))
 
 
 def zeros(layout: Layout, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> Parameters:

@@ -57,13 +57,14 @@ def decode_rows(
     W_dec: Float[Tensor, "d_sae d_out"],
     weight: Float[Tensor, "g"],
     bounds: tuple[int, ...],
+    decoded: Float[Tensor, "g n d_out"] | None = None,
 ) -> Rows:
     """Decode, compare with the target, and pull the gradient of the loss back to the entries' values."""
-    masks = [None] if len(bounds) == 1 else [_group(entries, low, high) for low, high in pairwise((0, *bounds))]
-    bags = [_Bag(entries, mask, W_dec) for mask in masks]
+    bags = _bags(entries, W_dec, bounds)
     residuals: list[Tensor] = []
-    for bag in bags:
-        residuals.append((residuals[-1] if residuals else target) - bag.decoded.detach())
+    for p, bag in enumerate(bags):
+        part = bag.decoded.detach() if decoded is None else decoded[p]
+        residuals.append((residuals[-1] if residuals else target) - part)
     gradients = [-2 * w * residual for w, residual in zip(weight, residuals, strict=True)]
     for q in reversed(range(len(gradients) - 1)):
         gradients[q] += gradients[q + 1]
@@ -72,6 +73,18 @@ def decode_rows(
         bag.pull_back(gradient, d_values)
     squared_error = torch.stack([residual.square().sum(dtype=torch.float64) for residual in residuals])
     return Rows(residuals[-1], torch.cat(gradients), d_values, squared_error)
+
+
+def decode_groups(
+    entries: Entries, W_dec: Float[Tensor, "d_sae d_out"], bounds: tuple[int, ...]
+) -> Float[Tensor, "g n d_out"]:
+    """What each group of latents decodes to."""
+    return torch.stack([bag.decoded.detach() for bag in _bags(entries, W_dec, bounds)])
+
+
+def _bags(entries: Entries, W_dec: Tensor, bounds: tuple[int, ...]) -> list["_Bag"]:
+    masks = [None] if len(bounds) == 1 else [_group(entries, low, high) for low, high in pairwise((0, *bounds))]
+    return [_Bag(entries, mask, W_dec) for mask in masks]
 
 
 def _group(entries: Entries, low: int, high: int) -> Bool[Tensor, "m"]:

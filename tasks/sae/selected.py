@@ -2,7 +2,8 @@
 
 Workers share the choice of latents, which costs as much as all the rest: each encodes its own rows, then rows and codes
 (not gradients) are gathered, and every worker takes the same update over the whole batch. That moves 2.5 MB a step at
-n 1024, d_in 576, where the gradients of d_sae 4608 are 21 MB, and leaves all workers with equal bits.
+n 1024, d_in 576, where the gradients of d_sae 4608 are 21 MB, and leaves all workers with equal bits. Workers that hold
+different latents of the same rows share the choice, and what they decode to.
 """
 
 from collections.abc import Callable
@@ -10,15 +11,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from tasks.sae.across import decode_together, largest_of_rows, own_bounds, total
 from tasks.sae.architecture import Batch, StepSums
 from tasks.sae.config import SAEConfig
-from tasks.sae.exchange import Exchange, gather_entries
+from tasks.sae.entries import no_entries
+from tasks.sae.exchange import Exchange, Group, gather_entries
 from tasks.sae.losses import resolved_aux_k
 from tasks.sae.parameters import Parameters
-from tasks.sae.sparse import ByLatent, Entries, Part, Rows, by_latent, decode_rows, select_columns
+from tasks.sae.sparse import ByLatent, Entries, Part, Rows, by_latent, select_columns
 
 Select = Callable[[Tensor], Entries]
-"""(pre_acts of all this worker's rows) -> the active latents of all workers' rows, in the order of ranks."""
+"""(pre_acts of all this worker's rows and latents) -> its latents' entries in all workers' rows, in the order of ranks."""
 
 
 def selected_gradients(
@@ -41,27 +44,29 @@ def selected_gradients(
         select: chooses the active latents of all workers' rows from this worker's pre-activations.
         bounds: ends of the nested prefixes of latents that must each rebuild the rows; one, d_sae, for plain SAEs.
     """
-    d_in = parameters.encoder.shape[1]
+    d_own, d_in = parameters.encoder.shape
+    latents = exchange.latents
+    bounds = own_bounds(bounds, d_own, latents)
     x, y = batch.rows(batch.raw, d_in)
     pre_acts = encode(parameters, x, batch)
-    entries, dead = select(pre_acts), _dead_entries(config, pre_acts, batch, parameters)
+    entries, dead = select(pre_acts), _dead_entries(config, pre_acts, batch, parameters, latents)
     if exchange.world_size > 1:
         dead = None if dead is None else gather_entries(exchange, dead)
         x, y = batch.rows(exchange.gather([batch.raw])[0], d_in)
     weight = x.new_full((len(bounds),), 1 / (len(bounds) * y.numel()))
-    rows = decode_rows(rest_to_rebuild(parameters, x, y), entries, parameters.W_dec, weight, bounds)
+    rows = decode_together(rest_to_rebuild(parameters, x, y), entries, parameters.W_dec, weight, bounds, latents)
     parts = [Part(entries, rows.d_values, rows.output_gradient, x, bounds)]
     write_rest(out, rows, x)
     loss = (rows.squared_error.to(weight.dtype) * weight).sum()
     if dead is not None:
-        revival, part = _revival(config, parameters, rows, dead, x)
+        revival, part = _revival(config, parameters, rows, dead, x, latents)
         loss = loss + revival
         parts.append(part)
-    fired = torch.zeros(config.d_sae, dtype=torch.bool, device=x.device)
+    fired = torch.zeros(d_own, dtype=torch.bool, device=x.device)
     fired[entries.latents.long()] = True
-    n_active = loss.new_tensor(len(entries.values))
+    n_active = total(loss.new_tensor(len(entries.values)), latents)
     sums = StepSums(len(x), loss, rows.squared_error[-1].to(loss.dtype), n_active, fired)
-    return sums, by_latent(parts, config.d_sae)
+    return sums, by_latent(parts, d_own)
 
 
 _ONEDNN_LINEAR = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
@@ -97,19 +102,25 @@ def write_rest(out: Parameters, rows: Rows, x: Tensor) -> None:
         torch.mm(gradient.T, x, out=out.extra["W_skip"])
 
 
-def _dead_entries(config: SAEConfig, pre_acts: Tensor, batch: Batch, parameters: Parameters) -> Entries | None:
-    """The largest of this worker's dead latents; None where there are none."""
-    aux_k = min(resolved_aux_k(config), int(batch.dead.sum()))
+def _dead_entries(
+    config: SAEConfig, pre_acts: Tensor, batch: Batch, parameters: Parameters, latents: Group
+) -> Entries | None:
+    """The largest of all dead latents in each of this worker's rows, as far as they are its own; None where none is dead."""
+    aux_k = min(resolved_aux_k(config), int(total(batch.dead.sum(), latents)))
     if aux_k == 0:
         return None
-    return select_columns(pre_acts, batch.dead.nonzero().squeeze(1), aux_k, parameters.flat.dtype)
+    columns, dtype = batch.dead.nonzero().squeeze(1), parameters.flat.dtype
+    found = select_columns(pre_acts, columns, aux_k, dtype) if len(columns) else no_entries(len(pre_acts), pre_acts, dtype)
+    return largest_of_rows(found, aux_k, latents)
 
 
-def _revival(config: SAEConfig, parameters: Parameters, rows: Rows, dead: Entries, x: Tensor) -> tuple[Tensor, Part]:
+def _revival(
+    config: SAEConfig, parameters: Parameters, rows: Rows, dead: Entries, x: Tensor, latents: Group
+) -> tuple[Tensor, Part]:
     """AuxK: dead latents rebuild the residual, with a loss relative to its size; the residual is a constant to it."""
     size = rows.squared_error[-1]
     weight = torch.where(size > 0, config.aux_coefficient / size, 0.0).to(x.dtype).reshape(1)
-    bounds = (config.d_sae,)
-    again = decode_rows(rows.residual, dead, parameters.W_dec, weight, bounds)
+    bounds = (len(parameters.W_dec),)
+    again = decode_together(rows.residual, dead, parameters.W_dec, weight, bounds, latents)
     loss = (again.squared_error.to(weight.dtype) * weight).sum()
     return loss, Part(dead, again.d_values, again.output_gradient, x, bounds)

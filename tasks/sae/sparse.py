@@ -24,6 +24,7 @@ __all__ = [
     "Part",
     "Rows",
     "by_latent",
+    "decode_groups",
     "decode_rows",
     "select_above",
     "select_columns",
@@ -59,6 +60,7 @@ def decode_rows(
     W_dec: Float[Tensor, "d_sae d_out"],
     weight: Float[Tensor, "g"],
     bounds: tuple[int, ...],
+    decoded: Float[Tensor, "g n d_out"] | None = None,
 ) -> Rows:
     """Decode, compare with the target, and pull the gradient of the loss back to the entries' values.
 
@@ -68,8 +70,16 @@ def decode_rows(
         W_dec: the decoder.
         weight: of each prefix's squared error in the loss.
         bounds: the latents below ``bounds[p]`` are prefix p; the last is d_sae. Residual p is what prefix p leaves over.
+        decoded: what all workers' latents decode to, group by group, where this one has only some of them.
     """
-    return _operations(target).decode_rows(target, entries, W_dec, weight, bounds)
+    return _operations(target).decode_rows(target, entries, W_dec, weight, bounds, decoded)
+
+
+def decode_groups(
+    entries: Entries, W_dec: Float[Tensor, "d_sae d_out"], bounds: tuple[int, ...]
+) -> Float[Tensor, "g n d_out"]:
+    """What the latents between one bound and the next decode to, from 0 on."""
+    return _operations(W_dec).decode_groups(entries, W_dec, bounds)
 
 
 def by_latent(
@@ -100,8 +110,16 @@ class _Operations(Protocol):
     def select_above(self, pre_acts: Tensor, level: float | Tensor, dtype: torch.dtype) -> Entries: ...
 
     def decode_rows(
-        self, target: Tensor, entries: Entries, W_dec: Tensor, weight: Tensor, bounds: tuple[int, ...]
+        self,
+        target: Tensor,
+        entries: Entries,
+        W_dec: Tensor,
+        weight: Tensor,
+        bounds: tuple[int, ...],
+        decoded: Tensor | None,
     ) -> Rows: ...
+
+    def decode_groups(self, entries: Entries, W_dec: Tensor, bounds: tuple[int, ...]) -> Tensor: ...
 
     def by_latent(self, parts: Sequence[Part], d_sae: int, radial: Tensor | None, bias: Tensor | None) -> ByLatent: ...
 

@@ -46,6 +46,6 @@ def sparse_gated_step(
     # Magnitudes do not see b_enc: what they add to its gradient beside the encoder's is taken away again.
     bias = -gate.sum_by_latent(d_own, d_sae)
     gradients = by_latent([seen.part(codes, d_gate + d_own, rows)], d_sae, bias=bias)
-    penalty = alone.squared_error[-1].to(gate.values.dtype) / len(seen.x) + price * gate.values.sum()
+    penalty = alone.squared_error[-1].to(gate.values.dtype) / len(seen.x) + price * seen.total(gate.values.sum())
     sums = seen.sums(rows.squared_error, penalty, codes.only(codes.values > 0))
-    return Found(sums, gradients, penalty.new_tensor(len(latents)))
+    return Found(sums, gradients, seen.total(penalty.new_tensor(len(latents))))

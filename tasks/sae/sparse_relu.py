@@ -24,7 +24,7 @@ in fp32.
 
 
 class Penalty(NamedTuple):
-    """What codes cost beside the squared error, summed over rows."""
+    """What the codes of this worker's latents cost beside the squared error, summed over rows."""
 
     total: Float[Tensor, ""]
     slope: Float[Tensor, "m"]
@@ -55,5 +55,5 @@ def sparse_relu_step(
     write_rest(out, rows, seen.x)
     radial = None if cost.radial is None else cost.radial / n
     gradients = by_latent([seen.part(entries, rows.d_values + cost.slope / n, rows)], len(parameters.W_dec), radial)
-    sums = seen.sums(rows.squared_error, cost.total / n, entries)
+    sums = seen.sums(rows.squared_error, seen.total(cost.total) / n, entries)
     return Found(sums, gradients, sums.n_active)

@@ -1,6 +1,6 @@
 """What all steps at few latents only share: finding the entries of all workers' rows, and what to tell of them.
 
-Workers gather rows and entries, as in ``tasks.sae.selected``.
+Workers gather rows and entries, and share what their latents decode to, as in ``tasks.sae.selected``.
 """
 
 from dataclasses import dataclass
@@ -9,38 +9,45 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tasks.sae.across import decode_together, total
 from tasks.sae.architecture import Batch, StepSums
-from tasks.sae.exchange import Exchange, gather_entries
+from tasks.sae.exchange import Exchange, Group, gather_entries
 from tasks.sae.parameters import Parameters
 from tasks.sae.selected import encode, rest_to_rebuild
-from tasks.sae.sparse import Entries, Part, Rows, decode_rows, select_above
+from tasks.sae.sparse import Entries, Part, Rows, select_above
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """All workers' rows, scaled, and the pre-activations that a step looks at."""
+    """All workers' rows, scaled, and the pre-activations of this worker's latents that a step looks at."""
 
     x: Float[Tensor, "n d_in"]
     target: Float[Tensor, "n d_out"]
     """What the latents have to rebuild."""
     entries: Entries
-    W_dec: Float[Tensor, "d_sae d_out"]
+    W_dec: Float[Tensor, "d_own d_out"]
+    latents: Group
 
     def decode(self, entries: Entries) -> Rows:
         """Compare what ``entries`` decode to with the target; the loss is the mean over rows of the squared error."""
-        return decode_rows(self.target, entries, self.W_dec, self.x.new_full((1,), 1 / len(self.x)), self._bounds)
+        weight = self.x.new_full((1,), 1 / len(self.x))
+        return decode_together(self.target, entries, self.W_dec, weight, self._bounds, self.latents)
+
+    def total(self, value: Tensor) -> Tensor:
+        """Its sum over the workers that hold other latents."""
+        return total(value, self.latents)
 
     def part(self, entries: Entries, d_values: Tensor, rows: Rows) -> Part:
         """The gradients' sums, of W_dec over all of ``rows`` and of the encoder by each entry's ``d_values``."""
         return Part(entries, d_values, rows.output_gradient, self.x, self._bounds)
 
     def sums(self, error: Float[Tensor, "1"], penalty: Tensor, active: Entries) -> StepSums:
-        """What the step tells: ``error`` as ``decode`` found it, and ``penalty``, a mean over rows, beside it."""
+        """What the step tells: ``error`` as ``decode`` found it, and ``penalty``, a mean over rows, of all latents."""
         squared_error = error[-1].to(self.x.dtype)
         fired = torch.zeros(len(self.W_dec), dtype=torch.bool, device=self.x.device)
         fired[active.latents.long()] = True
         loss = squared_error / len(self.x) + penalty
-        return StepSums(len(self.x), loss, squared_error, loss.new_tensor(len(active.latents)), fired)
+        return StepSums(len(self.x), loss, squared_error, self.total(loss.new_tensor(len(active.latents))), fired)
 
     @property
     def _bounds(self) -> tuple[int, ...]:
@@ -54,4 +61,4 @@ def look(parameters: Parameters, batch: Batch, exchange: Exchange, level: float 
     entries = gather_entries(exchange, select_above(encode(parameters, x, batch), level, parameters.flat.dtype))
     if exchange.world_size > 1:
         x, y = batch.rows(exchange.gather([batch.raw])[0], d_in)
-    return Seen(x, rest_to_rebuild(parameters, x, y), entries, parameters.W_dec)
+    return Seen(x, rest_to_rebuild(parameters, x, y), entries, parameters.W_dec, exchange.latents)

@@ -3,6 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor
 
+from tasks.sae.across import largest_of_rows
 from tasks.sae.architecture import Architecture, Batch, StepSums
 from tasks.sae.config import SAEConfig
 from tasks.sae.exchange import Exchange, gather_entries
@@ -29,7 +30,9 @@ class TopK(Architecture):
         self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: Batch, exchange: Exchange
     ) -> tuple[StepSums, ByLatent | None]:
         def select(pre_acts: Tensor) -> Entries:
-            return gather_entries(exchange, select_top_k(pre_acts, batch.k, parameters.flat.dtype))
+            k = min(batch.k, pre_acts.shape[1])
+            kept = largest_of_rows(select_top_k(pre_acts, k, parameters.flat.dtype), batch.k, exchange.latents)
+            return gather_entries(exchange, kept)
 
         return selected_gradients(config, parameters, out, batch, exchange, select, (config.d_sae,))
 

@@ -9,6 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from tasks.sae.across import total
+from tasks.sae.exchange import Group
 from tasks.train.faults import NotFiniteError
 from tasks.train.plan import Plan
 from tasks.train.step import StepResult, TrainState
@@ -43,8 +45,8 @@ class Meter:
         """Take in one step; its numbers stay on their device."""
         self.results.append(result)
 
-    def row(self, state: TrainState, plan: Plan) -> CurveRow:
-        """Close a row at the state's step.
+    def row(self, state: TrainState, plan: Plan, latents: Group) -> CurveRow:
+        """Close a row at the state's step; ``latents`` are the workers that hold the others.
 
         Raises:
             NotFiniteError: the loss or the gradient of a step is not a finite number.
@@ -65,7 +67,7 @@ class Meter:
             loss=sum(losses) / len(losses),
             fvu=squared_error / (n_rows * plan.layout.d_out),
             l0=n_active / n_rows,
-            dead_fraction=float((state.silent >= plan.dead_after).double().mean()),
+            dead_fraction=float(total((state.silent >= plan.dead_after).double().sum(), latents)) / plan.sae.d_sae,
             lr=plan.lr_at(state.step - 1),
             grad_norm=grad_norms[-1],
         )

@@ -54,7 +54,7 @@ def train(
         last = state.step == plan.n_steps
         closes = last or state.step % plan.log_every == 0
         if closes:
-            run.curve.append(meter.row(state, plan))
+            run.curve.append(meter.row(state, plan, exchange.latents))
         clock.stepped()
         if closes:
             on_row(run)

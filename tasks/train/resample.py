@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, normalize
 
+from tasks.sae.across import total
 from tasks.sae.architecture import Batch
-from tasks.sae.exchange import Exchange
+from tasks.sae.exchange import Exchange, Group
 from tasks.sae.parameters import Parameters
 from tasks.train.plan import Plan
 
@@ -24,17 +25,17 @@ ENCODER_SHARE = 0.2
 
 def resample(state: "TrainState", batch: Batch, plan: Plan, exchange: Exchange) -> None:
     """Give each dead latent the direction of a row drawn by its squared loss; its moments and bias start from 0."""
-    dead = batch.dead.nonzero().squeeze(1)
-    if len(dead) == 0:
+    dead, latents = batch.dead.nonzero().squeeze(1), exchange.latents
+    counts = latents.gather([batch.dead.sum()[None]])[0].tolist()
+    if sum(counts) == 0:
         return
     p, d_in = state.parameters, plan.layout.d_in
     x, y = batch.rows(exchange.gather([batch.raw])[0], d_in)
-    chosen = _draw(_losses(p, x, y), len(dead), plan.seed + 1_000_003 * (state.step + 1))
-    if chosen is None:
+    drawn = _draw(_losses(p, x, y, latents), sum(counts), plan.seed + 1_000_003 * (state.step + 1))
+    if drawn is None:
         return
-    norms: Tensor = torch.linalg.vector_norm(p.encoder, dim=1)
-    alive = norms[~batch.dead]
-    size = ENCODER_SHARE * (float(alive.mean()) if len(alive) else float(norms.mean()))
+    chosen = torch.split(drawn, counts)[latents.rank]
+    size = ENCODER_SHARE * _mean_norm(p, ~batch.dead, latents)
     p.W_dec[dead] = normalize(y[chosen])
     p.encoder[dead] = normalize(x[chosen]) * size
     p.b_enc[dead] = 0.0
@@ -44,9 +45,17 @@ def resample(state: "TrainState", batch: Batch, plan: Plan, exchange: Exchange) 
     state.silent[dead] = 0
 
 
-def _losses(p: Parameters, x: Tensor, y: Tensor) -> Tensor:
+def _mean_norm(p: Parameters, alive: Tensor, latents: Group) -> float:
+    """Mean norm of the encoder weights of all live latents; of all latents where none lives."""
+    norms: Tensor = torch.linalg.vector_norm(p.encoder, dim=1)
+    sums = torch.stack([norms[alive].sum(), alive.sum(), norms.sum(), torch.ones_like(norms).sum()])
+    of_live, n_live, of_all, n_all = total(sums, latents).tolist()
+    return float(of_live / n_live if n_live else of_all / n_all)
+
+
+def _losses(p: Parameters, x: Tensor, y: Tensor, latents: Group) -> Tensor:
     """Squared error of each row; 0 for rows without a direction, which no latent could take."""
-    y_hat = linear(x, p.encoder, p.b_enc).relu() @ p.W_dec + p.b_dec
+    y_hat = total(linear(x, p.encoder, p.b_enc).relu() @ p.W_dec, latents) + p.b_dec
     if "W_skip" in p.extra:
         y_hat += linear(x, p.extra["W_skip"])
     return (y - y_hat).square().sum(1).where(x.any(1) & y.any(1), 0.0)

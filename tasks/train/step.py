@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from tasks.sae.across import total
 from tasks.sae.architecture import Architecture, Batch, Scratch, StepSums
-from tasks.sae.exchange import Exchange
+from tasks.sae.exchange import Exchange, Group
 from tasks.sae.init import initial_parameters
-from tasks.sae.parameters import Parameters, view, zeros
+from tasks.sae.parameters import SHARED, Parameters, layout_of, part_of, view, zeros
 from tasks.sae.registry import architecture
 from tasks.sae.scaling import Scaling
 from tasks.sae.sparse import AdamStep, ByLatent
@@ -51,7 +52,7 @@ def state_from(
     parameters: Parameters, plan: Plan, moments: tuple[Tensor, Tensor] | None = None, step: int = 0
 ) -> TrainState:
     """The state after ``step`` steps, with these parameters and (flat) Adam moments; empty: those before the first step."""
-    flat, device, layout = parameters.flat, parameters.flat.device, plan.layout
+    flat, device, layout = parameters.flat, parameters.flat.device, layout_of(parameters)
     gradients = zeros(layout, flat.dtype, device)
     first, second = (view(m, layout) for m in moments or (torch.zeros_like(flat), torch.zeros_like(flat)))
     kind = architecture(plan.sae.arch)
@@ -65,25 +66,32 @@ def state_from(
             "exp_avg": first.flat[cut],
             "exp_avg_sq": second.flat[cut],
         }
-    silent = torch.zeros(plan.sae.d_sae, dtype=torch.int64, device=device)
+    silent = torch.zeros(layout.d_sae, dtype=torch.int64, device=device)
     buffers = {name: tensor.to(device) for name, tensor in kind.buffers(plan.sae).items()}
     averaged = flat.clone() if plan.ema_decay else None
     return TrainState(parameters, (first, second), silent, buffers, step, gradients, optimizer, averaged)
 
 
-def initial_state(plan: Plan, sample: Tensor, device: str | torch.device = "cpu") -> TrainState:
-    """The state before the first step, from the plan's seed and scaled training rows ``sample [m, d_in (+ d_out)]``."""
+def initial_state(
+    plan: Plan, sample: Tensor, device: str | torch.device = "cpu", latents: Group | None = None
+) -> TrainState:
+    """The state before the first step, from the plan's seed and scaled training rows ``sample [m, d_in (+ d_out)]``.
+
+    Of ``latents``, the workers that hold some latents each, every one starts from its part of the same weights.
+    """
     d_in = plan.layout.d_in
     x, y = sample[:, :d_in], sample[:, d_in:] if sample.shape[1] > d_in else None
     parameters = initial_parameters(plan.sae, plan.layout, plan.seed, x, y)
-    return state_from(view(parameters.flat.to(device), plan.layout), plan)
+    if latents is not None and latents.world_size > 1:
+        parameters = part_of(parameters, latents.rank, latents.world_size)
+    return state_from(view(parameters.flat.to(device), layout_of(parameters)), plan)
 
 
 def update(state: TrainState, raw: Tensor, plan: Plan, scaling: Scaling, exchange: Exchange) -> StepResult:
     """Advance ``state`` in place by one step on this worker's raw rows ``[n, d_in]``; a transcoder's targets lie beside."""
     kind, parameters, step = architecture(plan.sae.arch), state.parameters, state.step
     batch = Batch(
-        raw=raw,
+        raw=exchange.latents.gather([raw])[0],
         scaling=scaling,
         dead=state.silent >= plan.dead_after,
         k=plan.k_at(step),
@@ -97,7 +105,7 @@ def update(state: TrainState, raw: Tensor, plan: Plan, scaling: Scaling, exchang
     if step in plan.resample_at:
         resample(state, batch, plan, exchange)
     sums, by_latent = kind.gradients(plan.sae, parameters, state.gradients, batch, exchange)
-    grad_norm = _descend(state, plan, kind, by_latent)
+    grad_norm = _descend(state, plan, kind, by_latent, exchange.latents)
     state.silent.add_(sums.n_rows).masked_fill_(sums.fired, 0)
     state.step += 1
     if state.averaged is not None:
@@ -105,17 +113,17 @@ def update(state: TrainState, raw: Tensor, plan: Plan, scaling: Scaling, exchang
     return StepResult(sums, grad_norm)
 
 
-def _descend(state: TrainState, plan: Plan, kind: Architecture, by_latent: ByLatent | None) -> Tensor:
+def _descend(state: TrainState, plan: Plan, kind: Architecture, by_latent: ByLatent | None, latents: Group) -> Tensor:
     """Take Adam's step; the norm of the gradient before clipping."""
     parameters, gradients = state.parameters, state.gradients
     state.optimizer.param_groups[0]["lr"] = plan.lr_at(state.step)
     if by_latent is not None and plan.max_grad_norm is None:
-        return _descend_by_latent(state, plan, kind, by_latent)
+        return _descend_by_latent(state, plan, kind, by_latent, latents)
     if by_latent is not None:
         by_latent.write(parameters.W_dec, gradients)
     if kind.unit_norm_decoder:
         _drop_parallel_part(gradients.W_dec, parameters.W_dec)
-    norm: Tensor = gradients.flat.norm()
+    norm = _norm(gradients.flat.square().sum(), gradients, latents)
     if plan.max_grad_norm is not None:
         gradients.flat.mul_((plan.max_grad_norm / norm).clamp(max=1.0))
     state.optimizer.step()
@@ -124,7 +132,7 @@ def _descend(state: TrainState, plan: Plan, kind: Architecture, by_latent: ByLat
     return norm
 
 
-def _descend_by_latent(state: TrainState, plan: Plan, kind: Architecture, by_latent: ByLatent) -> Tensor:
+def _descend_by_latent(state: TrainState, plan: Plan, kind: Architecture, by_latent: ByLatent, latents: Group) -> Tensor:
     """The same without ever writing the gradients of encoder, W_dec and b_enc to memory."""
     by, rest = state.optimizer.param_groups[0]["params"]
     settings = AdamStep(
@@ -136,8 +144,14 @@ def _descend_by_latent(state: TrainState, plan: Plan, kind: Architecture, by_lat
     state.optimizer.step()
     by.grad = others
     state.optimizer.state[by]["step"] += 1
-    total: Tensor = square + rest.grad.square().sum()
-    return total.sqrt()
+    return _norm(square + rest.grad.square().sum(), state.gradients, latents)
+
+
+def _norm(square: Tensor, gradients: Parameters, latents: Group) -> Tensor:
+    """Norm of the gradient of all workers' latents; ``square`` is that of this one's, with what belongs to no latent."""
+    shared = [gradients.b_dec, *(tensor for name, tensor in gradients.extra.items() if name in SHARED)]
+    once = torch.stack([tensor.square().sum() for tensor in shared]).sum()
+    return (total(square - once, latents) + once).sqrt()
 
 
 def _drop_parallel_part(gradient: Tensor, rows: Tensor) -> None:

@@ -1,8 +1,5 @@
 """Steps at few latents only, against the dense steps of the same architectures, in float64."""
 
-import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import pytest
@@ -12,7 +9,7 @@ from torch import Tensor
 from tasks.sae.architecture import Batch, StepSums, layout
 from tasks.sae.config import SAEConfig
 from tasks.sae.dense import DenseArchitecture
-from tasks.sae.exchange import Alone, Exchange, Traffic
+from tasks.sae.exchange import Alone, Exchange
 from tasks.sae.parameters import Parameters, view, zeros
 from tasks.sae.registry import NAMES, architecture
 from tasks.train.config import TrainConfig
@@ -20,6 +17,7 @@ from tasks.train.plan import plan
 from tasks.train.step import state_from, update
 from tests.sae.conftest import random_parameters
 from tests.sae.test_gradients import D_IN, D_OUT, D_SAE, N, dead_mask, identity, random_rows
+from tests.sae.threads import in_mesh
 
 ARCHS = [name for name in NAMES if getattr(architecture(name), "sparse_below", 0) > 0]
 JUMPS = ["jumprelu", "jumprelu_l0"]
@@ -163,45 +161,12 @@ def test_the_same_in_bfloat16_to_its_precision(arch: str) -> None:
     assert float(torch.cosine_similarity(*ways, dim=0)) > 0.999
 
 
-class InThreads:
-    """Workers that are threads of this process."""
-
-    def __init__(self, world_size: int) -> None:
-        self.world_size = world_size
-        self._barrier = threading.Barrier(world_size, timeout=30)
-        self._given: dict[int, Sequence[Tensor]] = {}
-        self._rank = threading.local()
-
-    def run(self, work: Callable[[int], object]) -> list[object]:
-        def at(rank: int) -> object:
-            self._rank.number = rank
-            return work(rank)
-
-        with ThreadPoolExecutor(self.world_size) as pool:
-            return [future.result() for future in [pool.submit(at, rank) for rank in range(self.world_size)]]
-
-    @property
-    def traffic(self) -> Traffic:
-        return Traffic()
-
-    def gather(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        self._given[self._rank.number] = [tensor.clone() for tensor in tensors]
-        self._barrier.wait()
-        found = [torch.cat(of_all) for of_all in zip(*(self._given[rank] for rank in range(self.world_size)), strict=True)]
-        self._barrier.wait()
-        return found
-
-    def add_up(self, tensor: Tensor) -> None:
-        (found,) = self.gather([tensor[None]])
-        tensor.copy_(found.sum(0))
-
-
 @each
 @pytest.mark.parametrize("density", [0.0, 1.0])
 def test_two_workers_with_half_the_rows_each_get_the_gradient_of_one(arch: str, density: float) -> None:
     problem = random_problem(arch, bias=2.0, progress=0.2)
-    exchange, halves = InThreads(2), problem.rows.chunk(2)
-    first, second = exchange.run(lambda rank: problem.step(density, halves[rank], exchange))
+    halves = problem.rows.chunk(2)
+    first, second = in_mesh(2, 1, lambda exchange: problem.step(density, halves[exchange.rank], exchange))
     assert torch.equal(first[1], second[1])
     assert_same(first, problem.step(density))
 

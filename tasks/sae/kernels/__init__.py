@@ -4,7 +4,7 @@ Only ``tasks.sae.sparse`` imports them, and only where numba can be imported.
 """
 
 from tasks.sae.kernels.latents import by_latent
-from tasks.sae.kernels.rows import decode_rows
+from tasks.sae.kernels.rows import decode_groups, decode_rows
 from tasks.sae.kernels.select import select_above, select_columns, select_top_k
 
-__all__ = ["by_latent", "decode_rows", "select_above", "select_columns", "select_top_k"]
+__all__ = ["by_latent", "decode_groups", "decode_rows", "select_above", "select_columns", "select_top_k"]

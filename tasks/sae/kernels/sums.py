@@ -23,6 +23,7 @@ def decode(
     start: Any,
     bounds: Any,
     longest: Any,
+    decoded: Any,
     residual: Any,
     output_gradient: Any,
     d_values: Any,
@@ -30,7 +31,10 @@ def decode(
     low: Any,
     high: Any,
 ) -> None:
-    """Rows low to high; see ``Rows`` for what is written. ``errors`` [n, g] are squared; ``longest`` is the most entries."""
+    """Rows low to high; see ``Rows`` for what is written. ``errors`` [n, g] are squared; ``longest`` is the most entries.
+
+    ``decoded`` [g, n, d_out] is what each group decodes to, where other workers have latents of it too; else it is empty.
+    """
     n, d_out = target.shape
     n_groups, minus_two = len(bounds), target.dtype.type(-2)
     which, factors = np.empty(longest, latents.dtype), np.empty(longest, values.dtype)
@@ -43,7 +47,10 @@ def decode(
         rest = residual[r]
         copy(rest, target[r])
         for p in range(n_groups):
-            add_rows(rest, factors[ends[p] : ends[p + 1]], W_dec, which[ends[p] : ends[p + 1]])
+            if len(decoded) > 0:
+                subtract(rest, decoded[p, r], rest.dtype.type(1))
+            else:
+                add_rows(rest, factors[ends[p] : ends[p + 1]], W_dec, which[ends[p] : ends[p + 1]])
             errors[r, p] = square(rest)
             scale(output_gradient[p * n + r], rest, minus_two * weight[p])
         clear(gradient)
@@ -52,6 +59,23 @@ def decode(
             dot_rows(products, gradient, W_dec, which[ends[p] : ends[p + 1]])
             for i in range(ends[p], ends[p + 1]):
                 d_values[places[i]] = products[i - ends[p]]
+
+
+@kernel
+@no_type_check
+def add_groups(
+    W_dec: Any, values: Any, latents: Any, start: Any, bounds: Any, longest: Any, decoded: Any, low: Any, high: Any
+) -> None:
+    """Rows low to high: add what each group of latents decodes to, to ``decoded`` [g, n, d_out]."""
+    n_groups = len(bounds)
+    which, factors = np.empty(longest, latents.dtype), np.empty(longest, values.dtype)
+    places, ends = np.empty(longest, np.int64), np.empty(n_groups + 1, np.int64)
+    for r in range(low, high):
+        by_group(latents, start[r], start[r + 1], bounds, places, ends)
+        for i in range(ends[n_groups]):
+            which[i], factors[i] = latents[places[i]], values[places[i]]
+        for p in range(n_groups):
+            add_rows(decoded[p, r], factors[ends[p] : ends[p + 1]], W_dec, which[ends[p] : ends[p + 1]])
 
 
 @kernel

@@ -1,0 +1,81 @@
+"""What a step does together with the workers that hold the other latents of the same rows.
+
+Each holds d_sae / n latents in a row, and numbers its own from 0.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tasks.sae.entries import Entries, Rows
+from tasks.sae.exchange import Group
+from tasks.sae.sparse import decode_groups, decode_rows
+
+
+def own_bounds(bounds: tuple[int, ...], d_own: int, latents: Group) -> tuple[int, ...]:
+    """Ends of groups of latents, in the numbering of this worker's ``d_own``."""
+    first = d_own * latents.rank
+    return tuple(min(max(bound - first, 0), d_own) for bound in bounds)
+
+
+def decode_together(
+    target: Float[Tensor, "n d_out"],
+    entries: Entries,
+    W_dec: Float[Tensor, "d_own d_out"],
+    weight: Float[Tensor, "g"],
+    bounds: tuple[int, ...],
+    latents: Group,
+) -> Rows:
+    """``decode_rows`` by all workers' latents; the residual has the same bits on all of them.
+
+    Args:
+        target: what the latents have to rebuild.
+        entries: this worker's active latents.
+        W_dec: their decoder rows.
+        weight: of each prefix's squared error in the loss.
+        bounds: ends of the prefixes, in this worker's numbering.
+        latents: the workers.
+    """
+    if latents.world_size == 1:
+        return decode_rows(target, entries, W_dec, weight, bounds)
+    decoded = decode_groups(entries, W_dec, bounds)
+    latents.add_up(decoded)
+    return decode_rows(target, entries, W_dec, weight, bounds, decoded)
+
+
+def largest_of_rows(entries: Entries, k: int, latents: Group) -> Entries:
+    """Of this worker's k largest of each row, those that are among the k largest of all workers'."""
+    if latents.world_size == 1:
+        return entries
+    place = torch.arange(len(entries.values), device=entries.start.device) - entries.start[entries.rows.long()]
+    padded = entries.values.new_full((entries.n, k), -torch.inf)
+    padded[entries.rows.long(), place] = entries.values
+    (found,) = latents.gather([padded])
+    rivals = found.view(latents.world_size, entries.n, k).transpose(0, 1).flatten(1)
+    chosen = torch.zeros_like(rivals, dtype=torch.bool).scatter_(1, rivals.topk(k, sorted=False).indices, True)
+    own = chosen[:, latents.rank * k : (latents.rank + 1) * k]
+    return entries.only(own[entries.rows.long(), place])
+
+
+def largest_of_batch(entries: Entries, count: int, latents: Group) -> Entries:
+    """Of this worker's entries, those that are among the ``count`` largest of all workers'; all where there are fewer."""
+    values, own = entries.values, slice(0, len(entries.values))
+    if latents.world_size > 1:
+        (counts,) = latents.gather([torch.tensor([len(values)], device=values.device)])
+        padded = values.new_full((int(counts.max()),), -torch.inf)
+        padded[: len(values)] = values
+        (values,) = latents.gather([padded])
+        first = latents.rank * len(padded)
+        own = slice(first, first + len(entries.values))
+    if len(values) <= count:
+        return entries
+    mask = torch.zeros(len(values), dtype=torch.bool, device=values.device)
+    mask[values.topk(count, sorted=False).indices] = True
+    return entries.only(mask[own])
+
+
+def total(value: Tensor, latents: Group) -> Tensor:
+    """Its sum over the workers, as a tensor of its own."""
+    found = value.clone()
+    latents.add_up(found)
+    return found

@@ -1,0 +1,56 @@
+"""Workers that are threads of this process, in a mesh of rows and latents."""
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from tasks.sae.exchange import Exchange, Traffic
+
+Result = TypeVar("Result")
+
+
+class Board:
+    """What the members of a group show each other."""
+
+    def __init__(self, world_size: int) -> None:
+        self.barrier = threading.Barrier(world_size, timeout=60)
+        self.shown: dict[int, list[Tensor]] = {}
+
+
+class ThreadGroup:
+    def __init__(self, board: Board, rank: int) -> None:
+        self._board, self.rank, self.world_size = board, rank, board.barrier.parties
+
+    def gather(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        self._board.shown[self.rank] = [tensor.clone() for tensor in tensors]
+        self._board.barrier.wait()
+        of_all = zip(*(self._board.shown[rank] for rank in range(self.world_size)), strict=True)
+        found = [torch.cat(shown) for shown in of_all]
+        self._board.barrier.wait()
+        return found
+
+    def add_up(self, tensor: Tensor) -> None:
+        (found,) = self.gather([tensor[None]])
+        tensor.copy_(found.sum(0))
+
+
+class ThreadMesh(ThreadGroup):
+    def __init__(self, rows: ThreadGroup, latents: ThreadGroup) -> None:
+        super().__init__(rows._board, rows.rank)
+        self.traffic, self.latents = Traffic(), latents
+
+
+def in_mesh(n_rows: int, n_parts: int, work: Callable[[Exchange], Result]) -> list[Result]:
+    """What ``n_rows * n_parts`` workers return; those of one part of the latents are ``n_parts`` apart."""
+    rows, columns = [Board(n_rows) for _ in range(n_parts)], [Board(n_parts) for _ in range(n_rows)]
+
+    def at(worker: int) -> Result:
+        row, part = divmod(worker, n_parts)
+        return work(ThreadMesh(ThreadGroup(rows[part], row), ThreadGroup(columns[row], part)))
+
+    with ThreadPoolExecutor(n_rows * n_parts) as pool:
+        return [future.result() for future in [pool.submit(at, worker) for worker in range(n_rows * n_parts)]]

@@ -1,0 +1,92 @@
+"""A mesh of workers, by rows and by latents, takes the steps of one worker: in float64, to 1e-9 after many of them.
+
+p_anneal takes fewer: the slope of f^p has no bound near 0, so that a last bit's difference grows to .002 in 200 steps.
+"""
+
+import pytest
+import torch
+from torch import Tensor
+
+from tasks.sae.config import SAEConfig
+from tasks.sae.exchange import Alone, Exchange
+from tasks.sae.parameters import part_of, view
+from tasks.sae.registry import NAMES
+from tasks.sae.scaling import Scaling
+from tasks.train.config import TrainConfig
+from tasks.train.loop import Run, train
+from tasks.train.plan import Plan, plan
+from tasks.train.step import TrainState, initial_state, state_from
+from tests.sae.threads import in_mesh
+
+D_IN, D_OUT, D_SAE, STEPS, BATCH = 8, 6, 48, 200, 32
+MESHES = [(2, 1), (1, 2), (2, 2), (1, 4)]
+
+
+def settings(arch: str, **others: object) -> SAEConfig:
+    return SAEConfig(**{"arch": arch, "d_sae": D_SAE, "k": 4, "aux_k": 5, "bandwidth": 0.5} | others)
+
+
+def resolved(config: SAEConfig, d_out: int = D_IN, **train_settings: object) -> Plan:
+    given = {"tokens": STEPS * BATCH, "batch_tokens": BATCH, "lanes": 4, "precision": "fp32", "lr": 0.003}
+    return plan(config, TrainConfig(**{**given, "dead_after_tokens": 3 * BATCH, **train_settings}), D_IN, d_out)
+
+
+def rows(p: Plan) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.rand(p.n_steps, BATCH, 24, generator=generator, dtype=torch.float64)
+    width = D_IN if p.layout.d_out == D_IN else D_IN + p.layout.d_out
+    directions = torch.randn(24, width, generator=generator, dtype=torch.float64)
+    return codes.where(codes > 0.8, 0) @ directions
+
+
+def trained(p: Plan, data: Tensor, exchange: Exchange) -> tuple[TrainState, list[object]]:
+    """By one worker of a mesh, with the rows that are its to read."""
+    width, latents = data.shape[2], exchange.latents
+    scaling = Scaling(torch.zeros(width, dtype=torch.float64), torch.ones(width, dtype=torch.float64))
+    whole = initial_state(p, data[:8].flatten(0, 1).float()).parameters
+    whole = view(whole.flat.double(), p.layout)
+    run = Run(state_from(part_of(whole, latents.rank, latents.world_size), p))
+    worker, n_workers = exchange.rank * latents.world_size + latents.rank, exchange.world_size * latents.world_size
+    own = [batch.chunk(n_workers)[worker] for batch in data]
+    return train(run, own, p, scaling, exchange).state, list(run.curve)
+
+
+def assert_the_same(p: Plan, mesh: tuple[int, int]) -> None:
+    data = rows(p)
+    alone, curve = trained(p, data, Alone())
+    workers = in_mesh(*mesh, lambda exchange: trained(p, data, exchange))
+    for worker, (state, its_curve) in enumerate(workers):
+        expected = part_of(alone.parameters, worker % mesh[1], mesh[1])
+        assert difference(state.parameters.flat, expected.flat) < 1e-9
+        assert torch.equal(state.silent, alone.silent.chunk(mesh[1])[worker % mesh[1]])
+        assert torch.equal(state.parameters.b_dec, workers[0][0].parameters.b_dec)  # no drift between workers
+        for name, buffer in alone.buffers.items():
+            assert torch.allclose(state.buffers[name], buffer, rtol=1e-9), name
+        for row, its in zip(curve, its_curve, strict=True):
+            for name in ("loss", "fvu", "l0", "dead_fraction", "grad_norm"):
+                assert getattr(its, name) == pytest.approx(getattr(row, name), rel=1e-8), name
+
+
+def difference(a: Tensor, b: Tensor) -> float:
+    return float((a - b).norm() / b.norm())
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+@pytest.mark.parametrize("arch", NAMES)
+def test_every_architecture_on_every_mesh_has_the_weights_of_one_worker(arch: str, mesh: tuple[int, int]) -> None:
+    steps = 60 if arch == "p_anneal" else STEPS
+    assert_the_same(resolved(settings(arch), tokens=steps * BATCH), mesh)
+
+
+@pytest.mark.parametrize("arch", ["topk", "batchtopk", "jumprelu", "gated"])
+def test_transcoders_with_a_skip_path_and_clipping_too(arch: str) -> None:
+    p = resolved(settings(arch, skip=True), D_OUT, max_grad_norm=0.5, ema_decay=0.9, tokens=60 * BATCH)
+    assert_the_same(p, (2, 2))
+
+
+def test_prefixes_that_end_within_a_part_of_the_latents() -> None:
+    assert_the_same(resolved(settings("matryoshka", prefixes=(1, 13, 24, 37, 48)), tokens=60 * BATCH), (1, 4))
+
+
+def test_more_latents_a_row_than_one_worker_holds() -> None:
+    assert_the_same(resolved(settings("topk", k=20), tokens=60 * BATCH), (1, 4))
