@@ -23,6 +23,7 @@ def check(config: PipelineConfig) -> None:
     """
     check_storage(config.storage)
     check_cpus(config)
+    _check_loggers(config)
     at = addresses(config)
     if read_manifest(at.activations) is not None:
         _check_width(config, _harvested_width(config, at))
@@ -50,6 +51,13 @@ def check_cpus(config: PipelineConfig) -> None:
                 f"{name} is {processes} with {cpus:g} CPUs each, but the local Ray cluster has {there}. "
                 f"Lower {name}, or raise ray.num_cpus."
             )
+
+
+def _check_loggers(config: PipelineConfig) -> None:
+    if any(name is not None for name in (config.train.tensorboard, config.train.mlflow, config.train.wandb)):
+        from tasks.train.loggers import check_loggers  # imports torch
+
+        check_loggers(config.train)
 
 
 def check_storage(storage: str) -> None:

@@ -19,6 +19,9 @@ class TrainConfig(Settings):
             "keep_checkpoints",
             "max_failures",
             "price_per_hour",
+            "tensorboard",
+            "mlflow",
+            "wandb",
         }
     )
 
@@ -70,6 +73,15 @@ class TrainConfig(Settings):
 
     price_per_hour: float | None = Field(None, ge=0)
     """What an hour of all workers together costs, in any currency, to tell the cost of a million tokens."""
+    tensorboard: str | None = Field(None, min_length=1)
+    """Folder for TensorBoard's event files, on the machine of the first worker; each run gets a folder below it. Empty: none
+    are written. Needs pip install 'saemill[tensorboard]'."""
+    mlflow: str | None = Field(None, min_length=1)
+    """Tracking URI of MLflow, such as http://host:5000 or sqlite:///mlflow.db; runs appear in its experiment 'saemill'.
+    Empty: none are logged. Needs pip install 'saemill[mlflow]'."""
+    wandb: str | None = Field(None, min_length=1)
+    """Project of Weights & Biases; its own environment variables hold the key and the mode (WANDB_MODE=offline: only files,
+    for wandb sync). Empty: none are logged. Needs pip install 'saemill[wandb]'."""
 
     @model_validator(mode="after")
     def _check_shares(self) -> Self:

@@ -1,9 +1,12 @@
 """Training on a Ray cluster: Ray Train runs the workers, restarts them from checkpoints, and keeps those on storage."""
 
 import json
+import logging
 import os
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +26,13 @@ from tasks.sae.exchange import Alone
 from tasks.store.objects import open_store, s3_filesystem
 from tasks.train.distributed import TorchExchange
 from tasks.train.finish import hooks_of
+from tasks.train.loggers import open_loggers
 from tasks.train.loop import Run, ignore
 from tasks.train.mixing import tell_mixing
 from tasks.train.state import checkpoint_name, run_to_files
 from tasks.train.worker import CHECKPOINTS, Worker
+
+logger = logging.getLogger(__name__)
 
 _SNAPSHOT = f"{CHECKPOINTS}/checkpoint_manager_snapshot.json"
 _POLL_S = 0.5
@@ -84,10 +90,12 @@ def _supervise(config: PipelineConfig, activations: str, out: str, listener: Lis
     before = _placement_groups()
     job = ray.remote(num_cpus=0, max_concurrency=4)(_Job).remote()
     try:
-        done = job.run.remote(config, activations, out)
+        done = job.run.remote(config, activations, out, os.getcwd())
         while True:
             ready, _ = ray.wait([done], timeout=_POLL_S)
-            progress, refusal = ray.get(job.news.remote())
+            progress, refusal, warnings = ray.get(job.news.remote())
+            for warning in warnings:
+                logger.warning("%s", warning)
             if refusal is not None:
                 raise refusal
             if progress is not None:
@@ -132,8 +140,9 @@ class _Job:
     def __init__(self) -> None:
         self._progress: Progress | None = None
         self._refusal: SaemillError | None = None
+        self._warnings: list[str] = []
 
-    def run(self, config: PipelineConfig, activations: str, out: str) -> dict[str, Any]:
+    def run(self, config: PipelineConfig, activations: str, out: str, folder: str) -> dict[str, Any]:
         settings = config.train
         if config.ray.address is None:
             os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # one process less where no node can go
@@ -141,7 +150,7 @@ class _Job:
         path, filesystem = _storage(out)
         trainer = TorchTrainer(
             _work,
-            train_loop_config={"config": config, "activations": activations, "out": out, "job": me},
+            train_loop_config={"config": config, "activations": activations, "out": out, "folder": folder, "job": me},
             torch_config=TorchConfig(backend="nccl" if settings.use_gpu else "gloo", timeout_s=600),
             scaling_config=ray.train.ScalingConfig(
                 num_workers=settings.workers,
@@ -166,10 +175,14 @@ class _Job:
     def refuse(self, error: SaemillError) -> None:
         self._refusal = error
 
-    def news(self) -> tuple[Progress | None, SaemillError | None]:
-        """The latest progress, once, and the error that no restart would cure."""
+    def warn(self, message: str) -> None:
+        self._warnings.append(message)
+
+    def news(self) -> tuple[Progress | None, SaemillError | None, list[str]]:
+        """The latest progress and the warnings, once, and the error that no restart would cure."""
         progress, self._progress = self._progress, None
-        return progress, self._refusal
+        warnings, self._warnings = self._warnings, []
+        return progress, self._refusal, warnings
 
 
 def _work(task: dict[str, Any]) -> dict[str, Any]:
@@ -181,13 +194,30 @@ def _work(task: dict[str, Any]) -> dict[str, Any]:
     exchange = TorchExchange() if context.get_world_size() > 1 else Alone()
     try:
         worker = Worker(config, task["activations"], task["out"], exchange, rank, device)
-        run = worker.train(_Teller(config, job) if rank == 0 else ignore, _report)
-        if rank != 0:
-            return {}
-        return worker.finish(run) | {"timing": worker.accounts(run)}
+        with _listener(task, worker, rank) as on_row:
+            run = worker.train(on_row, _report)
+            if rank != 0:
+                return {}
+            return worker.finish(run) | {"timing": worker.accounts(run)}
     except (InputError, ArtifactError) as error:  # a restart would not help
         ray.get(job.refuse.remote(error))
         raise
+
+
+@contextmanager
+def _listener(task: dict[str, Any], worker: Worker, rank: int) -> Iterator[Callable[[Run], None]]:
+    """Who hears of the curve's rows: at rank 0 the job and the loggers, else nobody."""
+    if rank != 0:
+        yield ignore
+        return
+    tell = _Teller(task["config"], task["job"])
+    with open_loggers(task["config"], worker.plan, task["out"], task["folder"], task["job"].warn.remote) as log:
+
+        def on_row(run: Run) -> None:
+            tell(run)
+            log(run)
+
+        yield on_row
 
 
 class _Teller:

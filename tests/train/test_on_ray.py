@@ -13,6 +13,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tasks.artifacts import read_manifest
 from tasks.errors import InputError
@@ -48,6 +49,23 @@ def test_two_workers_train_the_sae_of_one_and_write_it_whole(_shared, tiny_run, 
     assert json.loads(Path(out, "run.json").read_text())["tokens_per_second"] > 0
     assert (heard[-1].done, heard[-1].total) == (1280, 1280)
     assert set(heard[-1].numbers) == {"loss", "fvu", "l0", "dead_fraction", "lr", "waiting"}
+
+
+def test_rows_get_to_loggers_and_a_logger_s_failure_to_who_started_the_run(_shared, tiny_run, tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    config, activations = tiny_run(tensorboard="events", mlflow="nowhere://x")
+    out = f"{tmp_path}/saes/tiny-{'1' * 12}"
+    half = Path(out, "checkpoints/step-000000000001/state.json")  # a begun run is not refused for its loggers
+    half.parent.mkdir(parents=True)
+    half.write_text("{}")
+    train(config, activations, out, silent)
+    events = EventAccumulator(str(tmp_path / f"events/tiny-{'1' * 12}"))
+    events.Reload()
+    curve = pq.read_table(f"{out}/curve.parquet")
+    assert [event.step for event in events.Scalars("train/fvu")] == curve["step"].to_pylist()
+    heard = [record.getMessage() for record in caplog.records if record.name == "tasks.train.on_ray"]
+    assert len(heard) == 1
+    assert heard[0].startswith("train.mlflow is 'nowhere://x' but cannot be logged to: ")
 
 
 def test_a_finished_run_is_left_alone(tiny_run, tmp_path):
