@@ -69,6 +69,7 @@ BAD = {
     "a target of several hooks": ([LAYERS, "train.hooks=[model.layers.4]", "train.target_hook=model.layers.8"], "both set"),
     "a hook named twice": ([LAYERS, "train.hooks=[model.layers.4, model.layers.4]"], "must name each hook once"),
     "a path past the latents of an SAE": (["sae.skip=true"], "sae.skip is on"),
+    "event files in a bucket": (["train.tensorboard=s3://bucket/events"], "but must be a folder"),
     "no room on disk": ([CORPUS, "text.max_tokens=1000000000000000"], "GiB"),
     "storage below a file": ([CORPUS, "storage=../beside/file/runs"], "storage"),
     "storage of an unknown scheme": ([CORPUS, "storage=gs://bucket"], "storage 'gs://bucket' has an unknown scheme"),
