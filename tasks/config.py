@@ -55,6 +55,10 @@ class PipelineConfig(Settings):
         if self.activations.source is None and self.text.source is None:
             raise ValueError("text.source is empty: name a corpus there, or your own activations in activations.source.")
         self._check_hooks()
+        if self.sae.d_sae % self.train.latent_shards:
+            raise ValueError(
+                f"train.latent_shards is {self.train.latent_shards} but must divide sae.d_sae ({self.sae.d_sae})."
+            )
         if self.sae.skip and self.train.target_hook is None:
             raise ValueError(
                 "sae.skip is on, but a linear path from an activation to itself explains all: set train.target_hook."

@@ -1,7 +1,7 @@
 """The trainable parameters as views into one flat tensor, so that optimizer, all-reduce and checkpoint see one object."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import prod
 
 import torch
@@ -76,6 +76,24 @@ def part_of(parameters: Parameters, part: int, n_parts: int) -> Parameters:
     pieces = [encoder, W_dec, b_enc, parameters.b_dec, *extra.values()]
     found = Parameters(torch.cat([piece.reshape(-1) for piece in pieces]), encoder, W_dec, b_enc, parameters.b_dec, extra)
     return view(found.flat, layout_of(found))
+
+
+def extra_of(layout: Layout, d_own: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of the architecture's own parameters where only ``d_own`` of the latents are held."""
+    return {name: shape if name in SHARED else (d_own, *shape[1:]) for name, shape in layout.extra.items()}
+
+
+def joined(flats: Sequence[Float[Tensor, "size"]], layout: Layout) -> Parameters:
+    """All latents' parameters from those of equal parts of them; what belongs to no latent is the first part's."""
+    d_own = layout.d_sae // len(flats)
+    own = replace(layout, d_sae=d_own, extra=extra_of(layout, d_own))
+    parts, whole = [view(flat, own) for flat in flats], view(flats[0].new_empty(layout.size), layout)
+    for name in ("encoder", "W_dec", "b_enc"):
+        getattr(whole, name).copy_(torch.cat([getattr(part, name) for part in parts]))
+    whole.b_dec.copy_(parts[0].b_dec)
+    for name, tensor in whole.extra.items():
+        tensor.copy_(parts[0].extra[name] if name in SHARED else torch.cat([part.extra[name] for part in parts]))
+    return whole
 
 
 def zeros(layout: Layout, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> Parameters:

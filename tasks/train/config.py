@@ -13,6 +13,7 @@ class TrainConfig(Settings):
     not_in_recipe: ClassVar[frozenset[str]] = frozenset(
         {
             "workers",
+            "latent_shards",
             "cpus_per_worker",
             "use_gpu",
             "checkpoint_every_tokens",
@@ -60,6 +61,9 @@ class TrainConfig(Settings):
     """Virtual lanes that the data is dealt to: batches do not depend on the number of workers."""
     workers: int = Field(2, ge=1)
     """Training processes; must divide lanes."""
+    latent_shards: int = Field(1, ge=1)
+    """Parts that the latents are cut into, each on its own workers: weights and optimizer take as much less memory on each.
+    Must divide workers and sae.d_sae; workers / latent_shards of them share the rows of a batch."""
     cpus_per_worker: float = Field(1, gt=0)
     """CPUs that each worker reserves, and its torch threads."""
     use_gpu: bool = False
@@ -88,6 +92,8 @@ class TrainConfig(Settings):
         if self.lanes % self.workers:
             fits = [w for w in range(1, self.lanes + 1) if self.lanes % w == 0]
             raise ValueError(f"train.workers is {self.workers} but must divide train.lanes ({self.lanes}): one of {fits}.")
+        if self.workers % self.latent_shards:
+            raise ValueError(f"train.latent_shards is {self.latent_shards} but must divide train.workers ({self.workers}).")
         if self.batch_tokens % self.lanes:
             raise ValueError(
                 f"train.batch_tokens is {self.batch_tokens} but must be a multiple of train.lanes ({self.lanes})."

@@ -6,8 +6,9 @@ from typing import Any
 
 from tasks.config import PipelineConfig
 from tasks.sae.checkpoint import save
+from tasks.sae.exchange import Group
 from tasks.sae.model import SparseAutoencoder
-from tasks.sae.parameters import view
+from tasks.sae.parameters import joined, view
 from tasks.sae.registry import architecture
 from tasks.sae.scaling import Scaling, Weights, fold, folding
 from tasks.store.objects import open_store
@@ -20,7 +21,7 @@ CURVE = "curve.parquet"
 SAE_FILES = ("sae.safetensors", "config.json", CURVE)
 
 
-def write_sae(config: PipelineConfig, plan: Plan, run: Run, scaling: Scaling, out: str) -> dict[str, Any]:
+def write_sae(config: PipelineConfig, plan: Plan, run: Run, scaling: Scaling, weights: Weights, out: str) -> dict[str, Any]:
     """Write weights, settings and curve; return what the manifest says."""
     summary = {"tokens": run.state.step * plan.batch_rows, "steps": run.state.step, "lr": plan.lr} | {
         name: value for name, value in asdict(run.curve[-1]).items() if name in ("loss", "fvu", "l0", "dead_fraction")
@@ -34,17 +35,20 @@ def write_sae(config: PipelineConfig, plan: Plan, run: Run, scaling: Scaling, ou
         "dead_after_tokens": plan.dead_after,
         "training": summary,
     }
-    save(SparseAutoencoder(plan.sae, finished_weights(plan, run.state, scaling)), out, provenance)
+    save(SparseAutoencoder(plan.sae, weights), out, provenance)
     store = open_store(out)
     store.put(CURVE, curve_to_parquet(run.curve))
     objects = {name: {"sha256": hashlib.sha256(store.get(name)).hexdigest()} for name in SAE_FILES}
     return {"training": summary, "objects": objects}
 
 
-def finished_weights(plan: Plan, state: TrainState, scaling: Scaling) -> Weights:
-    """The tensors of the finished SAE, for raw activations."""
+def finished_weights(plan: Plan, state: TrainState, scaling: Scaling, latents: Group | None = None) -> Weights:
+    """The tensors of the finished SAE, for raw activations; all of ``latents``, who hold parts of it, must come here."""
     layout = plan.layout
-    parameters = state.parameters if state.averaged is None else view(state.averaged.clone(), layout)
+    flat = state.parameters.flat if state.averaged is None else state.averaged.clone()
+    if latents is not None and latents.world_size > 1:
+        flat = joined(latents.gather([flat])[0].chunk(latents.world_size), layout).flat
+    parameters = view(flat, layout)
     source = scaling.columns(0, layout.d_in)
     output = scaling.columns(layout.d_in, layout.d_in + layout.d_out) if len(scaling.mean) > layout.d_in else source
     kind = architecture(plan.sae.arch)

@@ -29,7 +29,7 @@ from tasks.train.config import TrainConfig
 from tasks.train.curve import CurveRow
 from tasks.train.loop import Run
 from tasks.train.plan import Plan
-from tasks.train.state import FACTS
+from tasks.train.state import kept
 from tasks.train.worker import CHECKPOINTS
 
 logger = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ def open_loggers(
             is warned instead: its logger's server may be away for a while.
     """
     check_loggers(config.train)
-    goes_on = any(info.key.endswith(f"/{FACTS}") for info in open_store(out).list(f"{CHECKPOINTS}/"))
+    goes_on = bool(kept(open_store(out), f"{CHECKPOINTS}/"))
     facts = RunFacts(out.rstrip("/").rpartition("/")[2], _run_id(out), settings_of(config, plan))
     asides = [_Aside(setting, getattr(config.train, setting), facts, folder, warn) for setting in _wanted(config.train)]
     handed, failed = 0, True

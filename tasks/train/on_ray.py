@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from tasks.config import PipelineConfig
 from tasks.errors import ArtifactError, InputError, SaemillError
 from tasks.on_ray import cluster_cpus, cluster_gpus, connect
 from tasks.progress import Listener, Progress
-from tasks.sae.exchange import Alone
+from tasks.sae.exchange import Alone, Exchange
 from tasks.store.objects import open_store, s3_filesystem
 from tasks.train.distributed import TorchExchange
 from tasks.train.finish import hooks_of
@@ -191,14 +192,13 @@ def _work(task: dict[str, Any]) -> dict[str, Any]:
     context = ray.train.get_context()
     rank, device = context.get_world_rank(), str(ray.train.torch.get_device())
     torch.set_num_threads(max(1, int(config.train.cpus_per_worker)))
-    exchange = TorchExchange() if context.get_world_size() > 1 else Alone()
+    exchange = TorchExchange(config.train.latent_shards) if context.get_world_size() > 1 else Alone()
     try:
-        worker = Worker(config, task["activations"], task["out"], exchange, rank, device)
+        worker = Worker(config, task["activations"], task["out"], exchange, device)
         with _listener(task, worker, rank) as on_row:
-            run = worker.train(on_row, _report)
-            if rank != 0:
-                return {}
-            return worker.finish(run) | {"timing": worker.accounts(run)}
+            run = worker.train(on_row, partial(_report, exchange=exchange))
+            found = worker.finish(run)
+            return found | {"timing": worker.accounts(run)} if rank == 0 else {}
     except (InputError, ArtifactError) as error:  # a restart would not help
         ray.get(job.refuse.remote(error))
         raise
@@ -243,14 +243,14 @@ class _Teller:
         self._job.tell.remote(Progress("train", done, self._total, per_second=rate, numbers=numbers))
 
 
-def _report(run: Run) -> None:
-    """Hand a checkpoint to Ray Train; a barrier, so every rank comes here at the same steps."""
+def _report(run: Run, exchange: Exchange) -> None:
+    """Hand a checkpoint to Ray Train, each part of the latents by one worker; a barrier, so all come at the same steps."""
     metrics = {"step": run.state.step}
-    if ray.train.get_context().get_world_rank() != 0:
+    if exchange.rank != 0:
         ray.train.report(metrics, checkpoint_dir_name=checkpoint_name(run.state.step))
         return
     with tempfile.TemporaryDirectory() as folder:
-        for name, data in run_to_files(run).items():
+        for name, data in run_to_files(run, exchange.latents).items():
             Path(folder, name).write_bytes(data)
         checkpoint = ray.train.Checkpoint.from_directory(folder)
         ray.train.report(metrics, checkpoint=checkpoint, checkpoint_dir_name=checkpoint_name(run.state.step))

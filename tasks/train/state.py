@@ -1,17 +1,25 @@
-"""A training run as files, so that it can go on where it was: ``state.safetensors`` and ``state.json``."""
+"""A training run as files, so that it can go on where it was, on as many workers or on others.
 
+Each part of the latents is a ``safetensors`` and a ``json`` file: ``state``, or ``state.0-of-2`` and so on.
+"""
+
+import contextlib
 import hashlib
 import json
-from dataclasses import asdict
+import re
+from dataclasses import asdict, replace
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
+from torch import Tensor
 
 from tasks.artifacts import to_json
 from tasks.errors import ArtifactError
-from tasks.sae.parameters import view
+from tasks.sae.exchange import Alone, Exchange, Group, add_up_everywhere
+from tasks.sae.parameters import extra_of, joined, part_of, view
 from tasks.store.objects import ObjectStore
 from tasks.train.curve import CurveRow
 from tasks.train.loop import Run
@@ -19,13 +27,16 @@ from tasks.train.plan import Plan
 from tasks.train.spent import Spent
 from tasks.train.step import state_from
 
-TENSORS = "state.safetensors"
-FACTS = "state.json"
-_BUFFER = "buffer."
+_ONE = Alone()
+_PART = re.compile(r"state(?:\.(\d+)-of-(\d+))?\.json")
+_BY_LATENT, _BUFFER = ("silent",), "buffer."
 
 
-def run_to_files(run: Run) -> dict[str, bytes]:
-    """Contents by file name. ``state.json`` carries the other's hash, so half a checkpoint is never taken for a whole."""
+def run_to_files(run: Run, latents: Group = _ONE) -> dict[str, bytes]:
+    """Contents by file name: this worker's latents, of those that ``latents`` hold together.
+
+    The ``json`` file carries the other's hash, so half a checkpoint is never taken for a whole.
+    """
     state = run.state
     tensors = {
         "parameters": state.parameters.flat,
@@ -43,27 +54,32 @@ def run_to_files(run: Run) -> dict[str, bytes]:
         "sha256": hashlib.sha256(data).hexdigest(),
         "curve": [asdict(row) for row in run.curve],
     }
-    return {TENSORS: data, FACTS: to_json(facts)}
+    name = _name(latents.rank, latents.world_size)
+    return {f"{name}.safetensors": data, f"{name}.json": to_json(facts)}
 
 
-def read_run(store: ObjectStore, folder: str, plan: Plan, device: str | torch.device = "cpu") -> Run:
-    """The run that was written below ``folder``.
+def _name(part: int, n_parts: int) -> str:
+    return "state" if n_parts == 1 else f"state.{part}-of-{n_parts}"
+
+
+def read_run(store: ObjectStore, folder: str, plan: Plan, device: str | torch.device = "cpu", latents: Group = _ONE) -> Run:
+    """The run that was written below ``folder``, of it the latents that are this worker's.
+
+    A worker reads its own part only, unless the run was in other parts when it was written: then all of them, and cuts
+    its part out.
 
     Raises:
         ArtifactError: the checkpoint is not whole.
     """
-    try:
-        facts = json.loads(store.get(f"{folder}/{FACTS}"))
-        data = store.get(f"{folder}/{TENSORS}")
-        if hashlib.sha256(data).hexdigest() != facts["sha256"]:
-            raise ArtifactError(f"{store.uri}/{folder}/{TENSORS} is not the file that {FACTS} was written with.")
-        # Into memory of torch's own alignment: on that of the file's bytes, which changes, products differ in last bits.
-        tensors = {name: tensor.clone() for name, tensor in tensors_from_bytes(data).items()}
-    except (FileNotFoundError, ValueError, KeyError, SafetensorError) as error:
-        raise ArtifactError(f"The checkpoint {store.uri}/{folder} is not whole: {error}.") from None
-    parameters = view(tensors["parameters"].to(device), plan.layout)
+    n_parts = _parts_in(store, folder)
+    if n_parts == latents.world_size:
+        tensors, facts = _read_part(store, folder, _name(latents.rank, n_parts))
+    else:
+        found = [_read_part(store, folder, _name(part, n_parts)) for part in range(n_parts)]
+        tensors, facts = _cut([part for part, _ in found], plan, latents), found[0][1]
+    own = replace(plan.layout, d_sae=len(tensors["silent"]), extra=extra_of(plan.layout, len(tensors["silent"])))
     moments = tensors["exp_avg"].to(device), tensors["exp_avg_sq"].to(device)
-    state = state_from(parameters, plan, moments, facts["step"])
+    state = state_from(view(tensors["parameters"].to(device), own), plan, moments, facts["step"])
     state.silent.copy_(tensors["silent"])
     for name, buffer in state.buffers.items():
         buffer.copy_(tensors[f"{_BUFFER}{name}"])
@@ -72,15 +88,79 @@ def read_run(store: ObjectStore, folder: str, plan: Plan, device: str | torch.de
     return Run(state, [CurveRow(**row) for row in facts["curve"]], Spent(**facts["spent"]))
 
 
-def newest_run(store: ObjectStore, prefix: str, plan: Plan, device: str | torch.device = "cpu") -> Run | None:
-    """The furthest whole checkpoint below ``prefix``, or None. One that a kill cut short is passed over."""
-    found = [info.key for info in store.list(prefix) if info.key.endswith(f"/{FACTS}")]
-    for key in sorted(found, reverse=True):
-        try:
-            return read_run(store, key.removesuffix(f"/{FACTS}"), plan, device)
-        except ArtifactError:
-            continue
+def _parts_in(store: ObjectStore, folder: str) -> int:
+    """In how many parts a checkpoint is, all of which are there."""
+    names = [_PART.fullmatch(info.key.removeprefix(f"{folder}/")) for info in store.list(f"{folder}/")]
+    parts = [(int(name[1] or 0), int(name[2] or 1)) for name in names if name is not None]
+    counts = {n_parts for _, n_parts in parts}
+    if len(counts) != 1 or sorted(part for part, _ in parts) != list(range(*counts)):
+        raise ArtifactError(f"The checkpoint {store.uri}/{folder} is not whole: it has the parts {sorted(parts)}.")
+    return counts.pop()
+
+
+def _read_part(store: ObjectStore, folder: str, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        facts = json.loads(store.get(f"{folder}/{name}.json"))
+        data = store.get(f"{folder}/{name}.safetensors")
+        if hashlib.sha256(data).hexdigest() != facts["sha256"]:
+            raise ArtifactError(
+                f"{store.uri}/{folder}/{name}.safetensors is not the file that {name}.json was written with."
+            )
+        # Into memory of torch's own alignment: on that of the file's bytes, which changes, products differ in last bits.
+        return {name: tensor.clone() for name, tensor in tensors_from_bytes(data).items()}, facts
+    except (FileNotFoundError, ValueError, KeyError, SafetensorError) as error:
+        raise ArtifactError(f"The checkpoint {store.uri}/{folder} is not whole: {error}.") from None
+
+
+def _cut(parts: list[dict[str, Tensor]], plan: Plan, latents: Group) -> dict[str, Tensor]:
+    """Of a state in parts, the one that is this worker's."""
+    own = dict(parts[0])  # buffers belong to no latent
+    for name in own.keys() - {name for name in own if name.startswith(_BUFFER)}:
+        pieces = [part[name] for part in parts]
+        if name in _BY_LATENT:
+            own[name] = torch.cat(pieces).chunk(latents.world_size)[latents.rank]
+        else:
+            own[name] = part_of(joined(pieces, plan.layout), latents.rank, latents.world_size).flat
+    return own
+
+
+def newest_run(
+    store: ObjectStore, prefix: str, plan: Plan, device: str | torch.device = "cpu", exchange: Exchange = _ONE
+) -> Run | None:
+    """The furthest checkpoint below ``prefix`` that is whole to all workers, or None.
+
+    One that a kill cut short is passed over, by all workers if one of them finds it so.
+
+    Raises:
+        ArtifactError: workers do not see the same storage.
+    """
+    folders = kept(store, prefix)
+    _require_same(folders, store, prefix, device, exchange)
+    for folder in reversed(folders):
+        found: Run | None = None
+        with contextlib.suppress(ArtifactError):
+            found = read_run(store, folder, plan, device, exchange.latents)
+        lacking = torch.tensor([float(found is None)], device=device)
+        add_up_everywhere(exchange, lacking)
+        if not bool(lacking):
+            return found
     return None
+
+
+def kept(store: ObjectStore, prefix: str) -> list[str]:
+    """Folders of checkpoints below ``prefix``, whole or not, in the order of steps."""
+    found = (info.key.rpartition("/") for info in store.list(prefix))
+    return sorted({folder for folder, _, name in found if _PART.fullmatch(name)})
+
+
+def _require_same(
+    folders: list[str], store: ObjectStore, prefix: str, device: str | torch.device, exchange: Exchange
+) -> None:
+    digest = torch.tensor([int(hashlib.sha256(repr(folders).encode()).hexdigest()[:12], 16)], device=device)
+    everyone = exchange.gather(exchange.latents.gather([digest]))[0]
+    if bool((everyone != digest).any()):
+        where = f"{store.uri}/{prefix.rstrip('/')}"
+        raise ArtifactError(f"Workers see different checkpoints below {where}. Storage must be shared by all machines.")
 
 
 def checkpoint_name(step: int) -> str:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tasks.config import PipelineConfig
-from tasks.errors import ArtifactError, InputError
+from tasks.errors import InputError
 from tasks.sae.exchange import Exchange
 from tasks.sae.scaling import Scaling, scaling, side_by_side
 from tasks.store.lanes import LaneReader
@@ -17,7 +17,7 @@ from tasks.store.reader import Split
 from tasks.store.schema import Array
 from tasks.store.tensors import as_tensor, from_stored
 from tasks.train.faults import NotFiniteError, explain
-from tasks.train.finish import write_sae
+from tasks.train.finish import finished_weights, write_sae
 from tasks.train.loop import Run, ignore, train
 from tasks.train.plan import plan
 from tasks.train.spent import accounts
@@ -30,7 +30,7 @@ SAMPLE_ROWS = 8192
 
 
 class Worker:
-    """One of ``world_size`` workers that train one SAE together."""
+    """One of the workers of a mesh that train one SAE together."""
 
     def __init__(
         self,
@@ -38,7 +38,6 @@ class Worker:
         activations: str,
         out: str,
         exchange: Exchange,
-        rank: int = 0,
         device: str = "cpu",
     ) -> None:
         """Open the activations and resolve the settings against them.
@@ -52,7 +51,8 @@ class Worker:
         self.out = out
         self.exchange = exchange
         self.device = device
-        self._reader = self._open(rank, exchange.world_size)
+        rows, parts = exchange, exchange.latents
+        self._reader = self._open(rows.rank * parts.world_size + parts.rank, rows.world_size * parts.world_size)
         widths = dict(zip(config.hooks, (part.d_in for part in self._reader.parts), strict=True))
         d_in, d_out = (sum(widths[hook] for hook in hooks) for hooks in (config.input_hooks, config.output_hooks))
         if config.sae.d_in not in (None, d_in):
@@ -81,23 +81,20 @@ class Worker:
             raise explain(error, reader, raw, self.scaling) from None
 
     def finish(self, run: Run) -> dict[str, Any]:
-        """Write the finished SAE below ``out``; what its manifest says about it."""
-        return write_sae(self.config, self.plan, run, self.scaling, self.out)
+        """Write the finished SAE below ``out``; what its manifest says about it. All workers come here, and one writes."""
+        weights = finished_weights(self.plan, run.state, self.scaling, self.exchange.latents)
+        if self.exchange.rank + self.exchange.latents.rank > 0:
+            return {}
+        return write_sae(self.config, self.plan, run, self.scaling, weights, self.out)
 
     def accounts(self, run: Run) -> dict[str, Any]:
         """Where the time of a finished run went, as run.json tells it."""
-        price = self.config.train.price_per_hour
-        return accounts(run.spent, self.plan, self.exchange.world_size, price, self.device)
+        n_workers = self.exchange.world_size * self.exchange.latents.world_size
+        return accounts(run.spent, self.plan, n_workers, self.config.train.price_per_hour, self.device)
 
     def _start(self) -> Run:
-        run = newest_run(open_store(self.out), f"{CHECKPOINTS}/", self.plan, self.device)
-        run = run or Run(initial_state(self.plan, self._sample(), self.device))
-        step = torch.tensor([run.state.step], device=self.device)
-        if bool((self.exchange.gather([step])[0] != step).any()):
-            raise ArtifactError(
-                f"Workers see different checkpoints below {self.out}/{CHECKPOINTS}. Storage must be shared by all machines."
-            )
-        return run
+        run = newest_run(open_store(self.out), f"{CHECKPOINTS}/", self.plan, self.device, self.exchange)
+        return run or Run(initial_state(self.plan, self._sample(), self.device, self.exchange.latents))
 
     def _sample(self) -> Tensor:
         """Scaled rows (targets too) of the first batches, over all lanes, so that every worker has the same."""

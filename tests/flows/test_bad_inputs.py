@@ -42,6 +42,14 @@ BAD = {
     "not an override": (["sae.k"], "--set 'sae.k' is not of the form"),
     "negative length": (["text.context_length=-1"], "text.context_length is -1"),
     "learning rate of zero": (["train.lr=0"], "train.lr is 0"),
+    "parts of the latents that do not divide the workers": (
+        ["train.workers=2", "train.latent_shards=4"],
+        "train.latent_shards is 4 but must divide train.workers (2)",
+    ),
+    "parts of the latents that are not equal": (
+        ["train.workers=2", "train.latent_shards=2", "sae.d_sae=4607"],
+        "train.latent_shards is 2 but must divide sae.d_sae (4607)",
+    ),
     "workers that do not divide the lanes": (["train.workers=3"], "train.workers is 3 but must divide train.lanes (16)"),
     "more workers than CPUs": (["ray.num_cpus=1"], "train.workers is 2 with 1 CPUs each, but the local Ray cluster has 1"),
     "more actors than CPUs": (["harvest.actors=999"], "harvest.actors is 999 with 1 CPUs each"),

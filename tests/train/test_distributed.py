@@ -18,10 +18,10 @@ from tests.conftest import free_port
 Trained = dict[str, dict[str, torch.Tensor]]
 
 
-def _train(configs: Mapping[str, PipelineConfig], activations: str, out: str, exchange: Exchange, rank: int) -> Trained:
+def _train(configs: Mapping[str, PipelineConfig], activations: str, out: str, exchange: Exchange) -> Trained:
     found = {}
     for arch, config in configs.items():
-        run = Worker(config, activations, f"{out}/{arch}", exchange, rank).train()
+        run = Worker(config, activations, f"{out}/{arch}", exchange).train()
         curve = torch.tensor([[row.fvu, row.l0, row.dead_fraction] for row in run.curve])
         found[arch] = {"weights": run.state.parameters.flat, "silent": run.state.silent, "curve": curve}
     return found
@@ -33,7 +33,7 @@ def _worker(
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size)
     try:
-        torch.save(_train(configs, activations, out, TorchExchange(), rank), f"{out}/{rank}.pt")
+        torch.save(_train(configs, activations, out, TorchExchange()), f"{out}/{rank}.pt")
     finally:
         dist.destroy_process_group()
 
@@ -43,7 +43,7 @@ def test_several_workers_train_the_sae_of_one(world_size, tiny_run, tmp_path):
     configs = {}
     for arch in NAMES:
         configs[arch], activations = tiny_run(sae={"arch": arch, "aux_k": 2}, dead_after_tokens=64)
-    alone = _train(configs, activations, str(tmp_path / "alone"), Alone(), rank=0)
+    alone = _train(configs, activations, str(tmp_path / "alone"), Alone())
     assert (alone["topk"]["curve"][:, 2] > 0).float().mean() > 0.5  # so AuxK took part in most steps
 
     out = tmp_path / "together"

@@ -3,18 +3,24 @@
 p_anneal takes fewer: the slope of f^p has no bound near 0, so that a last bit's difference grows to .002 in 200 steps.
 """
 
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
 from tasks.sae.config import SAEConfig
 from tasks.sae.exchange import Alone, Exchange
-from tasks.sae.parameters import part_of, view
+from tasks.sae.parameters import joined, part_of, view
 from tasks.sae.registry import NAMES
 from tasks.sae.scaling import Scaling
+from tasks.store.objects import open_store
 from tasks.train.config import TrainConfig
-from tasks.train.loop import Run, train
+from tasks.train.loop import Run, ignore, train
 from tasks.train.plan import Plan, plan
+from tasks.train.state import checkpoint_name, newest_run, run_to_files
 from tasks.train.step import TrainState, initial_state, state_from
 from tests.sae.threads import in_mesh
 
@@ -39,16 +45,19 @@ def rows(p: Plan) -> Tensor:
     return codes.where(codes > 0.8, 0) @ directions
 
 
-def trained(p: Plan, data: Tensor, exchange: Exchange) -> tuple[TrainState, list[object]]:
-    """By one worker of a mesh, with the rows that are its to read."""
+def trained(
+    p: Plan, data: Tensor, exchange: Exchange, run: Run | None = None, keep: Callable[[Run], None] = ignore
+) -> tuple[TrainState, list[object]]:
+    """By one worker of a mesh, with the rows that are its to read, from the first step on or from where ``run`` is."""
     width, latents = data.shape[2], exchange.latents
     scaling = Scaling(torch.zeros(width, dtype=torch.float64), torch.ones(width, dtype=torch.float64))
-    whole = initial_state(p, data[:8].flatten(0, 1).float()).parameters
-    whole = view(whole.flat.double(), p.layout)
-    run = Run(state_from(part_of(whole, latents.rank, latents.world_size), p))
+    if run is None:
+        whole = initial_state(p, data[:8].flatten(0, 1).float()).parameters
+        whole = view(whole.flat.double(), p.layout)
+        run = Run(state_from(part_of(whole, latents.rank, latents.world_size), p))
     worker, n_workers = exchange.rank * latents.world_size + latents.rank, exchange.world_size * latents.world_size
-    own = [batch.chunk(n_workers)[worker] for batch in data]
-    return train(run, own, p, scaling, exchange).state, list(run.curve)
+    own = [batch.chunk(n_workers)[worker] for batch in data[run.state.step :]]
+    return train(run, own, p, scaling, exchange, on_checkpoint=keep).state, list(run.curve)
 
 
 def assert_the_same(p: Plan, mesh: tuple[int, int]) -> None:
@@ -90,3 +99,58 @@ def test_prefixes_that_end_within_a_part_of_the_latents() -> None:
 
 def test_more_latents_a_row_than_one_worker_holds() -> None:
     assert_the_same(resolved(settings("topk", k=20), tokens=60 * BATCH), (1, 4))
+
+
+def keep_below(folder: str, exchange: Exchange) -> Callable[[Run], None]:
+    """Leave checkpoints there, each part of the latents by one worker."""
+
+    def keep(run: Run) -> None:
+        if exchange.rank == 0:
+            for name, content in run_to_files(run, exchange.latents).items():
+                open_store(folder).put(f"checkpoints/{checkpoint_name(run.state.step)}/{name}", content)
+
+    return keep
+
+
+def resumed(p: Plan, data: Tensor, exchange: Exchange, folder: str) -> Tensor:
+    """All weights of a run that goes on from the newest checkpoint there; its own checkpoints are not kept."""
+    run = newest_run(open_store(folder), "checkpoints/", p, exchange=exchange)
+    assert run is not None
+    state, _ = trained(p, data, exchange, run)
+    return joined(exchange.latents.gather([state.parameters.flat])[0].chunk(exchange.latents.world_size), p.layout).flat
+
+
+@pytest.mark.parametrize("written_by", [(1, 1), (1, 2), (2, 2)])
+@pytest.mark.parametrize("read_by", [(1, 1), (2, 1), (1, 4), (2, 2)])
+@pytest.mark.parametrize("arch", ["topk", "jumprelu", "gated"])
+def test_a_checkpoint_of_one_mesh_is_gone_on_from_by_another(
+    arch: str, written_by: tuple[int, int], read_by: tuple[int, int], tmp_path: Path
+) -> None:
+    p = resolved(settings(arch, skip=True), D_OUT, tokens=60 * BATCH, checkpoint_every_tokens=20 * BATCH, ema_decay=0.9)
+    data, folder = rows(p), str(tmp_path)
+    undisturbed = in_mesh(*written_by, lambda exchange: trained(p, data, exchange, keep=keep_below(folder, exchange)))
+    shutil.rmtree(tmp_path / "checkpoints" / checkpoint_name(60))
+    weights = in_mesh(*read_by, lambda exchange: resumed(p, data, exchange, folder))
+    whole = joined([state.parameters.flat for state, _ in undisturbed[: written_by[1]]], p.layout).flat
+    assert all(difference(found, whole) < 1e-9 for found in weights)
+    if read_by == written_by:
+        assert all(torch.equal(found, whole) for found in weights)
+
+
+def test_a_checkpoint_that_lacks_a_part_is_passed_over_by_all(tmp_path: Path) -> None:
+    p = resolved(settings("topk"), tokens=60 * BATCH, checkpoint_every_tokens=20 * BATCH)
+    data, folder = rows(p), str(tmp_path)
+    in_mesh(1, 2, lambda exchange: trained(p, data, exchange, keep=keep_below(folder, exchange)))
+    (tmp_path / "checkpoints" / checkpoint_name(60) / "state.1-of-2.json").unlink()
+    (tmp_path / "checkpoints" / checkpoint_name(40) / "state.0-of-2.safetensors").write_bytes(b"cut short")
+    runs = in_mesh(1, 2, lambda exchange: newest_run(open_store(folder), "checkpoints/", p, exchange=exchange))
+    assert [run.state.step for run in runs if run is not None] == [20, 20]
+
+
+def test_a_part_takes_its_share_of_the_checkpoint_and_of_the_memory(tmp_path: Path) -> None:
+    p = resolved(settings("topk"), tokens=BATCH)
+    (alone,) = in_mesh(1, 1, lambda exchange: trained(p, rows(p), exchange)[0])
+    parts = in_mesh(1, 4, lambda exchange: trained(p, rows(p), exchange)[0])
+    for state in parts:
+        sizes = [tensor.flat.numel() for tensor in (state.parameters, state.gradients, *state.moments)]
+        assert sizes == [(alone.parameters.flat.numel() - D_IN) // 4 + D_IN] * 4

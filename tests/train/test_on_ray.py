@@ -68,6 +68,21 @@ def test_rows_get_to_loggers_and_a_logger_s_failure_to_who_started_the_run(_shar
     assert heard[0].startswith("train.mlflow is 'nowhere://x' but cannot be logged to: ")
 
 
+def test_two_workers_with_half_the_latents_each_train_the_sae_of_one_too(_shared, tiny_run, tmp_path):
+    config, activations = tiny_run(workers=2, latent_shards=2, checkpoint_every_tokens=640)
+    out = str(tmp_path / "saes")
+    train(config, activations, out, silent)
+    alone = Worker(config, activations, str(tmp_path / "alone"), Alone())
+    alone.finish(alone.train())
+    rows = torch.randn(50, 6, generator=torch.Generator().manual_seed(0)) + 3
+    assert torch.allclose(load(out).encode(rows), load(str(tmp_path / "alone")).encode(rows), atol=2e-3)
+    parts = {path.name for path in Path(out).glob("checkpoints/step-*/state.*")}
+    assert parts == {f"state.{part}-of-2.{kind}" for part in (0, 1) for kind in ("json", "safetensors")}
+    run = json.loads(Path(out, "run.json").read_text())
+    assert run["sent_bytes_per_step"] > 0
+    assert 0 < run["exchange_share"] < 1
+
+
 def test_a_finished_run_is_left_alone(tiny_run, tmp_path):
     config, activations = tiny_run()
     out = str(tmp_path / "saes")
