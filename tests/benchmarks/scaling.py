@@ -1,0 +1,150 @@
+"""Training steps of one worker against two, by rows and by latents, one thread each: tokens per second and bytes sent.
+
+    python -m tests.benchmarks.scaling [--quick] [--json FILE] [--arch ARCH] [--rounds N]
+
+d_in 576, d_sae 9216, k 32, batches of 2048, bfloat16 rows with a planted structure. Meshes are measured in turn; every
+worker is a process of its own that talks over gloo on 127.0.0.1.
+
+``checks``: the median ratio of tokens per second to one worker's, and bytes sent per step over what the formula says.
+"""
+
+import argparse
+import multiprocessing
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from tasks.sae.config import SAEConfig
+from tasks.sae.exchange import Alone, Exchange
+from tasks.sae.registry import NAMES
+from tasks.sae.scaling import scaling
+from tasks.train.config import TrainConfig
+from tasks.train.distributed import TorchExchange
+from tasks.train.plan import plan
+from tasks.train.step import initial_state, update
+from tests.benchmarks.harness import arguments, environment, finish
+from tests.benchmarks.rounds import interleaved, rows
+from tests.conftest import free_port
+
+MESHES = {"1x1": (1, 1), "2x1": (2, 1), "1x2": (1, 2)}
+"""Workers that share the rows, times parts of the latents."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """What is trained."""
+
+    arch: str
+    d_in: int = 576
+    d_sae: int = 9216
+    k: int = 32
+    batch: int = 2048
+    steps: int = 10
+    """Measured at a time."""
+
+
+class Team:
+    """The workers of a mesh, waiting to be told to take some steps."""
+
+    def __init__(self, size: Size, mesh: tuple[int, int]) -> None:
+        self.size, port = size, free_port()
+        spawn = multiprocessing.get_context("spawn")
+        self._pipes: list[Connection] = []
+        self._workers = []
+        for rank in range(mesh[0] * mesh[1]):
+            ours, theirs = spawn.Pipe()
+            worker = spawn.Process(target=_work, args=(size, mesh, rank, port, theirs), daemon=True)
+            worker.start()
+            self._pipes.append(ours)
+            self._workers.append(worker)
+        self.sent_bytes = 0.0
+        self.run()  # compiles, and finds what is in use
+
+    def run(self) -> float:
+        """Tokens per second of some steps."""
+        began = time.monotonic()
+        for pipe in self._pipes:
+            pipe.send(True)
+        self.sent_bytes = max(pipe.recv() for pipe in self._pipes) / self.size.steps
+        return self.size.batch * self.size.steps / (time.monotonic() - began)
+
+    def end(self) -> None:
+        """Let the workers go."""
+        for pipe in self._pipes:
+            pipe.send(False)
+        for worker in self._workers:
+            worker.join()
+
+
+def _work(size: Size, mesh: tuple[int, int], rank: int, port: int, pipe: Connection) -> None:
+    torch.set_num_threads(1)
+    exchange: Exchange = Alone()
+    if mesh != (1, 1):
+        dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=mesh[0] * mesh[1])
+        exchange = TorchExchange(mesh[1])
+    step = _stepper(size, exchange, rank, mesh[0] * mesh[1])
+    while pipe.recv():
+        before = exchange.traffic.sent_bytes
+        for _ in range(size.steps):
+            step()
+        pipe.send(exchange.traffic.sent_bytes - before)
+    if mesh != (1, 1):
+        dist.destroy_process_group()
+
+
+def _stepper(size: Size, exchange: Exchange, rank: int, n_workers: int) -> Callable[[], object]:
+    train = TrainConfig(tokens=size.batch * 100_000, batch_tokens=size.batch, dead_after_tokens=10**12)
+    resolved = plan(SAEConfig(arch=size.arch, d_sae=size.d_sae, k=size.k), train, size.d_in)
+    batches = [_batch(size, seed) for seed in range(4)]
+    mean = batches[0].float().mean(0)
+    by = scaling(mean, float((batches[0].float() - mean).square().sum(1).mean()))
+    state = initial_state(resolved, by.apply(batches[0]), latents=exchange.latents)
+    own = [batch.chunk(n_workers)[rank].contiguous() for batch in batches]
+    return lambda: update(state, own[state.step % len(own)], resolved, by, exchange)
+
+
+def _batch(size: Size, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    codes = torch.rand(size.batch, 1024, generator=generator)
+    directions = torch.randn(1024, size.d_in, generator=torch.Generator().manual_seed(0))
+    return (codes.where(codes > 0.97, 0) @ directions).bfloat16()
+
+
+def formula(size: Size, mesh: tuple[int, int]) -> float:
+    """Bytes that a worker sends in a step of topk without dead latents, in a ring; float32 but for the bfloat16 rows."""
+    a, b = mesh
+    n = size.batch // a
+    gathered = (b - 1) * size.batch // (a * b) * size.d_in * 2  # rows among those that hold other latents
+    chosen = (b - 1) * n * size.k * 4  # candidates of the k largest
+    rebuilt = 2 * (b - 1) / b * size.batch * size.d_in * 4  # sums of what the parts decode to
+    shared = (a - 1) * n * (size.d_in * 2 + size.k // b * 8 + 8)  # rows, entries and their counts among the others
+    return float(gathered + chosen + rebuilt + shared)
+
+
+def _options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--arch", choices=NAMES, default="topk")
+    parser.add_argument("--rounds", type=int, default=9)
+
+
+def main() -> None:
+    options, where = arguments(__doc__ or "", _options), environment()
+    size = Size(arch=options.arch, **({"d_sae": 1024, "batch": 256, "steps": 3} if options.quick else {}))
+    teams = {name: Team(size, mesh) for name, mesh in MESHES.items()}
+    found = interleaved({name: team.run for name, team in teams.items()}, 2 if options.quick else options.rounds)
+    table = rows(found, "tokens/s", against="1x1")
+    for row in table:
+        name = str(row["contender"])
+        row |= {"MB sent per step": teams[name].sent_bytes / 1e6, "MB by the formula": formula(size, MESHES[name]) / 1e6}
+    for team in teams.values():
+        team.end()
+    checks = {f"scaling_{name}": float(row["ratio"]) for name, row in zip(MESHES, table, strict=True) if name != "1x1"}
+    finish(options.json, checks, table, where)
+
+
+if __name__ == "__main__":
+    main()
