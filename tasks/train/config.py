@@ -44,7 +44,8 @@ class TrainConfig(Settings):
     k_anneal_fraction: float = Field(0.5, ge=0, le=1)
     """Share of the run over which sae.k_start falls to sae.k."""
     max_grad_norm: float | None = Field(None, gt=0)
-    """Clip gradients to this norm. Empty: the architecture's own (1 for l1 and jumprelu_tanh, else none)."""
+    """Clip gradients to this norm. Empty: the architecture's own (none for topk, batchtopk, matryoshka, jumprelu and
+    jumprelu_l0, else 1)."""
     ema_decay: float = Field(0, ge=0, lt=1)
     """Decay per step of a moving average of the weights, which then is the result. 0: the last weights are."""
     precision: Literal["bf16", "fp32"] = "bf16"

@@ -31,7 +31,8 @@ def explain(error: NotFiniteError, reader: LaneReader, raw: Tensor, scaling: Sca
     if bool(bad.any()):
         first, more = int(bad.nonzero()[0]), int(bad.sum()) - 1
         others = f" (and {more} more of its rows)" if more else ""
-        found = f"{reader.whence(error.step - 1, first)}{others} is not finite. Harvest that shard again (saemill repair)."
+        where = f"{reader.whence(error.step - 1, first)}{others}"
+        found = f"{where} is not finite, which no harvest stores: look with saemill verify whether that shard is damaged."
     else:
         largest = int(norms.argmax())
         found = (
