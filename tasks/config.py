@@ -20,6 +20,7 @@ from tasks.score.config import ScoreConfig
 from tasks.settings import Settings
 from tasks.text.config import TextConfig
 from tasks.train.config import TrainConfig
+from tasks.train.sweep.config import SweepConfig
 
 
 class RayConfig(Settings):
@@ -46,6 +47,7 @@ class PipelineConfig(Settings):
     activations: ActivationsConfig = ActivationsConfig()
     sae: SAEConfig = SAEConfig()
     train: TrainConfig = TrainConfig()
+    sweep: SweepConfig = SweepConfig()
     score: ScoreConfig = ScoreConfig()
     report: ReportConfig = ReportConfig()
     ray: RayConfig = RayConfig()
@@ -55,6 +57,7 @@ class PipelineConfig(Settings):
         if self.activations.source is None and self.text.source is None:
             raise ValueError("text.source is empty: name a corpus there, or your own activations in activations.source.")
         self._check_hooks()
+        self.sweep.check(self.sae)
         if self.sae.d_sae % self.train.latent_shards:
             raise ValueError(
                 f"train.latent_shards is {self.train.latent_shards} but must divide sae.d_sae ({self.sae.d_sae})."

@@ -1,6 +1,6 @@
 """How the SAE is trained."""
 
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -51,7 +51,9 @@ class TrainConfig(Settings):
     precision: Literal["bf16", "fp32"] = "bf16"
     """Precision of the encoder's matrix product; master weights are float32."""
     seed: int = Field(0, ge=0)
-    """Seed of the initial weights and of the order of the data."""
+    """Seed of the order of the data, and of the initial weights."""
+    init_seed: int | None = Field(None, ge=0)
+    """Seed of the initial weights alone. Empty: train.seed."""
     hook: str | None = None
     """Which of harvest.hooks to train on. Empty: the first."""
     hooks: tuple[str, ...] = ()
@@ -114,3 +116,15 @@ class TrainConfig(Settings):
                 "but must be at most 1."
             )
         return self
+
+    @property
+    def weights_seed(self) -> int:
+        """Seed of the initial weights."""
+        return self.seed if self.init_seed is None else self.init_seed
+
+    def recipe(self) -> dict[str, Any]:
+        """As of all settings; naming the seed that the weights would have anyway makes no other SAE."""
+        settings = super().recipe()
+        if self.weights_seed == self.seed:
+            del settings["init_seed"]
+        return settings

@@ -4,6 +4,7 @@ import hashlib
 from dataclasses import asdict
 from typing import Any
 
+from tasks.artifacts import identity, to_json, write_manifest
 from tasks.config import PipelineConfig
 from tasks.sae.checkpoint import save
 from tasks.sae.exchange import Group
@@ -40,6 +41,14 @@ def write_sae(config: PipelineConfig, plan: Plan, run: Run, scaling: Scaling, we
     store.put(CURVE, curve_to_parquet(run.curve))
     objects = {name: {"sha256": hashlib.sha256(store.get(name)).hexdigest()} for name in SAE_FILES}
     return {"training": summary, "objects": objects}
+
+
+def close(config: PipelineConfig, activations: str, out: str, found: dict[str, Any], timing: dict[str, Any]) -> None:
+    """Write run.json and, with what ``write_sae`` found, the manifest: from now on the SAE below ``out`` is finished."""
+    open_store(out).put("run.json", to_json(timing))
+    recipe = {"sae": config.model_dump(mode="json")["sae"], "train": config.train.recipe()}
+    inputs = {"activations": identity(activations), **hooks_of(config)}
+    write_manifest(out, {"format_version": 1, "stage": "saes", "recipe": recipe, **inputs, **found})
 
 
 def finished_weights(plan: Plan, state: TrainState, scaling: Scaling, latents: Group | None = None) -> Weights:

@@ -1,7 +1,7 @@
 """Training from an iterable of batches to a finished state: steps, curve, checkpoints. Knows no storage and no Ray."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -45,25 +45,65 @@ def train(
     Raises:
         NotFiniteError: the loss or the gradient is not a finite number any more.
     """
-    exchange = exchange or Alone()
-    meter = Meter()
-    state, clock = run.state, _Clock(run.spent, exchange.traffic)
-    for raw in batches:
-        clock.got(raw)
-        meter.add(update(state, raw, plan, scaling, exchange))
-        last = state.step == plan.n_steps
-        closes = last or state.step % plan.log_every == 0
-        if closes:
-            run.curve.append(meter.row(state, plan, exchange.latents))
-        clock.stepped()
-        if closes:
-            on_row(run)
-        if last or state.step % plan.checkpoint_every == 0:
-            on_checkpoint(run)
-        clock.saved()
-        if last:
+    stepper = Stepper(run, plan, scaling, exchange, on_row, on_checkpoint)
+    for raw, waited in timed(batches):
+        stepper.take(raw, waited)
+        if stepper.done:
             break
     return run
+
+
+class Stepper:
+    """A training run on its way, to be given its batches one by one."""
+
+    def __init__(
+        self,
+        run: Run,
+        plan: Plan,
+        scaling: Scaling,
+        exchange: Exchange | None = None,
+        on_row: Callable[[Run], None] = ignore,
+        on_checkpoint: Callable[[Run], None] = ignore,
+    ) -> None:
+        self.run = run
+        self._plan, self._scaling, self._exchange = plan, scaling, exchange or Alone()
+        self._on_row, self._on_checkpoint = on_row, on_checkpoint
+        self._meter, self._clock = Meter(), _Clock(run.spent, self._exchange.traffic)
+
+    @property
+    def done(self) -> bool:
+        """Whether the last step has been taken."""
+        return self.run.state.step >= self._plan.n_steps
+
+    def take(self, raw: Tensor, waited: float) -> None:
+        """Advance the run by one step on this worker's raw rows, which were waited for so many seconds.
+
+        Raises:
+            NotFiniteError: the loss or the gradient is not a finite number any more.
+        """
+        run, state, plan = self.run, self.run.state, self._plan
+        self._clock.got(raw, waited)
+        self._meter.add(update(state, raw, plan, self._scaling, self._exchange))
+        closes = self.done or state.step % plan.log_every == 0
+        if closes:
+            run.curve.append(self._meter.row(state, plan, self._exchange.latents))
+        self._clock.stepped()
+        if closes:
+            self._on_row(run)
+        if self.done or state.step % plan.checkpoint_every == 0:
+            self._on_checkpoint(run)
+        self._clock.saved()
+
+
+def timed(batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, float]]:
+    """Each batch with the seconds that it was waited for."""
+    found = iter(batches)
+    while True:
+        began = time.perf_counter()
+        raw = next(found, None)
+        if raw is None:
+            return
+        yield raw, time.perf_counter() - began
 
 
 class _Clock:
@@ -74,10 +114,12 @@ class _Clock:
         self._seconds, self._bytes = traffic.seconds, traffic.sent_bytes
         self._since = time.perf_counter()
 
-    def got(self, raw: Tensor) -> None:
-        """The next batch is there."""
-        self._spent.waiting += self._lap()
+    def got(self, raw: Tensor, waited: float) -> None:
+        """The next batch is there, after so many seconds; what other runs of this process did meanwhile does not count."""
+        self._spent.seconds += waited
+        self._spent.waiting += waited
         self._spent.read_bytes += raw.nbytes
+        self._since = time.perf_counter()
 
     def saved(self) -> None:
         """Listeners have heard of the step, and a checkpoint has been handed over if one was due."""

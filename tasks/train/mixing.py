@@ -15,14 +15,14 @@ SHUFFLE = "shuffle.json"
 MOST_ROWS = 20_000_000
 
 
-def tell_mixing(config: PipelineConfig, activations: str, tokens: str | None, out: str) -> None:
-    """Measure the first batches that the run will see, say the result in the log, and write it below ``out``.
+def tell_mixing(config: PipelineConfig, activations: str, tokens: str | None, *outs: str) -> None:
+    """Measure the first batches that the run will see, say the result in the log, and write it below each of ``outs``.
 
     Args:
         config: its training batches, lanes and seed.
         activations: what is trained on.
         tokens: the tokens that were harvested; without them, sequences stand for documents.
-        out: the SAE's directory.
+        outs: directories of SAEs that are trained on these batches.
 
     Raises:
         ArtifactError: the activations are unfinished or damaged.
@@ -40,7 +40,8 @@ def tell_mixing(config: PipelineConfig, activations: str, tokens: str | None, ou
         seed=settings.seed,
         tokens=tokens,
     )
-    open_store(out).put(SHUFFLE, to_json(found.to_json()))
+    for out in outs:
+        open_store(out).put(SHUFFLE, to_json(found.to_json()))
     if not found.ideal:
         return
     line = "shuffle: two rows of a batch are from one %s %.3f times as often as in a uniform shuffle (standard error %.3f)"

@@ -18,7 +18,7 @@ import torch
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
-from tasks.artifacts import identity, read_manifest, to_json, write_manifest
+from tasks.artifacts import read_manifest
 from tasks.config import PipelineConfig
 from tasks.errors import ArtifactError, InputError, SaemillError
 from tasks.on_ray import cluster_cpus, cluster_gpus, connect
@@ -26,7 +26,7 @@ from tasks.progress import Listener, Progress
 from tasks.sae.exchange import Alone, Exchange
 from tasks.store.objects import open_store, s3_filesystem
 from tasks.train.distributed import TorchExchange
-from tasks.train.finish import hooks_of
+from tasks.train.finish import close
 from tasks.train.loggers import open_loggers
 from tasks.train.loop import Run, ignore
 from tasks.train.mixing import tell_mixing
@@ -60,10 +60,7 @@ def train(config: PipelineConfig, activations: str, out: str, listener: Listener
     _drop_unusable_snapshot(out)
     finished = _supervise(config, activations, out, listener)
     timing = {"seconds": time.perf_counter() - started, "workers": config.train.workers} | finished.pop("timing")
-    open_store(out).put("run.json", to_json(timing))
-    recipe = {"sae": config.model_dump(mode="json")["sae"], "train": config.train.recipe()}
-    inputs = {"activations": identity(activations), **hooks_of(config)}
-    write_manifest(out, {"format_version": 1, "stage": "saes", "recipe": recipe, **inputs, **finished})
+    close(config, activations, out, finished, timing)
 
 
 def _check_room(config: PipelineConfig) -> None:

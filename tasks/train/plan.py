@@ -46,6 +46,7 @@ class Plan:
     """Of the moving average of weights that is kept in place of the last ones; 0: none is."""
     bf16: bool
     seed: int
+    """Of the initial weights, and of the rows that dead latents are drawn from."""
     log_every: int
     """Steps per row of the curve."""
     checkpoint_every: int
@@ -94,7 +95,7 @@ def plan(sae: SAEConfig, train: TrainConfig, d_in: int, d_out: int | None = None
         max_grad_norm=_first(train.max_grad_norm, kind.max_grad_norm),
         ema_decay=train.ema_decay,
         bf16=train.precision == "bf16",
-        seed=train.seed,
+        seed=train.weights_seed,
         log_every=log_every,
         checkpoint_every=logs_per_checkpoint * log_every,
     )

@@ -147,6 +147,16 @@ def newest_run(
     return None
 
 
+def write_run(run: Run, store: ObjectStore, prefix: str, keep: int) -> None:
+    """Write a checkpoint of a run that is one worker's alone below ``prefix``, and remove all but the newest ``keep``."""
+    for name, data in run_to_files(run).items():
+        store.put(f"{prefix}{checkpoint_name(run.state.step)}/{name}", data)
+    for folder in kept(store, prefix)[:-keep]:
+        # In the order of names the json file goes first: what is left of a removal that was cut short is no checkpoint.
+        for key in sorted(info.key for info in store.list(f"{folder}/")):
+            store.delete(key)
+
+
 def kept(store: ObjectStore, prefix: str) -> list[str]:
     """Folders of checkpoints below ``prefix``, whole or not, in the order of steps."""
     found = (info.key.rpartition("/") for info in store.list(prefix))

@@ -1,6 +1,6 @@
 """What one training worker does, whoever started it: read its lanes, go on from the newest checkpoint, take the steps."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -70,15 +70,39 @@ class Worker:
             InputError: the loss is not a finite number any more; the message says whether rows are at fault, and which.
             ArtifactError: a shard is damaged, or workers do not see the same storage.
         """
-        run = self._start()
-        first = run.state.step
-        batches = (self._tensor(rows) for rows in self._reader.batches(first, self.plan.n_steps - first))
+        run = self.start()
         try:
-            return train(run, batches, self.plan, self.scaling, self.exchange, on_row, on_checkpoint)
+            return train(run, self.batches(run.state.step), self.plan, self.scaling, self.exchange, on_row, on_checkpoint)
         except NotFiniteError as error:
-            reader = self._open(rank=0, world_size=1)
-            raw = self._tensor(next(iter(reader.batches(error.step - 1, 1))))
-            raise explain(error, reader, raw, self.scaling) from None
+            raise self.explained(error) from None
+
+    def start(self, sample: Callable[[], Tensor] | None = None) -> Run:
+        """The newest whole checkpoint below ``out``, or a run before its first step.
+
+        ``sample`` gives what ``self.sample`` does, for callers that have it already.
+
+        Raises:
+            ArtifactError: workers do not see the same storage.
+        """
+        run = newest_run(open_store(self.out), f"{CHECKPOINTS}/", self.plan, self.device, self.exchange)
+        return run or Run(initial_state(self.plan, (sample or self.sample)(), self.device, self.exchange.latents))
+
+    def sample(self) -> Tensor:
+        """Scaled rows (targets too) of the first batches, over all lanes, so that every worker has the same."""
+        reader = self._open(rank=0, world_size=1)
+        n_batches = -(-min(SAMPLE_ROWS, reader.rows) // self.plan.batch_rows)
+        rows = np.concatenate(list(reader.batches(0, n_batches)))
+        return self.scaling.apply(self._tensor(rows)).cpu()
+
+    def batches(self, first: int) -> Iterator[Tensor]:
+        """This worker's raw rows of the steps from ``first`` to the last."""
+        return (self._tensor(rows) for rows in self._reader.batches(first, self.plan.n_steps - first))
+
+    def explained(self, error: NotFiniteError) -> InputError:
+        """The same error with a word on whether rows are at fault, and which."""
+        reader = self._open(rank=0, world_size=1)
+        raw = self._tensor(next(iter(reader.batches(error.step - 1, 1))))
+        return explain(error, reader, raw, self.scaling)
 
     def finish(self, run: Run) -> dict[str, Any]:
         """Write the finished SAE below ``out``; what its manifest says about it. All workers come here, and one writes."""
@@ -91,17 +115,6 @@ class Worker:
         """Where the time of a finished run went, as run.json tells it."""
         n_workers = self.exchange.world_size * self.exchange.latents.world_size
         return accounts(run.spent, self.plan, n_workers, self.config.train.price_per_hour, self.device)
-
-    def _start(self) -> Run:
-        run = newest_run(open_store(self.out), f"{CHECKPOINTS}/", self.plan, self.device, self.exchange)
-        return run or Run(initial_state(self.plan, self._sample(), self.device, self.exchange.latents))
-
-    def _sample(self) -> Tensor:
-        """Scaled rows (targets too) of the first batches, over all lanes, so that every worker has the same."""
-        reader = self._open(rank=0, world_size=1)
-        n_batches = -(-min(SAMPLE_ROWS, reader.rows) // self.plan.batch_rows)
-        rows = np.concatenate(list(reader.batches(0, n_batches)))
-        return self.scaling.apply(self._tensor(rows)).cpu()
 
     def _open(self, rank: int, world_size: int) -> LaneReader:
         settings = self.config.train

@@ -1,0 +1,98 @@
+"""The SAEs of a sweep as settings of their own, and which worker trains which."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tasks.config import PipelineConfig
+from tasks.errors import InputError
+from tasks.sae.architecture import layout
+from tasks.train.sweep.config import SweepConfig, described
+
+STATES = 4
+"""Float32 numbers held for each parameter: itself, two moments of Adam, the gradient."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One SAE of a sweep."""
+
+    label: str
+    """What sets it apart from the others, such as 'd_sae 1152, seed 0'."""
+    config: PipelineConfig
+    """As of a run of its own."""
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """All that a sweep can vary, by the name of the setting; None: chosen by the run."""
+        sae, train = self.config.sae, self.config.train
+        named = {name: getattr(sae, name) for name in SweepConfig.of_sae.values()}
+        return named | {"lr": train.lr, "seed": train.weights_seed}
+
+
+def members(config: PipelineConfig) -> list[Member]:
+    """Every combination of the sweep's lists, each with the settings that a run of its own would have.
+
+    Raises:
+        InputError: the sweep has no lists, or latents are to be spread over workers.
+    """
+    sweep = config.sweep
+    if not sweep.lists:
+        names = ", ".join(f"sweep.{name}" for name in SweepConfig.model_fields)
+        raise InputError(f"The sweep is empty: give one of {names} a list of values, such as --set sweep.k='[16, 32, 64]'.")
+    if config.train.latent_shards > 1:
+        raise InputError(
+            f"train.latent_shards is {config.train.latent_shards}, but a sweep trains each SAE whole, on one worker: "
+            "set it to 1, or train such an SAE by itself."
+        )
+    return [Member(described(point), _at(config, point)) for point in sweep.points()]
+
+
+def _at(config: PipelineConfig, point: dict[str, Any]) -> PipelineConfig:
+    train = {SweepConfig.of_train[name]: value for name, value in point.items() if name in SweepConfig.of_train}
+    return config.model_copy(
+        update={
+            "sae": config.sweep.sae_at(point, config.sae),
+            "train": config.train.model_copy(update=train),
+            "sweep": SweepConfig(),
+        }
+    )
+
+
+def state_bytes(config: PipelineConfig, d_in: int, d_out: int) -> int:
+    """About what the training of an SAE holds in memory between two steps."""
+    return STATES * 4 * layout(config.sae, d_in, d_out).size
+
+
+def packed(costs: Sequence[float], n_workers: int) -> list[list[int]]:
+    """Indices of members by worker, so that the workers' sums of costs are about even; no worker is left without.
+
+    The dearest first, each to the worker that has least to do: at most a third above the best there is.
+    """
+    packs: list[list[int]] = [[] for _ in range(min(n_workers, len(costs)))]
+    loads = [0.0] * len(packs)
+    for index in sorted(range(len(costs)), key=lambda i: -costs[i]):
+        worker = loads.index(min(loads))
+        packs[worker].append(index)
+        loads[worker] += costs[index]
+    return [sorted(pack) for pack in packs]
+
+
+def require_memory(needed: Sequence[int], nodes: Sequence[int]) -> None:
+    """Refuse workers whose SAEs together do not fit the machines.
+
+    Args:
+        needed: bytes, by worker.
+        nodes: bytes of memory, by machine.
+
+    Raises:
+        InputError: all of them need more than all machines have, or one more than the largest has.
+    """
+    pairs = [("together", sum(needed), sum(nodes)), ("on one worker", max(needed, default=0), max(nodes, default=0))]
+    for how, wanted, there in pairs:
+        if wanted > there:
+            raise InputError(
+                f"The SAEs of the sweep need {wanted / 2**30:.3g} GiB {how} (weights, gradients and Adam's moments), but "
+                f"{'the machines have' if how == 'together' else 'no machine has more than'} {there / 2**30:.3g} GiB. "
+                "Shorten its lists, or lower sweep.d_sae."
+            )
