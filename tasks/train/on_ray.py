@@ -55,16 +55,20 @@ def train(config: PipelineConfig, activations: str, out: str, listener: Listener
         return
     started = time.perf_counter()
     connect(config.ray)
-    _check_room(config)
+    check_room(config)
     tell_mixing(config, activations, tokens, out)
-    _drop_unusable_snapshot(out)
-    finished = _supervise(config, activations, out, listener)
+    drop_unusable_snapshot(out)
+    finished = supervise(config, _work, {"activations": activations}, out, lambda told: listener(told[0]))
     timing = {"seconds": time.perf_counter() - started, "workers": config.train.workers} | finished.pop("timing")
     close(config, activations, out, finished, timing)
 
 
-def _check_room(config: PipelineConfig) -> None:
-    """Ray Train would wait for ever for workers that do not fit."""
+def check_room(config: PipelineConfig) -> None:
+    """Refuse workers that do not fit the cluster, for which Ray Train would wait for ever.
+
+    Raises:
+        InputError: there are fewer CPUs or GPUs than the workers want.
+    """
     settings = config.train
     wanted, there = settings.workers * settings.cpus_per_worker, cluster_cpus()
     if wanted > there:
@@ -79,16 +83,33 @@ def _check_room(config: PipelineConfig) -> None:
         )
 
 
-def _supervise(config: PipelineConfig, activations: str, out: str, listener: Listener) -> dict[str, Any]:
-    """Run the job in an actor of its own and watch it, so that this process can be interrupted at any time.
+def supervise(
+    config: PipelineConfig,
+    work: Callable[[dict[str, Any]], dict[str, Any]],
+    task: dict[str, Any],
+    out: str,
+    listener: Callable[[list[Progress]], None],
+) -> dict[str, Any]:
+    """Run a job of Ray Train in an actor of its own and watch it, so that this process can be interrupted at any time.
 
     ``TorchTrainer.fit`` would block and take over SIGINT here. Killing the actor ends Ray Train's controller, which it
     owns, and with that the workers.
+
+    Args:
+        config: how many workers of which size, and how often they are restarted.
+        work: what each worker does; of what it returns, the first worker's is the result.
+        task: what ``work`` gets, beside ``config``, ``out``, ``folder`` (this process's) and ``job``, the actor.
+        out: where Ray Train keeps its own files and checkpoints.
+        listener: gets the latest progress of each worker that has told any, by rank.
+
+    Raises:
+        InputError, ArtifactError: what a worker refused.
+        SaemillError: workers were lost more often than train.max_failures.
     """
     before = _placement_groups()
     job = ray.remote(num_cpus=0, max_concurrency=4)(_Job).remote()
     try:
-        done = job.run.remote(config, activations, out, os.getcwd())
+        done = job.run.remote(work, {**task, "config": config, "out": out, "folder": os.getcwd()})
         while True:
             ready, _ = ray.wait([done], timeout=_POLL_S)
             progress, refusal, warnings = ray.get(job.news.remote())
@@ -96,7 +117,7 @@ def _supervise(config: PipelineConfig, activations: str, out: str, listener: Lis
                 logger.warning("%s", warning)
             if refusal is not None:
                 raise refusal
-            if progress is not None:
+            if progress:
                 listener(progress)
             if ready:
                 result: dict[str, Any] = ray.get(done)
@@ -136,19 +157,20 @@ class _Job:
     """Runs Ray Train, and carries news from the workers to whoever watches."""
 
     def __init__(self) -> None:
-        self._progress: Progress | None = None
+        self._progress: dict[int, Progress] = {}
+        self._is_new = False
         self._refusal: SaemillError | None = None
         self._warnings: list[str] = []
 
-    def run(self, config: PipelineConfig, activations: str, out: str, folder: str) -> dict[str, Any]:
-        settings = config.train
+    def run(self, work: Callable[[dict[str, Any]], dict[str, Any]], task: dict[str, Any]) -> dict[str, Any]:
+        config, settings = task["config"], task["config"].train
         if config.ray.address is None:
             os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # one process less where no node can go
         me = ray.get_runtime_context().current_actor
-        path, filesystem = _storage(out)
+        path, filesystem = _storage(task["out"])
         trainer = TorchTrainer(
-            _work,
-            train_loop_config={"config": config, "activations": activations, "out": out, "folder": folder, "job": me},
+            work,
+            train_loop_config={**task, "job": me},
             torch_config=TorchConfig(backend="nccl" if settings.use_gpu else "gloo", timeout_s=600),
             scaling_config=ray.train.ScalingConfig(
                 num_workers=settings.workers,
@@ -167,8 +189,8 @@ class _Job:
         result: dict[str, Any] = trainer.fit().return_value
         return result
 
-    def tell(self, progress: Progress) -> None:
-        self._progress = progress
+    def tell(self, progress: Progress, rank: int = 0) -> None:
+        self._progress[rank], self._is_new = progress, True
 
     def refuse(self, error: SaemillError) -> None:
         self._refusal = error
@@ -176,9 +198,10 @@ class _Job:
     def warn(self, message: str) -> None:
         self._warnings.append(message)
 
-    def news(self) -> tuple[Progress | None, SaemillError | None, list[str]]:
-        """The latest progress and the warnings, once, and the error that no restart would cure."""
-        progress, self._progress = self._progress, None
+    def news(self) -> tuple[list[Progress], SaemillError | None, list[str]]:
+        """The latest progress of all workers and the warnings, once, and the error that no restart would cure."""
+        progress = [self._progress[rank] for rank in sorted(self._progress)] if self._is_new else []
+        self._is_new = False
         warnings, self._warnings = self._warnings, []
         return progress, self._refusal, warnings
 
@@ -260,7 +283,7 @@ def _storage(out: str) -> tuple[str, pyarrow.fs.FileSystem | None]:
     return uri.removeprefix("s3://"), pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(s3_filesystem()))
 
 
-def _drop_unusable_snapshot(out: str) -> None:
+def drop_unusable_snapshot(out: str) -> None:
     """Remove Ray Train's list of checkpoints where a kill cut it short or it names what is gone.
 
     Ray writes it in place and refuses to start over a damaged one. Checkpoints are found without it.

@@ -19,6 +19,8 @@ class Member:
 
     label: str
     """What sets it apart from the others, such as 'd_sae 1152, seed 0'."""
+    but_seed: str
+    """The same without the seed, which several may share."""
     config: PipelineConfig
     """As of a run of its own."""
 
@@ -34,7 +36,7 @@ def members(config: PipelineConfig) -> list[Member]:
     """Every combination of the sweep's lists, each with the settings that a run of its own would have.
 
     Raises:
-        InputError: the sweep has no lists, or latents are to be spread over workers.
+        InputError: the sweep has no lists, latents are to be spread over workers, or W&B is to show many runs at once.
     """
     sweep = config.sweep
     if not sweep.lists:
@@ -45,7 +47,14 @@ def members(config: PipelineConfig) -> list[Member]:
             f"train.latent_shards is {config.train.latent_shards}, but a sweep trains each SAE whole, on one worker: "
             "set it to 1, or train such an SAE by itself."
         )
-    return [Member(described(point), _at(config, point)) for point in sweep.points()]
+    if config.train.wandb is not None:
+        raise InputError("train.wandb is set, but W&B shows one run per process: use train.mlflow or train.tensorboard.")
+    return [_member(config, point) for point in sweep.points()]
+
+
+def _member(config: PipelineConfig, point: dict[str, Any]) -> Member:
+    but_seed = {name: value for name, value in point.items() if name != "seeds"}
+    return Member(described(point), described(but_seed), _at(config, point))
 
 
 def _at(config: PipelineConfig, point: dict[str, Any]) -> PipelineConfig:

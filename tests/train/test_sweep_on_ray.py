@@ -1,0 +1,63 @@
+"""A sweep in a real Ray Train job: two workers, one of which is killed, and the SAEs that each would be alone."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tasks.addresses import addresses
+from tasks.artifacts import read_manifest
+from tasks.config import parse_config
+from tasks.progress import Progress, silent
+from tasks.sae.exchange import Alone
+from tasks.store.objects import open_store
+from tasks.train.finish import SAE_FILES
+from tasks.train.sweep.members import members
+from tasks.train.sweep.on_ray import train_sweep
+from tasks.train.worker import Worker
+
+pytestmark = pytest.mark.ray
+
+
+def train_workers() -> list[psutil.Process]:
+    """The processes of Ray Train's workers."""
+    found = psutil.Process().children(recursive=True)
+    return [process for process in found if "RayTrainWorker" in " ".join(process.cmdline())]
+
+
+def test_a_sweep_whose_worker_is_killed_ends_with_the_saes_of_single_runs(ray_cluster, tiny_run, tmp_path):
+    settings = {"tokens": 32 * 1000, "workers": 2, "checkpoint_every_tokens": 32 * 100}
+    config, activations = tiny_run(**settings)
+    sweep = {"lr": [0.01, 1e30], "archs": ["topk", "jumprelu"], "seeds": [0, 1]}
+    config = parse_config({**config.model_dump(mode="json"), "sweep": sweep})
+    chosen = [member for member in members(config) if member.values["lr"] == 0.01 or member.values["seed"] == 0][:5]
+    outs = [addresses(member.config).sae for member in chosen]
+    killed: list[int] = []
+    heard: list[Progress] = []
+
+    def kill_one(progress: Progress) -> None:
+        heard.append(progress)
+        if not killed and any(Path(out, "checkpoints").is_dir() for out in outs):
+            killed.append(train_workers()[0].pid)
+            os.kill(killed[0], signal.SIGKILL)
+
+    train_sweep(config, chosen, outs, activations, str(tmp_path / "sweeps/tiny"), kill_one)
+    assert killed
+    assert (heard[-1].done, heard[-1].total) == (5 * 32000, 5 * 32000)
+    finished = [read_manifest(out) is not None for out in outs]
+    assert finished == [member.values["lr"] == 0.01 for member in chosen]
+    assert finished.count(True) == 4
+    for i, (member, out) in enumerate(zip(chosen, outs, strict=True)):
+        if finished[i]:
+            single = Worker(member.config, activations, f"{tmp_path}/alone/{i}", Alone())
+            single.finish(single.train())
+            for name in SAE_FILES:
+                assert open_store(out).get(name) == open_store(single.out).get(name), (member.label, name)
+            assert json.loads(Path(out, "run.json").read_text())["tokens_per_second"] > 0
+
+    before = {path: path.stat().st_mtime_ns for out in outs for path in Path(out).rglob("*") if path.is_file()}
+    train_sweep(config, chosen[:1], outs[:1], activations, str(tmp_path / "sweeps/tiny"), silent)  # finished earlier
+    assert before == {path: path.stat().st_mtime_ns for path in before}
