@@ -1,5 +1,5 @@
-"""The command line: ``saemill run|harvest|train|score|report|status|hooks|architectures|verify|gc|repair|serve`` and what
-moves data: ``export|import|encode|export-activations``.
+"""The command line: ``saemill run|harvest|train|score|report|sweep|status|hooks|architectures|verify|gc|repair|serve`` and
+what moves data: ``export|import|encode|export-activations``.
 
 Results go to stdout, everything else to stderr. Exit codes: 0 done; 2 the user's input is wrong (one sentence);
 130 and 143 stopped by SIGINT and SIGTERM; 1 anything else, such as what verify found.
@@ -24,13 +24,16 @@ from typer.exceptions import TyperException
 
 from flows.console import OnConsole, listening, logged_to, say, stdout_kept_clean
 from flows.interchange import encode, export_sae, import_sae
-from flows.pipeline import Result, Stage, StageName, run_pipeline
+from flows.pipeline import Call, Result, Stage, StageName, run_pipeline
 from flows.status import describe_status, status_of
+from flows.sweep import SweepResult, run_sweep
+from flows.sweep import described as described_sweep
 from tasks.addresses import Addresses
 from tasks.config import PipelineConfig, load_config
 from tasks.errors import InputError, SaemillError
 from tasks.harvest.export import CONTEXT, SplitName
 from tasks.harvest.formats import FormatName
+from tasks.progress import Listener
 
 # Libraries that would write over the progress bars; each still shows its errors.
 QUIET = {
@@ -160,6 +163,15 @@ def score(config: ConfigPath, overrides: Overrides = None, storage: Storage = No
 def report(config: ConfigPath, overrides: Overrides = None, storage: Storage = None, as_json: AsJson = False) -> None:
     """Write the report, after what it needs, and print its path."""
     _run_until("report", config, overrides, storage, as_json)
+
+
+@app.command()
+def sweep(config: ConfigPath, overrides: Overrides = None, storage: Storage = None, as_json: AsJson = False) -> None:
+    """Train many SAEs in one pass over the activations, after what they need, and print how they compare and the page."""
+    settings = load_config(config, overrides or (), storage)
+    with stdout_kept_clean():
+        found = _swept(settings)
+    typer.echo(json.dumps(dataclasses.asdict(found)) if as_json else described_sweep(found))
 
 
 @app.command()
@@ -296,14 +308,25 @@ def _run_until(until: StageName, path: str, overrides: list[str] | None, storage
 def _plain(config: PipelineConfig, until: StageName) -> Result:
     console = Console(stderr=True)
     with listening(console) as listener, logged_to(OnConsole(console)):
+        return run_pipeline(config, _called(console, listener), until)
 
-        def call(stage: Stage, config: PipelineConfig, at: Addresses) -> None:
-            finished = stage.finished(at)
-            say(console, f"{stage.name}: {stage.out(at)}{' (finished earlier)' if finished else ''}")
-            if not finished:
-                stage.run(config, at, listener)
 
-        return run_pipeline(config, call, until)
+def _swept(config: PipelineConfig) -> SweepResult:
+    console = Console(stderr=True)
+    with listening(console) as listener, logged_to(OnConsole(console)):
+        return run_sweep(config, _called(console, listener), listener)
+
+
+def _called(console: Console, listener: Listener) -> Call:
+    """How a stage is run: with a line that says where its result is, and not at all where that is finished."""
+
+    def call(stage: Stage, config: PipelineConfig, at: Addresses) -> None:
+        finished = stage.finished(at)
+        say(console, f"{stage.name}: {stage.out(at)}{' (finished earlier)' if finished else ''}")
+        if not finished:
+            stage.run(config, at, listener)
+
+    return call
 
 
 def _recorded(config: PipelineConfig, until: StageName) -> Result:

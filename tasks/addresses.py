@@ -1,7 +1,7 @@
 """Where everything that a configuration makes will lie, known before anything runs."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from tasks.store.objects import open_store
 from tasks.text.corpus import corpus_identity
 
 # Raised when a stage's code comes to give another result for the same settings.
-_VERSIONS = {"tokens": 2, "shards": 1, "activations": 2, "saes": 1, "scores": 1, "reports": 1}
+_VERSIONS = {"tokens": 2, "shards": 1, "activations": 2, "saes": 1, "scores": 1, "reports": 1, "sweeps": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,12 @@ def addresses(config: PipelineConfig) -> Addresses:
     scores = place("scores", {"score": config.score.recipe()}, sae)
     report = place("reports", {"report": config.report.recipe(), "name": config.name}, scores)
     return Addresses(tokens, activations, shards, sae, scores, report)
+
+
+def sweep_address(config: PipelineConfig, saes: Sequence[str]) -> str:
+    """Where the comparison of a sweep's SAEs lies, which are given by their addresses."""
+    root, settings = open_store(config.storage).uri, {"version": _VERSIONS["sweeps"], "score": config.score.recipe()}
+    return address(root, "sweeps", config.name, settings, saes)
 
 
 def _inputs(config: PipelineConfig, place: Callable[..., str]) -> tuple[str | None, str, str]:

@@ -3,7 +3,8 @@
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import reduce
 from operator import add
 from typing import Any
@@ -20,12 +21,15 @@ from tasks.progress import Listener, Progress
 from tasks.sae import load
 from tasks.score.examples import choose
 from tasks.score.results import Results, write_results
+from tasks.score.stability import Stability
+from tasks.score.survey import Survey
 from tasks.score.work import (
     SPLICE_SEQUENCES,
     Job,
     baseline_k,
     measure_baselines,
     measure_splice,
+    measure_stability,
     read_weights,
     show_piece,
     splice_sequences,
@@ -84,6 +88,40 @@ def _measure(job: Job, listener: Listener) -> Results:
         )
     finally:
         pool.cancel()
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """Of ``summary.json``, what SAEs are compared by."""
+
+    fvu: float | None
+    l0: float
+    dead_fraction: float
+
+
+def compare(
+    config: PipelineConfig, activations: str, saes: Sequence[str], pairs: Sequence[tuple[str, str]], listener: Listener
+) -> tuple[list[HeldOut], list[Stability]]:
+    """The figures of SAEs of one set of activations on its held-out rows, and what pairs of SAEs have in common.
+
+    Raises:
+        ArtifactError: an input is damaged, or an SAE and the activations do not fit.
+    """
+    connect(config.ray)
+    least = config.score.model_copy(update={"top_contexts": 1, "quantiles": 0})  # of the evidence, which is not kept here
+    jobs = [Job(config.model_copy(update={"score": least}), None, activations, sae) for sae in saes]
+    pieces = jobs[0].pieces if jobs else []
+    pool = _Pool(config.score.tasks_in_flight, len(jobs) * len(pieces) + len(pairs), listener)
+    try:
+        surveys = [[pool.submit(survey_piece, job, piece) for piece in pieces] for job in jobs]
+        matches = [pool.submit(measure_stability, *pair) for pair in pairs]
+        return [_held_out(reduce(add, pool.results(parts))) for parts in surveys], list(pool.results(matches))
+    finally:
+        pool.cancel()
+
+
+def _held_out(found: Survey) -> HeldOut:
+    return HeldOut(found.rebuilt.every.fvu, found.latents.l0, found.latents.dead_fraction)
 
 
 def _one_thread(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -24,6 +24,7 @@ from tasks.score.logits import neighbours, promoted_and_suppressed, unembedding
 from tasks.score.pieces import Piece, cut, evenly, spread_rows
 from tasks.score.roles import Roles, roles_of
 from tasks.score.splice import SpliceSums, splice
+from tasks.score.stability import Stability, stability
 from tasks.score.strings import load_strings
 from tasks.score.survey import Survey, survey
 from tasks.score.tables import WeightColumns, neighbour_lists, token_lists
@@ -77,6 +78,11 @@ def survey_piece(job: Job, piece: Piece) -> Survey:
     rows = split.shard(piece.shard, piece.start, piece.stop)
     medians = [statistics["median_norm"] for statistics in job.statistics("eval")]
     return survey(sae, rows, split.dtype, piece, medians, job.config.score, roles)
+
+
+def measure_stability(a: str, b: str) -> Stability:
+    """What two SAEs have in common that differ in the seed of their initial weights."""
+    return stability(load(a), load(b))
 
 
 def show_piece(
