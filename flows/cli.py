@@ -170,7 +170,7 @@ def sweep(config: ConfigPath, overrides: Overrides = None, storage: Storage = No
     """Train many SAEs in one pass over the activations, after what they need, and print how they compare and the page."""
     settings = load_config(config, overrides or (), storage)
     with stdout_kept_clean():
-        found = _swept(settings)
+        found = _swept_recorded(settings) if os.environ.get("PREFECT_API_URL") else _swept(settings)
     typer.echo(json.dumps(dataclasses.asdict(found)) if as_json else described_sweep(found))
 
 
@@ -279,7 +279,7 @@ app.command("encode")(encode)
 @app.command()
 def serve(
     config: Annotated[
-        str, typer.Option(metavar="CONFIG", help="Settings that fill the form of the deployment pipeline.")
+        str, typer.Option(metavar="CONFIG", help="Settings that fill the forms of the deployments pipeline and sweep.")
     ] = "configs/demo.yaml",
     nightly: Annotated[
         str, typer.Option(metavar="CONFIG", help="Settings of the deployment nightly.")
@@ -292,7 +292,7 @@ def serve(
     server: Annotated[str | None, typer.Option(metavar="URL", help="Use the Prefect server that runs there.")] = None,
     storage: Storage = None,
 ) -> None:
-    """Start a Prefect server with the deployments pipeline and nightly, and run what is started there."""
+    """Start a Prefect server with the deployments pipeline, sweep and nightly, and run what is started there."""
     from flows.serve import ServeOptions, serve
 
     serve(ServeOptions(config, nightly, cron, timezone, storage, port, server))
@@ -314,7 +314,13 @@ def _plain(config: PipelineConfig, until: StageName) -> Result:
 def _swept(config: PipelineConfig) -> SweepResult:
     console = Console(stderr=True)
     with listening(console) as listener, logged_to(OnConsole(console)):
-        return run_sweep(config, _called(console, listener), listener)
+        return run_sweep(config, _called(console, listener), lambda step, sweep: step(sweep, listener))
+
+
+def _swept_recorded(config: PipelineConfig) -> SweepResult:
+    from flows.on_prefect import sweep
+
+    return sweep(config)
 
 
 def _called(console: Console, listener: Listener) -> Call:

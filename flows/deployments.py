@@ -1,4 +1,4 @@
-"""The deployments that ``saemill serve`` offers: ``pipeline``, by hand, and ``nightly``, by the clock."""
+"""The deployments that ``saemill serve`` offers: ``pipeline`` and ``sweep``, by hand, and ``nightly``, by the clock."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ from prefect.types.entrypoint import EntrypointType
 from pydantic import ValidationError
 
 from flows.nightly import nightly
-from flows.on_prefect import pipeline
+from flows.on_prefect import pipeline, sweep
 from tasks.config import PipelineConfig
 from tasks.errors import InputError
 
@@ -26,13 +26,14 @@ ONE_AT_A_TIME = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLi
 
 
 def serve_deployments(config: PipelineConfig, nightly_config: PipelineConfig, cron: str | None, timezone: str) -> None:
-    """Offer both deployments and run what is started, one run at a time, until SIGINT or SIGTERM.
+    """Offer the deployments and run what is started, one run at a time, until SIGINT or SIGTERM.
 
     A run that is under way then is cancelled; the same settings go on from what it wrote.
     """
     # The schedule is the user's: a restart of this process must not switch it off, as it would by default.
     runner = Runner(limit=1, pause_on_shutdown=False)
     runner.add_deployment(pipeline_deployment(config))
+    runner.add_deployment(sweep_deployment(config))
     runner.add_deployment(nightly_deployment(nightly_config, cron, timezone))
     asyncio.run(_run_until_signal(runner))
 
@@ -61,6 +62,18 @@ def pipeline_deployment(config: PipelineConfig) -> RunnerDeployment:
         pipeline,
         "pipeline",
         description="The whole pipeline. Start it with Run > Custom run and change any setting in the form.",
+        parameters={"config": config.model_dump(mode="json")},
+        concurrency_limit=ONE_AT_A_TIME,
+        entrypoint_type=EntrypointType.MODULE_PATH,
+    )
+
+
+def sweep_deployment(config: PipelineConfig) -> RunnerDeployment:
+    """A sweep with the same form, and no schedule."""
+    return RunnerDeployment.from_flow(
+        sweep,
+        "sweep",
+        description="Many SAEs in one pass over the activations. Fill the lists under sweep in the form.",
         parameters={"config": config.model_dump(mode="json")},
         concurrency_limit=ONE_AT_A_TIME,
         entrypoint_type=EntrypointType.MODULE_PATH,

@@ -24,6 +24,7 @@ from prefect.states import Completed
 from flows.console import describe, logged_to
 from flows.pipeline import Result, Stage, StageName, run_pipeline, stages
 from flows.reports import link_to
+from flows.sweep import Step, Sweep, SweepResult, described, run_sweep
 from tasks.addresses import Addresses
 from tasks.config import PipelineConfig
 from tasks.errors import InputError
@@ -55,6 +56,23 @@ def conduct(config: PipelineConfig, until: StageName = "report") -> Result:
     with logged_to(_InRunsLog()):
         result = run_pipeline(config, _call, until)
     publish(result)
+    return result
+
+
+@flow(name="sweep", persist_result=False)
+def sweep(config: PipelineConfig) -> SweepResult:
+    """Train the sparse autoencoders of a sweep on the same activations in one pass, and compare them on one page.
+
+    Each is written where a run of its own would have written it: what is finished already is not done again.
+
+    Args:
+        config: Everything that decides what is run. The lists under `sweep` say which autoencoders are trained.
+    """
+    with logged_to(_InRunsLog()):
+        result = run_sweep(config, _call, _do)
+    link = link_to(result.report)
+    create_link_artifact(link=link, link_text="Open the page", key="sweep-page", description=result.report)
+    create_markdown_artifact(markdown=f"```\n{described(result)}\n```", key="sweep", description="How the SAEs compare")
     return result
 
 
@@ -98,10 +116,28 @@ def _call(stage: Stage, config: PipelineConfig, at: Addresses) -> None:
     )
 
 
+@task(
+    retries=2,
+    retry_delay_seconds=[10, 60],
+    retry_condition_fn=_worth_another_try,
+    persist_result=False,
+    cache_policy=NO_CACHE,
+)
+def run_step(step: Step, sweep: Sweep) -> str:
+    """Run one step of a sweep, which does nothing where it is finished; the URI of the sweep."""
+    step(sweep, _listener("sweep"))
+    return sweep.report
+
+
+def _do(step: Step, sweep: Sweep) -> None:
+    named = run_step.with_options(name=step.__name__, task_run_name=step.__name__, timeout_seconds=TIMEOUT_S["train"])
+    named(step, sweep)
+
+
 def _listener(stage: str) -> Listener:
     """Tell the run's log and a progress artifact of a stage's progress, each at its own pace."""
     logger = get_run_logger()
-    bar = _ProgressArtifact(stage) if stage in ("harvest", "train") else None
+    bar = _ProgressArtifact(stage) if stage in ("harvest", "train", "sweep") else None
     logged = -LOG_EVERY_S
 
     def listen(progress: Progress) -> None:

@@ -3,7 +3,7 @@
 Each SAE lies where ``saemill train`` would have written it, so what is there already is not trained again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
@@ -48,8 +48,14 @@ class Sweep:
         return sweep_address(self.config, self.saes)
 
 
-def run_sweep(config: PipelineConfig, call: Call, listener: Listener) -> SweepResult:
+Step = Callable[[Sweep, Listener], None]
+"""What comes after the harvest: ``train``, then ``compare``."""
+
+
+def run_sweep(config: PipelineConfig, call: Call, do: Callable[[Step, Sweep], None]) -> SweepResult:
     """Harvest what is lacking, train the sweep's SAEs, compare them, and write the page; what is finished is left.
+
+    As stages are given to ``call``, so are the two steps after them to ``do``.
 
     Raises:
         InputError: the sweep or other settings are not fit, or no SAE has a finite loss.
@@ -61,8 +67,8 @@ def run_sweep(config: PipelineConfig, call: Call, listener: Listener) -> SweepRe
     found = members(config)
     run_pipeline(config, call, until="harvest")
     sweep = Sweep(config, found, tuple(addresses(member.config).sae for member in found), addresses(config))
-    train(sweep, listener)
-    compare(sweep, listener)
+    do(train, sweep)
+    do(compare, sweep)
     return result(sweep)
 
 

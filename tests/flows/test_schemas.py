@@ -8,7 +8,7 @@ import pytest
 from prefect.utilities.callables import parameter_schema
 
 from flows.nightly import is_stale, nightly
-from flows.on_prefect import pipeline, summary_table
+from flows.on_prefect import pipeline, summary_table, sweep
 from flows.pipeline import Result
 
 NOW = datetime(2026, 3, 1, 2, 17, tzinfo=UTC)
@@ -32,7 +32,15 @@ def test_every_setting_has_its_own_name_as_title_a_description_and_a_kind() -> N
 
 def test_the_form_asks_for_the_settings_and_the_last_stage_only() -> None:
     assert list(parameter_schema(pipeline).properties) == ["config", "until"]
+    assert list(parameter_schema(sweep).properties) == ["config"]
     assert list(parameter_schema(nightly).properties) == ["config", "skip_if_late_hours"]
+
+
+def test_the_lists_of_a_sweep_are_lists_in_the_form() -> None:
+    found = parameter_schema(sweep).definitions["SweepConfig"]["properties"]
+    assert {name: field["type"] for name, field in found.items()} == dict.fromkeys(found, "array")
+    assert list(found) == ["archs", "d_sae", "k", "l1_coefficient", "lr", "seeds"]
+    assert found["lr"]["items"]["type"] == "number"
 
 
 @pytest.mark.parametrize("hours_late, stale", [(0, False), (5.9, False), (6.1, True), (72, True)])

@@ -23,16 +23,20 @@ from tests.flows.conftest import TOY, Served
 pytestmark = pytest.mark.prefect
 
 
-def field(page: Page, name: str) -> Locator:
-    """The innermost group of the form with this label."""
-    label = page.get_by_text(f"{name} (Optional)", exact=True)
-    return page.locator("div.schema-form-property").filter(has=label).last
+def field(page: Page, *names: str) -> Locator:
+    """The setting of the form that these labels lead to, group by group."""
+    found = page.locator("body")
+    for name in names:
+        label = page.get_by_text(f"{name} (Optional)", exact=True)
+        found = found.locator("div.schema-form-property").filter(has=label).last
+    return found
 
 
 @pytest.mark.browser
-def test_both_deployments_and_the_nightly_schedule_show(served: Served, page: Page) -> None:
+def test_the_deployments_and_the_nightly_schedule_show(served: Served, page: Page) -> None:
     page.goto(f"{served.url}/deployments")
     page.get_by_role("link", name="pipeline").first.wait_for()
+    page.get_by_role("link", name="sweep").first.wait_for()
     page.get_by_role("link", name="nightly").first.wait_for()
     page.goto(f"{served.url}/deployments/deployment/{served.deployment('nightly')['id']}")
     page.get_by_text("At 02:17 AM").first.wait_for()
@@ -46,7 +50,7 @@ def test_both_deployments_and_the_nightly_schedule_show(served: Served, page: Pa
 @pytest.mark.ray
 def test_a_run_from_the_form_with_a_changed_value_completes_and_its_report_opens(served: Served, page: Page) -> None:
     page.goto(f"{served.url}/deployments/deployment/{served.deployment('pipeline')['id']}/run")
-    width = field(page, "d_sae").locator("input")
+    width = field(page, "sae", "d_sae").locator("input")
     before = int(width.input_value())
     width.fill(str(before + 3))
     page.get_by_role("button", name="Submit").click()
@@ -111,8 +115,27 @@ def test_a_run_from_the_command_line_is_recorded_where_a_server_is_named(served:
     assert recorded["deployment_id"] is None
 
 
+@pytest.mark.ray
+def test_a_sweep_from_the_command_line_is_recorded_with_its_table_and_a_link_to_its_page(
+    served: Served, tmp_path: Path
+) -> None:
+    environment = {**os.environ, "PREFECT_API_URL": f"{served.url}/api", "PREFECT_HOME": str(tmp_path / "prefect")}
+    settings = ["--set", "sweep.seeds=[0, 1]", "--set", "train.tokens=800", "--storage", str(tmp_path / "runs")]
+    command = [sys.executable, "-m", "flows.cli", "sweep", TOY, "--json", *settings]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    recorded = served.call("POST", "flow_runs/filter", {"sort": "START_TIME_DESC", "limit": 1})[0]
+    assert recorded["state"]["type"] == "COMPLETED"
+    told = {a["key"]: a for a in served.call("POST", "artifacts/filter", {}) if a["flow_run_id"] == recorded["id"]}
+    assert f"{found['report']}/index.html" in told["sweep-page"]["data"]
+    assert "seed 1" in told["sweep"]["data"]
+    steps = served.call("POST", "task_runs/filter", {"flow_runs": {"id": {"any_": [recorded["id"]]}}})
+    assert {step["name"] for step in steps} == {"harvest", "train", "compare"}
+
+
 def test_only_one_run_is_made_at_a_time(served: Served) -> None:
-    for name in ("pipeline", "nightly"):
+    for name in ("pipeline", "sweep", "nightly"):
         deployment = served.deployment(name)
         assert deployment["global_concurrency_limit"]["limit"] == 1
         assert deployment["concurrency_options"]["collision_strategy"] == "ENQUEUE"

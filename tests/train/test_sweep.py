@@ -103,6 +103,7 @@ def test_packs_are_even_and_hold_each_member_once():
 def test_saes_that_do_not_fit_the_machines_are_refused(tmp_path):
     assert state_bytes(pipeline(tmp_path), 6, 6) == 4 * 4 * (24 * 6 * 2 + 24 + 6)
     require_memory([3, 3], [6])
+    require_memory([2**50], [])
     with pytest.raises(InputError, match=r"need 4 GiB together .* but the machines have 3 GiB"):
         require_memory([2**31, 2**31], [3 * 2**30])
     with pytest.raises(InputError, match=r"need 3 GiB on one worker .* no machine has more than 2 GiB"):

@@ -92,12 +92,14 @@ def require_memory(needed: Sequence[int], nodes: Sequence[int]) -> None:
 
     Args:
         needed: bytes, by worker.
-        nodes: bytes of memory, by machine.
+        nodes: bytes of memory, by machine; none where they are not known, and nothing is refused.
 
     Raises:
         InputError: all of them need more than all machines have, or one more than the largest has.
     """
-    pairs = [("together", sum(needed), sum(nodes)), ("on one worker", max(needed, default=0), max(nodes, default=0))]
+    if not nodes:
+        return
+    pairs = [("together", sum(needed), sum(nodes)), ("on one worker", max(needed, default=0), max(nodes))]
     for how, wanted, there in pairs:
         if wanted > there:
             raise InputError(

@@ -79,8 +79,8 @@ def train_sweep(
 
 
 def _memory_by_node() -> list[int]:
-    """Bytes of memory of each machine of the cluster, less its object store."""
-    return [int(node["Resources"].get("memory", 0)) for node in ray.nodes() if node["Alive"]]
+    """Bytes of memory of each machine of the cluster that tells them, less its object store."""
+    return [int(node["Resources"]["memory"]) for node in ray.nodes() if node["Alive"] and "memory" in node["Resources"]]
 
 
 def _added(told: list[Progress], earlier: int, total: int) -> Progress:
