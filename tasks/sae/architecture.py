@@ -84,8 +84,10 @@ class Architecture:
     """Hold decoder rows at norm 1: drop the gradient's part along each row, and renormalise after each update."""
     max_grad_norm: float | None = None
     """Clip the gradient to this norm before each update."""
-    betas = (0.9, 0.999)
-    """Adam's."""
+    beta1 = 0.9
+    """Decay per step of Adam's mean of gradients."""
+    lr = 3e-3
+    """The usual peak learning rate for 4608 latents and 1,000 steps."""
     lr_by_length = 0.25
     """The usual learning rate falls as this power of the number of steps."""
     lr_follows_width = True
@@ -94,6 +96,10 @@ class Architecture:
     """Each latent starts between a random direction and a training row, so that none is far from all data."""
     keeps_k = False
     """The finished SAE keeps exactly k latents per row."""
+    dead_share = 1 / 100
+    """Share of the run's rows without firing after which a latent usually counts as dead."""
+    revives = False
+    """Dead latents learn to rebuild what is left over (AuxK)."""
     resamples = False
     """Dead latents are drawn anew at a few points of the run."""
     tensors: tuple[str, ...] = ()

@@ -35,6 +35,9 @@ class BatchTopK(Architecture):
 
     tensors = ("threshold",)
     leans_on_rows = True
+    lr = 5e-3
+    revives = True
+    dead_share = 1 / 650
 
     def buffers(self, config: SAEConfig) -> dict[str, Tensor]:  # noqa: D102
         return {"threshold": torch.zeros(1, dtype=torch.float64)}

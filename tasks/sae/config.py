@@ -31,7 +31,7 @@ class SAEConfig:
         "json_schema_extra": _offer_names,
     }
 
-    arch: str = "topk"
+    arch: str = "batchtopk"
     """How codes are made sparse: one of the names that `saemill architectures` explains, such as topk, batchtopk, l1."""
     d_in: int | None = None
     """Width of the activations, in features. Leave empty to take it from the hook; set it to be told when it differs."""

@@ -81,7 +81,7 @@ class JumpReLU(DenseArchitecture):
 
     unit_norm_decoder = True
     max_grad_norm: float | None = None
-    betas = (0.0, 0.999)
+    beta1 = 0.0
     tensors = ("threshold",)
     sparse_below = SPARSE_BELOW
     first_coefficient: float | None = 1e-3
@@ -149,8 +149,15 @@ class JumpReLUTargetL0(JumpReLU):
     During the sparsity's warm-up the target falls from the first step's l0 to k on a logarithmic scale. With k from the
     start, the first steps' slopes are hundreds of times the last ones', and Adam, which remembers squares of gradients for
     a thousand steps, then hardly moves thresholds any more: with k 8 a run of 1,000 steps ended at 12.6.
+
+    The learning rate joins 1.5e-3 for 1,000 steps to the paper's 7e-5 for hundreds of thousands. Higher ones rebuild more
+    and find less: on 5M rows of 2,048 known features (d_sae 512, k 8) explained variance, MCC and F1 were .839, .731 and .746
+    at 6e-3, .832, .759 and .803 at 1e-3, .828, .791 and .860 at 6.8e-4, the default there. SmolLM2-135M, 1M tokens: FVU .103.
     """
 
+    lr = 1.5e-3
+    lr_by_length = 0.5
+    lr_follows_width = False
     sparsity_warmup: float | None = 0.5
     first_coefficient = None
 
@@ -188,7 +195,7 @@ class JumpReLUTanh(JumpReLU):
     unit_norm_decoder = False
     sparse_below = 0.0
     max_grad_norm: float | None = 1.0
-    betas = (0.9, 0.999)
+    beta1 = 0.9
     lr_by_length = 0.5
     lr_follows_width = False
     sparsity_warmup: float | None = 1.0

@@ -20,6 +20,9 @@ class TopK(Architecture):
 
     keeps_k = True
     leans_on_rows = True
+    lr = 5e-3
+    revives = True
+    dead_share = 1 / 650
 
     def start(  # noqa: D102
         self, config: SAEConfig, parameters: Parameters, x: Float[Tensor, "m d_in"], y: Float[Tensor, "m d_out"]

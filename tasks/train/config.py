@@ -34,8 +34,10 @@ class TrainConfig(Settings):
     """Peak learning rate. Empty: chosen from the width and the length of the run."""
     warmup_fraction: float = Field(0.05, ge=0, le=1)
     """Share of the run over which the learning rate rises from 0."""
-    decay_fraction: float = Field(0.2, ge=0, le=1)
-    """Share of the run, at its end, over which the learning rate falls to 0."""
+    decay_fraction: float = Field(0.7, ge=0, le=1)
+    """Share of the run, at its end, over which the learning rate falls to 0: most of what a short run gains, it gains there."""
+    adam_beta2: float | None = Field(None, ge=0, lt=1)
+    """Decay per step of Adam's mean of squared gradients. Empty: chosen from the length of the run, at most .999."""
     dead_after_tokens: int | None = Field(None, ge=1)
     """A latent silent for this many tokens counts as dead in training. Empty: chosen from the length of the run."""
     sparsity_warmup_fraction: float | None = Field(None, ge=0, le=1)

@@ -58,7 +58,7 @@ def state_from(
     kind = architecture(plan.sae.arch)
     cuts = (slice(0, layout.by_latent), slice(layout.by_latent, None))
     pieces = [flat[cut] for cut in cuts]
-    optimizer = torch.optim.Adam(pieces, lr=plan.lr, betas=kind.betas, eps=EPS, fused=True)
+    optimizer = torch.optim.Adam(pieces, lr=plan.lr, betas=plan.betas, eps=EPS, fused=True)
     for piece, cut in zip(pieces, cuts, strict=True):
         piece.grad = gradients.flat[cut]
         optimizer.state[piece] = {
@@ -136,7 +136,7 @@ def _descend_by_latent(state: TrainState, plan: Plan, kind: Architecture, by_lat
     """The same without ever writing the gradients of encoder, W_dec and b_enc to memory."""
     by, rest = state.optimizer.param_groups[0]["params"]
     settings = AdamStep(
-        lr=plan.lr_at(state.step), betas=kind.betas, eps=EPS, step=state.step + 1, unit_norm=kind.unit_norm_decoder
+        lr=plan.lr_at(state.step), betas=plan.betas, eps=EPS, step=state.step + 1, unit_norm=kind.unit_norm_decoder
     )
     square = by_latent.adam(state.parameters, *state.moments, settings)
     others = by.grad

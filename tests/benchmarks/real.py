@@ -27,6 +27,7 @@ from torch import Tensor
 from tasks.artifacts import identity
 from tasks.config import PipelineConfig, load_config
 from tasks.sae import load
+from tasks.sae.config import SAEConfig
 from tasks.sae.exchange import Alone
 from tasks.sae.registry import NAMES
 from tasks.score.baselines import (
@@ -51,6 +52,7 @@ ROOT = Path(__file__).parents[2]
 HOOK = "model.layers.8"
 TOKENS, HELD_OUT, TEXT_TOKENS = 1_000_000, 102_400, 1_125_000
 PEERS = {"sparsify": ("sparsify", "topk"), "saelens": ("saelens", "topk"), "saelens-batchtopk": ("saelens", "batchtopk")}
+DEFAULT = SAEConfig().arch
 LEARNING_RATES = ("default", "4e-4", "1e-3", "2e-3")
 DEAD_WINDOW = 100
 
@@ -80,7 +82,7 @@ def _add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cache", type=Path, default=cache, help="where activations are kept")
     parser.add_argument("--activations", help="others of the same hook, in place of those that the benchmark harvests")
     parser.add_argument("--tokens", type=int, default=100_000 if "--quick" in sys.argv else TOKENS)
-    parser.add_argument("--archs", nargs="*", choices=NAMES, default=["topk"], help="ours")
+    parser.add_argument("--archs", nargs="*", choices=NAMES, default=[DEFAULT, "topk"], help="ours")
     parser.add_argument("--all", action="store_true", help="all of ours")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="change settings of ours")
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS))
@@ -198,8 +200,8 @@ def _row(name: str, found: dict[str, Any]) -> dict[str, Any]:
 
 
 def checks_of(table: list[dict[str, Any]]) -> dict[str, float]:
-    """Our default beside the best of each peer that was measured."""
-    mine = next((row for row in table if row["system"] == "saemill topk"), None)
+    """Our default beside the best of each peer that was measured, whatever its architecture."""
+    mine = next((row for row in table if row["system"] == f"saemill {DEFAULT}"), None)
     if mine is None:
         return {}
     best: dict[str, float] = {}

@@ -28,7 +28,7 @@ from tests.benchmarks.saelens_venv import default_venv
 from tests.benchmarks.truth_aim import aim
 from tests.benchmarks.truth_contenders import Peer, peers
 from tests.benchmarks.truth_ours import our_recovery
-from tests.benchmarks.truth_stream import Data, PeerRun, Stream, peer_recovery
+from tests.benchmarks.truth_stream import Data, NotRecordedError, PeerRun, Peers, Stream, peer_recovery
 
 D_SAE, K, BATCH, PEER_LR = 512, 8, 1024, 1e-3
 PREFIXES = (16, 64, 256, 512)
@@ -43,7 +43,7 @@ TOY_SAMPLES = 3_000_000
 Row = dict[str, Any]
 
 
-def compare(stream: Stream, name: str, archs: Sequence[str], starts: dict[str, float], fresh: bool) -> Iterator[Row]:
+def compare(stream: Stream, name: str, archs: Sequence[str], starts: dict[str, float], train: Peers) -> Iterator[Row]:
     """Rows of both sides, architecture by architecture; ``starts`` keeps peers' coefficients from stream to stream."""
     n_steps = stream.data.samples // BATCH
     settings = TrainConfig(tokens=n_steps * BATCH, batch_tokens=BATCH, seed=stream.data.seed)
@@ -53,12 +53,17 @@ def compare(stream: Stream, name: str, archs: Sequence[str], starts: dict[str, f
         found = our_recovery(stream, SAEConfig(arch=arch, d_sae=D_SAE, k=K, prefixes=prefixes), settings)
         yield _row(name, arch, OURS, found.recovery, found.lr, None, found.seconds)
         if arch in others:
-            row = theirs(stream, name, arch, replace(others[arch], start=starts.get(arch, others[arch].start)), fresh)
+            peer = replace(others[arch], start=starts.get(arch, others[arch].start))
+            try:
+                row = theirs(stream, name, arch, peer, train)
+            except NotRecordedError as error:
+                print(f"not recorded: {error}", flush=True)
+                continue
             starts[arch] = row["coefficient"] or others[arch].start
             yield row
 
 
-def theirs(stream: Stream, name: str, arch: str, peer: Peer, fresh: bool = False) -> Row:
+def theirs(stream: Stream, name: str, arch: str, peer: Peer, train: Peers = "missing") -> Row:
     """One row of SAELens, its coefficient searched where one decides the L0."""
     n_steps = stream.data.samples // BATCH
     plain = PeerRun(
@@ -74,7 +79,7 @@ def theirs(stream: Stream, name: str, arch: str, peer: Peer, fresh: bool = False
 
     def run(coefficient: float) -> tuple[float, tuple[Recovery, float]]:
         given = {} if peer.coefficient is None else {peer.coefficient: peer.value(float(f"{coefficient:.4g}"))}
-        result = peer_recovery(stream.data, stream.folder.parent, replace(plain, sae={**plain.sae, **given}), fresh)
+        result = peer_recovery(stream.data, stream.folder.parent, replace(plain, sae={**plain.sae, **given}), train)
         return result[0].l0, result
 
     if peer.coefficient is None:
@@ -141,7 +146,12 @@ def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", nargs="+", choices=every, default=every, help="these architectures alone")
     parser.add_argument("--seeds", type=int, help="how many streams are drawn; 2, or 1 with --quick")
     parser.add_argument("--samples", type=int, help="rows of a stream; 5M, or 300k with --quick")
-    parser.add_argument("--fresh", action="store_true", help="train SAELens' SAEs anew")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--fresh", dest="peers", action="store_const", const="all", help="train SAELens' SAEs anew")
+    which.add_argument(
+        "--recorded", dest="peers", action="store_const", const="recorded", help="train none of them: take what is recorded"
+    )
+    parser.set_defaults(peers="missing")
     parser.add_argument("--no-toys", action="store_true", help="leave the toys out")
     parser.add_argument("--cache", type=Path, default=default_venv().with_name("truth"), help="where streams are kept")
 
@@ -154,7 +164,7 @@ def main() -> None:
     for seed in range(options.seeds or (1 if options.quick else 2)):
         stream = Stream(Data(kind="synthetic", seed=seed, samples=samples), options.cache)
         print(f"seed {seed}: {stream.true_l0:.2f} features fire on a row", flush=True)
-        rows += compare(stream, f"seed {seed}", options.only, starts, options.fresh)
+        rows += compare(stream, f"seed {seed}", options.only, starts, options.peers)
     if not options.no_toys:
         rows += toys(min(samples, TOY_SAMPLES), options.cache, options.only)
     finish(options.json, checks(rows), rows, where | {"samples": samples})

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -87,8 +87,20 @@ class PeerRun:
     seed: int = 0
 
 
-def peer_recovery(data: Data, cache: Path, run: PeerRun, fresh: bool = False) -> tuple[Recovery, float]:
-    """What SAELens' SAE recovered, by our own metrics, and the seconds it trained, where that is not known yet."""
+Peers = Literal["recorded", "missing", "all"]
+"""Which of SAELens' SAEs are trained: none, those whose results are not recorded, or all."""
+
+
+class NotRecordedError(LookupError):
+    """What SAELens comes to is not known, and it is not to be trained."""
+
+
+def peer_recovery(data: Data, cache: Path, run: PeerRun, peers: Peers = "missing") -> tuple[Recovery, float]:
+    """What SAELens' SAE recovered, by our own metrics, and the seconds it trained.
+
+    Raises:
+        NotRecordedError: that is not known, and ``peers`` are not to be trained.
+    """
 
     def measure() -> dict[str, Any]:
         stream = Stream(data, cache)
@@ -100,8 +112,9 @@ def peer_recovery(data: Data, cache: Path, run: PeerRun, fresh: bool = False) ->
         return asdict(scores) | {"seconds": float(found["seconds"])}
 
     settings = {"benchmark": "truth", "library": SAELENS[0], "stream": asdict(data), "run": asdict(run)}
-    known = recorded(settings, measure, fresh)
-    assert known is not None
+    known = recorded(settings, None if peers == "recorded" else measure, peers == "all")
+    if known is None:
+        raise NotRecordedError(str(settings["run"]))
     return Recovery(**{name: value for name, value in known.items() if name != "seconds"}), known["seconds"]
 
 

@@ -90,7 +90,7 @@ def test_sparse_gradients_of_transcoders_equal_dense_autograd(arch, skip):
 
 
 def test_topk_gradients_equal_dense_autograd_with_ties_in_every_row():
-    config = SAEConfig(d_sae=D_SAE, k=5)
+    config = SAEConfig(arch="topk", d_sae=D_SAE, k=5)
     parameters, x, dead = random_parameters(config), random_rows(), dead_mask(10)
     # Pairs of equal latents, decoder rows too: whichever of a pair is kept, the sum over the pair is the same.
     for tensor in (parameters.encoder, parameters.b_enc, parameters.W_dec):
@@ -123,7 +123,7 @@ def test_with_nothing_left_to_rebuild_gradients_are_finite(arch):
 
 
 def test_auxk_trains_encoder_and_decoder_of_dead_latents():
-    config = SAEConfig(d_sae=D_SAE, k=1)
+    config = SAEConfig(arch="topk", d_sae=D_SAE, k=1)
     parameters, x = random_parameters(config), random_rows()
     parameters.b_enc[3] = 1e4  # always the one that is kept
     out = view(gradients(config, parameters, x, dead_mask(3))[1], layout(config, D_IN))

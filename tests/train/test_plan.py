@@ -41,6 +41,24 @@ def test_what_is_left_empty_follows_the_length_of_the_run():
     assert short.lr > long.lr
 
 
+def test_adam_forgets_within_a_fifteenth_of_a_short_run():
+    assert resolved(tokens=100 * 1024).betas == (0.9, pytest.approx(0.98))
+    assert resolved(tokens=3_000 * 1024).betas == (0.9, pytest.approx(0.995))
+    assert resolved(tokens=100_000 * 1024).betas == (0.9, pytest.approx(0.999))
+    assert resolved(adam_beta2=0.95).betas == (0.9, 0.95)
+
+
+def test_where_auxk_works_latents_are_dead_early_but_not_before_they_could_fire():
+    def window(arch: str, tokens: int, d_sae: int = 4608, k: int = 32) -> int:
+        return plan(SAEConfig(arch=arch, d_sae=d_sae, k=k), TrainConfig(tokens=tokens), d_in=576).dead_after
+
+    assert window("topk", 6_500_000) == 10_000
+    assert window("l1", 6_500_000) == 65_000
+    assert window("batchtopk", 1_000_000, d_sae=65_536) == 32_768  # 16 times the 2,048 rows for one firing each
+    assert window("batchtopk", 100_000, d_sae=65_536) == 5_000  # a twentieth of the run
+    assert window("topk", 10_000_000_000) == 10_000_000
+
+
 def test_windows_around_thresholds_are_wider_in_shorter_runs_and_the_papers_in_long_ones():
     def width(arch: str, n_steps: int) -> float | None:
         train = TrainConfig(tokens=n_steps * 1024)
