@@ -126,7 +126,7 @@ class _Told:
         self._task, self._pack, self._workers, self._rank = task, pack, workers, rank
         self._tokens = task["config"].train.tokens
         self._finished = len(task["packs"][rank]) - len(pack)
-        self._done, self._fvu = [0] * len(pack), dict[int, float]()
+        self._done, self._fvu = dict[int, int](), dict[int, float]()
         self._first: tuple[float, int] | None = None
         self._last = 0.0
 
@@ -134,7 +134,7 @@ class _Told:
         """A row of an SAE's curve is there."""
         self.logs[index](run)
         self._done[index], self._fvu[index] = min(run.curve[-1].tokens, self._tokens), run.curve[-1].fvu
-        self._tell(at_once=False)
+        self._tell()
 
     def end(self, index: int, run: Run) -> None:
         """An SAE has taken its last step."""
@@ -143,21 +143,25 @@ class _Told:
         timing = {"seconds": since, "workers": 1} | worker.accounts(run)
         close(worker.config, self._task["activations"], worker.out, found, timing)
         self._done[index] = self._tokens
-        self._tell(at_once=all(done >= self._tokens for done in self._done))
+        self._tell()
 
     def fault(self, index: int, error: InputError) -> None:
         """An SAE's loss is not finite any more."""
         self._done[index] = self._tokens
         self._fvu.pop(index, None)
         ray.get(self._task["job"].warn.remote(f"{self._pack[index].member.label}: {error}"))
+        self._tell()
 
-    def _tell(self, at_once: bool) -> None:
-        now, done = time.monotonic(), sum(self._done)
-        self._first = self._first or (now, done)
-        if not at_once and now - self._last < _TELL_S:
+    def _tell(self) -> None:
+        """Tell how far the pack is, at most once a second, and at its end."""
+        now, done = time.monotonic(), sum(self._done.values())
+        ended = done >= len(self._pack) * self._tokens
+        if self._first is None and len(self._done) == len(self._pack):  # how far each is, begun earlier or not, is known
+            self._first = (now, done)
+        if now - self._last < _TELL_S and not ended:
             return
         self._last = now
-        since, rows = now - self._first[0], done - self._first[1]
+        since, rows = (now - self._first[0], done - self._first[1]) if self._first is not None else (0.0, 0)
         total = self._tokens * len(self._task["packs"][self._rank])
         numbers: dict[str, float] = {"saes": len(self._task["packs"][self._rank])}
         if self._fvu:
@@ -165,5 +169,5 @@ class _Told:
         rate = rows / since if since > 0 and rows > 0 else None
         progress = Progress("sweep", done + self._finished * self._tokens, total, "SAE-tokens", rate, numbers)
         told = self._task["job"].tell.remote(progress, self._rank)
-        if at_once:
+        if ended:
             ray.get(told)
