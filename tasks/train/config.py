@@ -35,7 +35,7 @@ class TrainConfig(Settings):
     warmup_fraction: float = Field(0.05, ge=0, le=1)
     """Share of the run over which the learning rate rises from 0."""
     decay_fraction: float = Field(0.7, ge=0, le=1)
-    """Share of the run, at its end, over which the learning rate falls to 0: a short run gains most of what it gains there."""
+    """Share of the run, at its end, over which the learning rate falls to 0, in which short runs gain most."""
     adam_beta2: float | None = Field(None, ge=0, lt=1)
     """Decay per step of Adam's mean of squared gradients. Empty: chosen from the length of the run, at most .999."""
     dead_after_tokens: int | None = Field(None, ge=1)

@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from tasks.artifacts import to_json
 from tasks.errors import ArtifactError
 from tasks.sae.exchange import Alone, Exchange, Group, add_up_everywhere
 from tasks.sae.parameters import extra_of, joined, part_of, view
-from tasks.store.objects import ObjectStore
+from tasks.store.objects import LocalStore, ObjectStore
 from tasks.train.curve import CurveRow
 from tasks.train.loop import Run
 from tasks.train.plan import Plan
@@ -155,6 +156,9 @@ def write_run(run: Run, store: ObjectStore, prefix: str, keep: int) -> None:
         # In the order of names the json file goes first: what is left of a removal that was cut short is no checkpoint.
         for key in sorted(info.key for info in store.list(f"{folder}/")):
             store.delete(key)
+        if isinstance(store, LocalStore):  # buckets have no folders
+            with contextlib.suppress(OSError):  # what a kill in mid-write left behind may still be there
+                Path(store.uri, folder).rmdir()
 
 
 def kept(store: ObjectStore, prefix: str) -> list[str]:
