@@ -95,6 +95,13 @@ def test_latents_cut_into_shards_are_refused(tmp_path):
         members(config)
 
 
+def test_wandb_which_shows_one_run_per_process_is_refused(tmp_path):
+    config = swept(tmp_path, k=[3])
+    config = config.model_copy(update={"train": config.train.model_copy(update={"wandb": "project"})})
+    with pytest.raises(InputError, match=r"train\.wandb is set, but W&B shows one run per process"):
+        members(config)
+
+
 def test_packs_are_even_and_hold_each_member_once():
     packs = packed([4608, 1152, 2304, 1152, 4608, 1152, 2304, 1152], 2)
     assert sorted(index for pack in packs for index in pack) == list(range(8))

@@ -6,7 +6,9 @@ import signal
 from pathlib import Path
 
 import psutil
+import pyarrow.parquet as pq
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tasks.addresses import addresses
 from tasks.artifacts import read_manifest
@@ -28,8 +30,9 @@ def train_workers() -> list[psutil.Process]:
     return [process for process in found if "RayTrainWorker" in " ".join(process.cmdline())]
 
 
-def test_a_sweep_whose_worker_is_killed_ends_with_the_saes_of_single_runs(ray_cluster, tiny_run, tmp_path):
-    settings = {"tokens": 32 * 1000, "workers": 2, "checkpoint_every_tokens": 32 * 100}
+def test_a_sweep_whose_worker_is_killed_ends_with_the_saes_of_single_runs(ray_cluster, tiny_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = {"tensorboard": "events", "tokens": 32 * 1000, "workers": 2, "checkpoint_every_tokens": 32 * 100}
     config, activations = tiny_run(**settings)
     sweep = {"lr": [0.01, 1e30], "archs": ["topk", "jumprelu"], "seeds": [0, 1]}
     config = parse_config({**config.model_dump(mode="json"), "sweep": sweep})
@@ -56,6 +59,10 @@ def test_a_sweep_whose_worker_is_killed_ends_with_the_saes_of_single_runs(ray_cl
             single.finish(single.train())
             for name in SAE_FILES:
                 assert open_store(out).get(name) == open_store(single.out).get(name), (member.label, name)
+            events = EventAccumulator(f"{tmp_path}/events/{Path(out).name}")
+            events.Reload()
+            steps = [event.step for event in events.Scalars("train/fvu")]
+            assert steps == pq.read_table(f"{out}/curve.parquet")["step"].to_pylist()
             assert json.loads(Path(out, "run.json").read_text())["tokens_per_second"] > 0
 
     before = {path: path.stat().st_mtime_ns for out in outs for path in Path(out).rglob("*") if path.is_file()}
