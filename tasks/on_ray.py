@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import ray
 
 from tasks.config import RayConfig
-from tasks.errors import InputError
+from tasks.errors import InputError, SaemillError
 
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -30,6 +30,7 @@ def connect(config: RayConfig) -> None:
 
     Raises:
         InputError: no cluster answers at ``config.address``.
+        SaemillError: a local cluster is not there within Ray's own 30 s.
     """
     if ray.is_initialized():
         return
@@ -55,15 +56,23 @@ def cluster_gpus() -> float:
 def _start_local(config: RayConfig) -> None:
     # Ray guards local clusters with a token by itself, and says so at each start; nobody needs to act on that.
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
-    ray.init(
-        address="local",  # without it, Ray joins whatever cluster was started on this machine last
-        num_cpus=config.num_cpus,
-        object_store_memory=config.object_store_mb * 2**20,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="warning",
-        configure_logging=True,
-    )
+    try:
+        ray.init(
+            address="local",  # without it, Ray joins whatever cluster was started on this machine last
+            num_cpus=config.num_cpus,
+            object_store_memory=config.object_store_mb * 2**20,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="warning",
+            configure_logging=True,
+        )
+    except Exception as error:  # Ray raises no narrower one when its node is not there after 30 s
+        if "timed out during startup" not in str(error):
+            raise
+        raise SaemillError(
+            "Ray did not start on this machine within 30 s; it is probably busy with other work. Nothing is lost: give the "
+            "same command again when it is less so, or join a running cluster (ray.address)."
+        ) from error
 
 
 def _join(address: str) -> None:

@@ -40,7 +40,7 @@ def peers(k: int, prefixes: tuple[int, ...], n_steps: int) -> dict[str, Peer]:
         "topk": Peer(architecture="topk", settings={"k": k}),
         "batchtopk": Peer(architecture="batchtopk", settings={"k": k}),
         "matryoshka": Peer(architecture="matryoshka_batchtopk", settings=nested),
-        "jumprelu": Peer(architecture="jumprelu", coefficient="l0_coefficient", start=5.0),
+        "jumprelu": Peer(architecture="jumprelu", coefficient="l0_coefficient", start=1.288),
         # Aiming at 8 it ended at 6.4, aiming at 11 at 7.8 and 8.2 (5M samples).
         "jumprelu_l0": Peer(
             architecture="jumprelu",
