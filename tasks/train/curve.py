@@ -2,6 +2,7 @@
 
 import io
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 
@@ -14,6 +15,10 @@ from tasks.sae.exchange import Group
 from tasks.train.faults import NotFiniteError
 from tasks.train.plan import Plan
 from tasks.train.step import StepResult, TrainState
+
+SPIKE = 2.0
+"""Squared error, in medians of the rows before, from which on it is a spike."""
+_SUDDEN, _SPIKE_ROWS = 1.5, 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,32 @@ class Meter:
         )
         self.results.clear()
         return row
+
+
+def is_spike(curve: Sequence[CurveRow]) -> bool:
+    """Whether the squared error jumped at the curve's last row, as it does where a learning rate is nearly too high.
+
+    Once sparsity sets in the error may double too, but over many rows. The largest jump of undisturbed runs of every
+    architecture on SmolLM2 was of 4%.
+    """
+    if len(curve) <= _SPIKE_ROWS:
+        return False
+    now, before = curve[-1].fvu, [row.fvu for row in curve[-1 - _SPIKE_ROWS : -1]]
+    return now > SPIKE * statistics.median(before) and now > _SUDDEN * before[-1]
+
+
+def spike_told(curve: Sequence[CurveRow]) -> str:
+    """The jump at the curve's last row, in words."""
+    before, now = curve[-2:]
+    return (
+        f"The error jumped before step {now.step:,}: FVU {now.fvu:.3g} after {before.fvu:.3g}, learning rate {now.lr:.2g}. "
+        "Training goes on; if it does not come down again, lower train.lr or set train.max_grad_norm."
+    )
+
+
+def spikes(curve: Sequence[CurveRow]) -> list[int]:
+    """Steps at whose rows the squared error jumped."""
+    return [row.step for i, row in enumerate(curve) if is_spike(curve[max(0, i - _SPIKE_ROWS) : i + 1])]
 
 
 def curve_to_parquet(rows: Sequence[CurveRow]) -> bytes:

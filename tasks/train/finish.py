@@ -13,7 +13,7 @@ from tasks.sae.parameters import joined, view
 from tasks.sae.registry import architecture
 from tasks.sae.scaling import Scaling, Weights, fold, folding
 from tasks.store.objects import open_store
-from tasks.train.curve import curve_to_parquet
+from tasks.train.curve import curve_to_parquet, spikes
 from tasks.train.loop import Run
 from tasks.train.plan import Plan
 from tasks.train.step import TrainState
@@ -27,6 +27,9 @@ def write_sae(config: PipelineConfig, plan: Plan, run: Run, scaling: Scaling, we
     summary = {"tokens": run.state.step * plan.batch_rows, "steps": run.state.step, "lr": plan.lr} | {
         name: value for name, value in asdict(run.curve[-1]).items() if name in ("loss", "fvu", "l0", "dead_fraction")
     }
+    jumps = spikes(run.curve)
+    if jumps:
+        summary["spikes"] = jumps
     provenance = {
         **hooks_of(config),
         "model": config.model.name if config.activations.source is None else None,

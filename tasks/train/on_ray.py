@@ -25,6 +25,7 @@ from tasks.on_ray import cluster_cpus, cluster_gpus, connect
 from tasks.progress import Listener, Progress
 from tasks.sae.exchange import Alone, Exchange
 from tasks.store.objects import open_store, s3_filesystem
+from tasks.train.curve import is_spike, spike_told
 from tasks.train.distributed import TorchExchange
 from tasks.train.finish import close
 from tasks.train.loggers import open_loggers
@@ -236,6 +237,8 @@ def _listener(task: dict[str, Any], worker: Worker, rank: int) -> Iterator[Calla
         def on_row(run: Run) -> None:
             tell(run)
             log(run)
+            if is_spike(run.curve):
+                task["job"].warn.remote(spike_told(run.curve))
 
         yield on_row
 

@@ -9,7 +9,7 @@ from tasks.sae.config import SAEConfig
 from tasks.sae.registry import NAMES
 from tasks.sae.scaling import Scaling
 from tasks.train.config import TrainConfig
-from tasks.train.curve import curve_to_parquet
+from tasks.train.curve import curve_to_parquet, spike_told, spikes
 from tasks.train.loop import Run, train
 from tasks.train.plan import Plan, plan
 from tasks.train.step import initial_state
@@ -46,6 +46,22 @@ def test_the_curve_ends_at_the_last_step_and_counts_tokens():
     run = train(start(p), batches(p), p, SCALING)
     assert (run.curve[-1].step, run.curve[-1].tokens) == (32, 1024)
     assert [row.step for row in run.curve] == list(range(1, 33))
+
+
+def test_a_jump_of_the_error_is_flagged_at_its_row_and_a_calm_run_has_none():
+    p = tiny_plan(tokens=1600)
+    assert spikes(train(start(p), batches(p), p, SCALING).curve) == []
+    rows = batches(p)
+    rows[29] = rows[29] * 10
+    curve = train(start(p), rows, p, SCALING).curve
+    assert spikes(curve)[0] == 30
+    assert "before step 30: FVU" in spike_told(curve[:30])
+
+
+@pytest.mark.parametrize("arch", [name for name in NAMES if name != "dense"])
+def test_sparsity_that_sets_in_is_no_jump(arch):
+    p = tiny_plan(arch, tokens=6400)
+    assert spikes(train(start(p), batches(p), p, SCALING).curve) == []
 
 
 def test_topk_decoder_rows_keep_norm_one():

@@ -18,6 +18,7 @@ from tasks.on_ray import connect
 from tasks.progress import Listener, Progress
 from tasks.sae.exchange import Alone
 from tasks.store.joined import open_split
+from tasks.train.curve import is_spike, spike_told
 from tasks.train.finish import close
 from tasks.train.loggers import open_loggers
 from tasks.train.loop import Run
@@ -133,6 +134,8 @@ class _Told:
     def row(self, index: int, run: Run) -> None:
         """A row of an SAE's curve is there."""
         self.logs[index](run)
+        if is_spike(run.curve):
+            self._warn(index, spike_told(run.curve))
         self._done[index], self._fvu[index] = min(run.curve[-1].tokens, self._tokens), run.curve[-1].fvu
         self._tell()
 
@@ -149,8 +152,11 @@ class _Told:
         """An SAE's loss is not finite any more."""
         self._done[index] = self._tokens
         self._fvu.pop(index, None)
-        ray.get(self._task["job"].warn.remote(f"{self._pack[index].member.label}: {error}"))
+        self._warn(index, str(error))
         self._tell()
+
+    def _warn(self, index: int, what: str) -> None:
+        ray.get(self._task["job"].warn.remote(f"{self._pack[index].member.label}: {what}"))
 
     def _tell(self) -> None:
         """Tell how far the pack is, at most once a second, and at its end."""
