@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from torch import Tensor
 
 from tasks.sae.across import total
 from tasks.sae.exchange import Group
@@ -44,11 +45,15 @@ class CurveRow:
 class Meter:
     """The steps since the last row."""
 
-    results: list[StepResult] = field(default_factory=list)
+    steps: list[Tensor] = field(default_factory=list)
+    """Of each step ``[5]`` float64 on its device: loss, squared error, active latents, rows, gradient norm."""
 
     def add(self, result: StepResult) -> None:
-        """Take in one step; its numbers stay on their device."""
-        self.results.append(result)
+        """Take in one step, without waiting for its device."""
+        sums = result.sums
+        n_rows = torch.full_like(sums.loss, sums.n_rows, dtype=torch.float64)
+        numbers = (sums.loss, sums.squared_error, sums.n_active, n_rows, result.grad_norm)
+        self.steps.append(torch.stack([number.double() for number in numbers]))
 
     def row(self, state: TrainState, plan: Plan, latents: Group) -> CurveRow:
         """Close a row at the state's step; ``latents`` are the workers that hold the others.
@@ -56,16 +61,13 @@ class Meter:
         Raises:
             NotFiniteError: the loss or the gradient of a step is not a finite number.
         """
-        sums = [result.sums for result in self.results]
-        losses = torch.stack([s.loss for s in sums]).tolist()
-        grad_norms = torch.stack([result.grad_norm for result in self.results]).tolist()
+        steps = torch.stack([step.to(state.silent.device) for step in self.steps])
+        losses, grad_norms = steps[:, 0].tolist(), steps[:, 4].tolist()
         for i, (loss, grad_norm) in enumerate(zip(losses, grad_norms, strict=True)):
             for what, value in (("loss", loss), ("gradient's norm", grad_norm)):
                 if not math.isfinite(value):
                     raise NotFiniteError(what, value, state.step - len(losses) + i + 1, plan.n_steps, plan.lr)
-        n_rows = sum(s.n_rows for s in sums)
-        squared_error = float(torch.stack([s.squared_error for s in sums]).double().sum())
-        n_active = float(torch.stack([s.n_active for s in sums]).double().sum())
+        _, squared_error, n_active, n_rows, _ = steps.sum(0).tolist()
         row = CurveRow(
             step=state.step,
             tokens=state.step * plan.batch_rows,
@@ -76,7 +78,7 @@ class Meter:
             lr=plan.lr_at(state.step - 1),
             grad_norm=grad_norms[-1],
         )
-        self.results.clear()
+        self.steps.clear()
         return row
 
 

@@ -4,14 +4,18 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
-from tasks.sae.exchange import Alone, Exchange, Traffic
+from tasks.sae.exchange import Alone, Exchange, Traffic, add_up_everywhere
 from tasks.sae.scaling import Scaling
 from tasks.train.curve import CurveRow, Meter
 from tasks.train.plan import Plan
 from tasks.train.spent import Spent
 from tasks.train.step import TrainState, update
+
+STOPS_EVERY = 8
+"""Steps between two looks at whether to stop: workers have to agree on it, and a GPU has to be waited for."""
 
 
 @dataclass(slots=True)
@@ -20,6 +24,8 @@ class Run:
 
     state: TrainState
     curve: list[CurveRow] = field(default_factory=list)
+    meter: Meter = field(default_factory=Meter)
+    """The steps since the curve's last row."""
     spent: Spent = field(default_factory=Spent)
 
 
@@ -35,12 +41,14 @@ def train(
     exchange: Exchange | None = None,
     on_row: Callable[[Run], None] = ignore,
     on_checkpoint: Callable[[Run], None] = ignore,
+    told_to_stop: Callable[[], bool] | None = None,
 ) -> Run:
     """Advance ``run`` in place through ``batches``, this worker's raw rows of the steps from ``run.state.step`` on.
 
-    Rows of the curve close every ``plan.log_every`` steps and at the end, checkpoints fall on such steps, so a run that
-    goes on from a checkpoint takes the same steps and closes the same rows as one that was never stopped. ``on_row`` gets
-    the run as each row, the last of its curve, has been closed.
+    Rows of the curve close every ``plan.log_every`` steps and at the end. A run that goes on from a checkpoint, at
+    whatever step, takes the same steps and closes the same rows as one that was never stopped. ``on_row`` gets the run as
+    each row, the last of its curve, has been closed. If a worker is ``told_to_stop`` (all must be able to be), all take a
+    checkpoint at the same step, within ``STOPS_EVERY`` steps, and return with the run as it is then.
 
     Raises:
         NotFiniteError: the loss or the gradient is not a finite number any more.
@@ -50,7 +58,17 @@ def train(
         stepper.take(raw, waited)
         if stepper.done:
             break
+        if told_to_stop is not None and run.state.step % STOPS_EVERY == 0 and _any(told_to_stop(), raw, stepper.exchange):
+            stepper.save()
+            break
     return run
+
+
+def _any(mine: bool, like: Tensor, exchange: Exchange) -> bool:
+    """Whether one of all workers says so."""
+    said = torch.tensor([float(mine)], device=like.device)
+    add_up_everywhere(exchange, said)
+    return bool(said > 0)
 
 
 class Stepper:
@@ -66,9 +84,11 @@ class Stepper:
         on_checkpoint: Callable[[Run], None] = ignore,
     ) -> None:
         self.run = run
-        self._plan, self._scaling, self._exchange = plan, scaling, exchange or Alone()
+        self.exchange = exchange or Alone()
+        self._plan, self._scaling = plan, scaling
         self._on_row, self._on_checkpoint = on_row, on_checkpoint
-        self._meter, self._clock = Meter(), _Clock(run.spent, self._exchange.traffic)
+        self._saved_at: int | None = None
+        self._clock = _Clock(run.spent, self.exchange.traffic)
 
     @property
     def done(self) -> bool:
@@ -83,16 +103,22 @@ class Stepper:
         """
         run, state, plan = self.run, self.run.state, self._plan
         self._clock.got(raw, waited)
-        self._meter.add(update(state, raw, plan, self._scaling, self._exchange))
+        run.meter.add(update(state, raw, plan, self._scaling, self.exchange))
         closes = self.done or state.step % plan.log_every == 0
         if closes:
-            run.curve.append(self._meter.row(state, plan, self._exchange.latents))
+            run.curve.append(run.meter.row(state, plan, self.exchange.latents))
         self._clock.stepped()
         if closes:
             self._on_row(run)
         if self.done or state.step % plan.checkpoint_every == 0:
-            self._on_checkpoint(run)
+            self.save()
         self._clock.saved()
+
+    def save(self) -> None:
+        """Take a checkpoint, unless one was taken at this step."""
+        if self._saved_at != self.run.state.step:
+            self._on_checkpoint(self.run)
+            self._saved_at = self.run.state.step
 
 
 def timed(batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, float]]:

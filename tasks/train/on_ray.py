@@ -4,9 +4,10 @@ import json
 import logging
 import os
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 _SNAPSHOT = f"{CHECKPOINTS}/checkpoint_manager_snapshot.json"
 _POLL_S = 0.5
+STOP_S = 20.0
+"""How long a job that is told to stop may take to write a checkpoint; Prefect and Kubernetes send SIGKILL after 30 s."""
 _TELL_S = 1.0
 
 
@@ -111,18 +114,8 @@ def supervise(
     job = ray.remote(num_cpus=0, max_concurrency=4)(_Job).remote()
     try:
         done = job.run.remote(work, {**task, "config": config, "out": out, "folder": os.getcwd()})
-        while True:
-            ready, _ = ray.wait([done], timeout=_POLL_S)
-            progress, refusal, warnings = ray.get(job.news.remote())
-            for warning in warnings:
-                logger.warning("%s", warning)
-            if refusal is not None:
-                raise refusal
-            if progress:
-                listener(progress)
-            if ready:
-                result: dict[str, Any] = ray.get(done)
-                return result
+        with _checkpoint_when_stopped(job, done):
+            return _watched(job, done, listener)
     except ray.exceptions.RayTaskError as error:
         raise _plain(error) from error
     except ray.exceptions.RayActorError as error:
@@ -130,6 +123,39 @@ def supervise(
     finally:
         ray.kill(job)
         _free(_placement_groups() - before)
+
+
+def _watched(job: Any, done: Any, listener: Callable[[list[Progress]], None]) -> dict[str, Any]:
+    while True:
+        ready, _ = ray.wait([done], timeout=_POLL_S)
+        progress, refusal, warnings = ray.get(job.news.remote())
+        for warning in warnings:
+            logger.warning("%s", warning)
+        if refusal is not None:
+            raise refusal
+        if progress:
+            listener(progress)
+        if ready:
+            result: dict[str, Any] = ray.get(done)
+            return result
+
+
+@contextmanager
+def _checkpoint_when_stopped(job: Any, done: Any) -> Iterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        if _is_signal(error):
+            logger.warning("training: told to stop; a checkpoint is taken first, within %d s", STOP_S)
+            job.stop.remote()
+            ray.wait([done], timeout=STOP_S)
+        raise
+
+
+def _is_signal(error: BaseException) -> bool:
+    """Whether someone wants this process to end: Ctrl-C, SIGTERM, a Prefect cancellation."""
+    cause = error.__cause__ if isinstance(error, SystemError) else error  # as flows/pipeline.py has it
+    return cause is not None and not isinstance(cause, Exception)
 
 
 def _placement_groups() -> set[str]:
@@ -162,6 +188,7 @@ class _Job:
         self._is_new = False
         self._refusal: SaemillError | None = None
         self._warnings: list[str] = []
+        self._stopping = False
 
     def run(self, work: Callable[[dict[str, Any]], dict[str, Any]], task: dict[str, Any]) -> dict[str, Any]:
         config, settings = task["config"], task["config"].train
@@ -199,6 +226,12 @@ class _Job:
     def warn(self, message: str) -> None:
         self._warnings.append(message)
 
+    def stop(self) -> None:
+        self._stopping = True
+
+    def stopping(self) -> bool:
+        return self._stopping
+
     def news(self) -> tuple[list[Progress], SaemillError | None, list[str]]:
         """The latest progress of all workers and the warnings, once, and the error that no restart would cure."""
         progress = [self._progress[rank] for rank in sorted(self._progress)] if self._is_new else []
@@ -216,13 +249,39 @@ def _work(task: dict[str, Any]) -> dict[str, Any]:
     exchange = TorchExchange(config.train.latent_shards) if context.get_world_size() > 1 else Alone()
     try:
         worker = Worker(config, task["activations"], task["out"], exchange, device)
-        with _listener(task, worker, rank) as on_row:
-            run = worker.train(on_row, partial(_report, exchange=exchange))
+        with _listener(task, worker, rank) as on_row, told_to_stop(job) if rank == 0 else nullcontext(_never) as stopping:
+            run = worker.train(on_row, partial(_report, exchange=exchange), stopping)
+            if run.state.step < worker.plan.n_steps:
+                return {}
             found = worker.finish(run)
             return found | {"timing": worker.accounts(run)} if rank == 0 else {}
     except (InputError, ArtifactError) as error:  # a restart would not help
         ray.get(job.refuse.remote(error))
         raise
+
+
+@contextmanager
+def told_to_stop(job: Any) -> Iterator[Callable[[], bool]]:
+    """Says whether the job has been told to stop; asks it from a thread, so that a step does not wait for the answer."""
+    stop, ended = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        with suppress(ray.exceptions.RayError):  # the job is gone, and this worker will be
+            while not ended.wait(_POLL_S) and not stop.is_set():
+                if ray.get(job.stopping.remote()):
+                    stop.set()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield stop.is_set
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _never() -> bool:
+    return False
 
 
 @contextmanager

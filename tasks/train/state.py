@@ -22,7 +22,7 @@ from tasks.errors import ArtifactError
 from tasks.sae.exchange import Alone, Exchange, Group, add_up_everywhere
 from tasks.sae.parameters import extra_of, joined, part_of, view
 from tasks.store.objects import LocalStore, ObjectStore
-from tasks.train.curve import CurveRow
+from tasks.train.curve import CurveRow, Meter
 from tasks.train.loop import Run
 from tasks.train.plan import Plan
 from tasks.train.spent import Spent
@@ -54,6 +54,7 @@ def run_to_files(run: Run, latents: Group = _ONE) -> dict[str, bytes]:
         "spent": asdict(run.spent),
         "sha256": hashlib.sha256(data).hexdigest(),
         "curve": [asdict(row) for row in run.curve],
+        "pending": [step.tolist() for step in run.meter.steps],
     }
     name = _name(latents.rank, latents.world_size)
     return {f"{name}.safetensors": data, f"{name}.json": to_json(facts)}
@@ -86,7 +87,9 @@ def read_run(store: ObjectStore, folder: str, plan: Plan, device: str | torch.de
         buffer.copy_(tensors[f"{_BUFFER}{name}"])
     if state.averaged is not None:
         state.averaged.copy_(tensors["averaged"])
-    return Run(state, [CurveRow(**row) for row in facts["curve"]], Spent(**facts["spent"]))
+    curve, pending = [CurveRow(**row) for row in facts["curve"]], facts["pending"]
+    meter = Meter([torch.tensor(step, dtype=torch.float64, device=device) for step in pending])
+    return Run(state, curve, meter, Spent(**facts["spent"]))
 
 
 def _parts_in(store: ObjectStore, folder: str) -> int:

@@ -63,16 +63,23 @@ class Worker:
         self.plan = plan(config.sae, config.train, d_in, d_out)
         self.scaling = side_by_side([_scaling_of(part, device) for part in self._reader.parts])
 
-    def train(self, on_row: Callable[[Run], None] = ignore, on_checkpoint: Callable[[Run], None] = ignore) -> Run:
-        """Train to the end, from the newest whole checkpoint below ``out`` if there is one.
+    def train(
+        self,
+        on_row: Callable[[Run], None] = ignore,
+        on_checkpoint: Callable[[Run], None] = ignore,
+        told_to_stop: Callable[[], bool] | None = None,
+    ) -> Run:
+        """Train to the end, or to a checkpoint after one of the workers was told to stop, from the newest whole checkpoint
+        below ``out`` if there is one.
 
         Raises:
             InputError: the loss is not a finite number any more; the message says whether rows are at fault, and which.
             ArtifactError: a shard is damaged, or workers do not see the same storage.
         """
         run = self.start()
+        batches, listeners = self.batches(run.state.step), (on_row, on_checkpoint, told_to_stop)
         try:
-            return train(run, self.batches(run.state.step), self.plan, self.scaling, self.exchange, on_row, on_checkpoint)
+            return train(run, batches, self.plan, self.scaling, self.exchange, *listeners)
         except NotFiniteError as error:
             raise self.explained(error) from None
 

@@ -154,3 +154,30 @@ def test_a_part_takes_its_share_of_the_checkpoint_and_of_the_memory(tmp_path: Pa
     for state in parts:
         sizes = [tensor.flat.numel() for tensor in (state.parameters, state.gradients, *state.moments)]
         assert sizes == [(alone.parameters.flat.numel() - D_IN) // 4 + D_IN] * 4
+
+
+def test_if_one_worker_is_told_to_stop_all_save_at_the_same_step():
+    p = resolved(settings("topk"), tokens=60 * BATCH)
+    data, saved = rows(p), []
+
+    def work(exchange: Exchange) -> int:
+        told = exchange.rank == 1 and exchange.latents.rank == 0
+        scaling = Scaling(torch.zeros(D_IN, dtype=torch.float64), torch.ones(D_IN, dtype=torch.float64))
+        whole = view(initial_state(p, data[:8].flatten(0, 1).float()).parameters.flat.double(), p.layout)
+        run = Run(state_from(part_of(whole, exchange.latents.rank, 2), p))
+        own = [batch.chunk(4)[exchange.rank * 2 + exchange.latents.rank] for batch in data]
+        steps = iter(range(100))
+        train(
+            run,
+            own,
+            p,
+            scaling,
+            exchange,
+            ignore,
+            lambda run: saved.append(run.state.step),
+            lambda: next(steps) == 1 and told,
+        )
+        return run.state.step
+
+    assert in_mesh(2, 2, work) == [16] * 4
+    assert saved.count(16) == 4

@@ -131,6 +131,28 @@ def test_an_interrupted_driver_leaves_no_workers_behind(_shared, tiny_run, tmp_p
         time.sleep(0.2)
 
 
+class ToldToStop(BaseException):
+    """Stands for what the handlers of Ctrl-C, SIGTERM and Prefect's cancellation raise."""
+
+
+def test_a_run_told_to_stop_saves_first_and_goes_on_from_there_to_equal_bits(_shared, tiny_run, tmp_path):
+    config, activations = tiny_run(tokens=32 * 1200, workers=2, checkpoint_every_tokens=32 * 1200)
+    out = tmp_path / "stopped"
+
+    def stop(progress: Progress) -> None:
+        raise ToldToStop
+
+    with pytest.raises(ToldToStop):
+        train(config, activations, str(out), stop)
+    (saved,) = out.glob("checkpoints/step-*")
+    assert 0 < int(saved.name.removeprefix("step-")) < 1200
+    assert read_manifest(str(out)) is None
+    for folder in (out, tmp_path / "undisturbed"):
+        train(config, activations, str(folder), silent)
+    for name in ("sae.safetensors", "curve.parquet", "manifest.json"):
+        assert (out / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
+
+
 @pytest.mark.s3
 def test_checkpoints_and_sae_go_to_a_bucket(s3, _shared, tiny_run, tmp_path):
     config, activations = tiny_run()

@@ -56,6 +56,20 @@ def test_a_run_killed_at_any_step_ends_with_the_bits_of_an_undisturbed_one(arch,
     assert_equal_bits(train_to_the_end(config, activations, tmp_path / "two"), undisturbed)
 
 
+@pytest.mark.parametrize("arch", ["batchtopk", "gated"])
+def test_a_run_told_to_stop_saves_where_it_is_and_ends_with_the_bits_of_an_undisturbed_one(arch, tiny_run, tmp_path):
+    config, activations = tiny_run(sae={"arch": arch}, tokens=32 * 780)
+    out = str(tmp_path / "two")
+    worker = Worker(config, activations, out, Alone())
+    assert worker.plan.log_every == 3
+    steps = iter(range(100))
+    stopped = worker.train(on_checkpoint=lambda run: keep(out, run), told_to_stop=lambda: next(steps) == 3)
+    assert (stopped.state.step, len(stopped.meter.steps)) == (32, 2)  # between two rows of the curve
+    assert os.listdir(tmp_path / "two/checkpoints") == [checkpoint_name(32)]
+    undisturbed = train_to_the_end(config, activations, tmp_path / "one")
+    assert_equal_bits(train_to_the_end(config, activations, tmp_path / "two"), undisturbed)
+
+
 def test_a_process_killed_with_sigkill_goes_on_from_its_checkpoint(tiny_run, tmp_path):
     config, activations = tiny_run(checkpoint_every_tokens=5 * 32)
     undisturbed = train_to_the_end(config, activations, tmp_path / "one")

@@ -202,6 +202,15 @@ def test_members_stopped_at_different_steps_end_with_the_bits_of_undisturbed_one
         assert sorted(os.listdir(f"{worker.out}/checkpoints")) == [checkpoint_name(35), checkpoint_name(40)]
 
 
+def test_a_sweep_told_to_stop_saves_every_member_where_it_is(tiny_run, tmp_path):
+    config, activations = tiny_run(checkpoint_every_tokens=40 * 32)
+    config = parse_config({**config.model_dump(mode="json"), "sweep": {"k": [2, 3]}})
+    workers = [Worker(m.config, activations, addresses(m.config).sae, Alone()) for m in members(config)]
+    batches = iter(range(40))
+    train_together(workers, ignore_two, ignore_two, ignore_two, lambda: next(batches) == 16)
+    assert [os.listdir(f"{worker.out}/checkpoints") for worker in workers] == [[checkpoint_name(17)]] * 2
+
+
 def test_a_single_run_goes_on_from_a_member_s_checkpoint(tiny_run, tmp_path):
     config, activations = tiny_run(checkpoint_every_tokens=5 * 32)
     config = parse_config({**config.model_dump(mode="json"), "sweep": {"k": [2, 3]}})

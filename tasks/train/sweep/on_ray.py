@@ -23,7 +23,7 @@ from tasks.train.finish import close
 from tasks.train.loggers import open_loggers
 from tasks.train.loop import Run
 from tasks.train.mixing import tell_mixing
-from tasks.train.on_ray import check_room, drop_unusable_snapshot, supervise
+from tasks.train.on_ray import check_room, drop_unusable_snapshot, supervise, told_to_stop
 from tasks.train.sweep.members import Member, packed, require_memory, state_bytes
 from tasks.train.sweep.together import train_together
 from tasks.train.worker import Worker
@@ -112,7 +112,7 @@ def _work(task: dict[str, Any]) -> dict[str, Any]:
             for worker in workers:
                 log = open_loggers(worker.config, worker.plan, worker.out, task["folder"], job.warn.remote)
                 told.logs.append(stack.enter_context(log))
-            train_together(workers, told.row, told.end, told.fault)
+            train_together(workers, told.row, told.end, told.fault, stack.enter_context(told_to_stop(job)))
     except (InputError, ArtifactError) as error:  # a restart would not help
         ray.get(job.refuse.remote(error))
         raise

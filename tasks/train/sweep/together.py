@@ -16,6 +16,7 @@ def train_together(
     on_row: Callable[[int, Run], None],
     on_end: Callable[[int, Run], None],
     on_fault: Callable[[int, InputError], None],
+    told_to_stop: Callable[[], bool] | None = None,
 ) -> None:
     """Train each of ``workers`` to the end, from its newest checkpoint, on batches that are read once for all of them.
 
@@ -27,6 +28,7 @@ def train_together(
         on_row: gets the index of a worker and its run when a row of its curve has been closed.
         on_end: gets them after the last step; the run is let go then.
         on_fault: gets the index of a worker whose loss is not finite any more, and why; the others go on.
+        told_to_stop: looked at after every batch; if so, each takes a checkpoint, and that is all.
 
     Raises:
         ArtifactError: a shard is damaged.
@@ -46,6 +48,10 @@ def train_together(
                 on_fault(i, workers[i].explained(error))
         _let_go(steppers, on_end)
         if not steppers:
+            break
+        if told_to_stop is not None and told_to_stop():
+            for stepper in steppers.values():
+                stepper.save()
             break
 
 
