@@ -29,6 +29,10 @@ class Run:
     spent: Spent = field(default_factory=Spent)
 
 
+class StoppedError(Exception):
+    """A worker was told to stop, and all have taken a checkpoint."""
+
+
 def ignore(_: object) -> None:
     """Listen to nothing."""
 
@@ -48,10 +52,11 @@ def train(
     Rows of the curve close every ``plan.log_every`` steps and at the end. A run that goes on from a checkpoint, at
     whatever step, takes the same steps and closes the same rows as one that was never stopped. ``on_row`` gets the run as
     each row, the last of its curve, has been closed. If a worker is ``told_to_stop`` (all must be able to be), all take a
-    checkpoint at the same step, within ``STOPS_EVERY`` steps, and return with the run as it is then.
+    checkpoint at the same step, within ``STOPS_EVERY`` steps.
 
     Raises:
         NotFiniteError: the loss or the gradient is not a finite number any more.
+        StoppedError: a worker was told to stop.
     """
     stepper = Stepper(run, plan, scaling, exchange, on_row, on_checkpoint)
     for raw, waited in timed(batches):
@@ -60,7 +65,7 @@ def train(
             break
         if told_to_stop is not None and run.state.step % STOPS_EVERY == 0 and _any(told_to_stop(), raw, stepper.exchange):
             stepper.save()
-            break
+            raise StoppedError
     return run
 
 

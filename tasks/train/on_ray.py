@@ -30,7 +30,7 @@ from tasks.train.curve import is_spike, spike_told
 from tasks.train.distributed import TorchExchange
 from tasks.train.finish import close
 from tasks.train.loggers import open_loggers
-from tasks.train.loop import Run, ignore
+from tasks.train.loop import Run, StoppedError, ignore
 from tasks.train.mixing import tell_mixing
 from tasks.train.state import checkpoint_name, run_to_files
 from tasks.train.worker import CHECKPOINTS, Worker
@@ -251,10 +251,10 @@ def _work(task: dict[str, Any]) -> dict[str, Any]:
         worker = Worker(config, task["activations"], task["out"], exchange, device)
         with _listener(task, worker, rank) as on_row, told_to_stop(job) if rank == 0 else nullcontext(_never) as stopping:
             run = worker.train(on_row, partial(_report, exchange=exchange), stopping)
-            if run.state.step < worker.plan.n_steps:
-                return {}
             found = worker.finish(run)
             return found | {"timing": worker.accounts(run)} if rank == 0 else {}
+    except StoppedError:
+        return {}
     except (InputError, ArtifactError) as error:  # a restart would not help
         ray.get(job.refuse.remote(error))
         raise

@@ -69,12 +69,12 @@ class Worker:
         on_checkpoint: Callable[[Run], None] = ignore,
         told_to_stop: Callable[[], bool] | None = None,
     ) -> Run:
-        """Train to the end, or to a checkpoint after one of the workers was told to stop, from the newest whole checkpoint
-        below ``out`` if there is one.
+        """Train to the end, from the newest whole checkpoint below ``out`` if there is one.
 
         Raises:
             InputError: the loss is not a finite number any more; the message says whether rows are at fault, and which.
             ArtifactError: a shard is damaged, or workers do not see the same storage.
+            StoppedError: one of the workers was told to stop, and all have taken a checkpoint.
         """
         run = self.start()
         batches, listeners = self.batches(run.state.step), (on_row, on_checkpoint, told_to_stop)

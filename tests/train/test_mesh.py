@@ -18,7 +18,7 @@ from tasks.sae.registry import NAMES
 from tasks.sae.scaling import Scaling
 from tasks.store.objects import open_store
 from tasks.train.config import TrainConfig
-from tasks.train.loop import Run, ignore, train
+from tasks.train.loop import Run, StoppedError, ignore, train
 from tasks.train.plan import Plan, plan
 from tasks.train.state import checkpoint_name, newest_run, run_to_files
 from tasks.train.step import TrainState, initial_state, state_from
@@ -167,16 +167,9 @@ def test_if_one_worker_is_told_to_stop_all_save_at_the_same_step():
         run = Run(state_from(part_of(whole, exchange.latents.rank, 2), p))
         own = [batch.chunk(4)[exchange.rank * 2 + exchange.latents.rank] for batch in data]
         steps = iter(range(100))
-        train(
-            run,
-            own,
-            p,
-            scaling,
-            exchange,
-            ignore,
-            lambda run: saved.append(run.state.step),
-            lambda: next(steps) == 1 and told,
-        )
+        listeners = ignore, lambda run: saved.append(run.state.step), lambda: next(steps) == 1 and told
+        with pytest.raises(StoppedError):
+            train(run, own, p, scaling, exchange, *listeners)
         return run.state.step
 
     assert in_mesh(2, 2, work) == [16] * 4

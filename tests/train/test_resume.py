@@ -14,7 +14,7 @@ from tasks.errors import ArtifactError
 from tasks.sae.exchange import Alone
 from tasks.sae.registry import NAMES
 from tasks.store.objects import open_store
-from tasks.train.loop import Run
+from tasks.train.loop import Run, StoppedError
 from tasks.train.state import checkpoint_name, newest_run, read_run, run_to_files
 from tasks.train.worker import Worker
 
@@ -62,9 +62,15 @@ def test_a_run_told_to_stop_saves_where_it_is_and_ends_with_the_bits_of_an_undis
     out = str(tmp_path / "two")
     worker = Worker(config, activations, out, Alone())
     assert worker.plan.log_every == 3
-    steps = iter(range(100))
-    stopped = worker.train(on_checkpoint=lambda run: keep(out, run), told_to_stop=lambda: next(steps) == 3)
-    assert (stopped.state.step, len(stopped.meter.steps)) == (32, 2)  # between two rows of the curve
+    looks, saved = iter(range(100)), list[tuple[int, int]]()
+
+    def save(run: Run) -> None:
+        keep(out, run)
+        saved.append((run.state.step, len(run.meter.steps)))
+
+    with pytest.raises(StoppedError):
+        worker.train(on_checkpoint=save, told_to_stop=lambda: next(looks) == 3)
+    assert saved == [(32, 2)]  # between two rows of the curve
     assert os.listdir(tmp_path / "two/checkpoints") == [checkpoint_name(32)]
     undisturbed = train_to_the_end(config, activations, tmp_path / "one")
     assert_equal_bits(train_to_the_end(config, activations, tmp_path / "two"), undisturbed)

@@ -15,7 +15,7 @@ from tasks.sae.exchange import Alone
 from tasks.store.lanes import LaneReader
 from tasks.store.objects import open_store
 from tasks.train.finish import SAE_FILES, close
-from tasks.train.loop import Run, ignore
+from tasks.train.loop import Run, StoppedError, ignore
 from tasks.train.state import checkpoint_name, kept
 from tasks.train.sweep.members import members, packed, require_memory, state_bytes
 from tasks.train.sweep.together import train_together
@@ -207,7 +207,8 @@ def test_a_sweep_told_to_stop_saves_every_member_where_it_is(tiny_run, tmp_path)
     config = parse_config({**config.model_dump(mode="json"), "sweep": {"k": [2, 3]}})
     workers = [Worker(m.config, activations, addresses(m.config).sae, Alone()) for m in members(config)]
     batches = iter(range(40))
-    train_together(workers, ignore_two, ignore_two, ignore_two, lambda: next(batches) == 16)
+    with pytest.raises(StoppedError):
+        train_together(workers, ignore_two, ignore_two, ignore_two, lambda: next(batches) == 16)
     assert [os.listdir(f"{worker.out}/checkpoints") for worker in workers] == [[checkpoint_name(17)]] * 2
 
 

@@ -21,7 +21,7 @@ from tasks.store.joined import open_split
 from tasks.train.curve import is_spike, spike_told
 from tasks.train.finish import close
 from tasks.train.loggers import open_loggers
-from tasks.train.loop import Run
+from tasks.train.loop import Run, StoppedError
 from tasks.train.mixing import tell_mixing
 from tasks.train.on_ray import check_room, drop_unusable_snapshot, supervise, told_to_stop
 from tasks.train.sweep.members import Member, packed, require_memory, state_bytes
@@ -113,6 +113,8 @@ def _work(task: dict[str, Any]) -> dict[str, Any]:
                 log = open_loggers(worker.config, worker.plan, worker.out, task["folder"], job.warn.remote)
                 told.logs.append(stack.enter_context(log))
             train_together(workers, told.row, told.end, told.fault, stack.enter_context(told_to_stop(job)))
+    except StoppedError:
+        return {}
     except (InputError, ArtifactError) as error:  # a restart would not help
         ray.get(job.refuse.remote(error))
         raise

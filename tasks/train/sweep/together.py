@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from tasks.errors import InputError
 from tasks.store.objects import open_store
 from tasks.train.faults import NotFiniteError
-from tasks.train.loop import Run, Stepper, timed
+from tasks.train.loop import Run, Stepper, StoppedError, timed
 from tasks.train.state import write_run
 from tasks.train.worker import CHECKPOINTS, Worker
 
@@ -28,10 +28,11 @@ def train_together(
         on_row: gets the index of a worker and its run when a row of its curve has been closed.
         on_end: gets them after the last step; the run is let go then.
         on_fault: gets the index of a worker whose loss is not finite any more, and why; the others go on.
-        told_to_stop: looked at after every batch; if so, each takes a checkpoint, and that is all.
+        told_to_stop: looked at after every batch; if so, each takes a checkpoint.
 
     Raises:
         ArtifactError: a shard is damaged.
+        StoppedError: this worker was told to stop.
     """
     sample = functools.cache(workers[0].sample)
     steppers = {i: _stepper(i, worker, worker.start(sample), on_row) for i, worker in enumerate(workers)}
@@ -52,7 +53,7 @@ def train_together(
         if told_to_stop is not None and told_to_stop():
             for stepper in steppers.values():
                 stepper.save()
-            break
+            raise StoppedError
 
 
 def _stepper(index: int, worker: Worker, run: Run, on_row: Callable[[int, Run], None]) -> Stepper:
