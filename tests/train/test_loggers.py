@@ -29,7 +29,8 @@ from tasks.preflight import check
 from tasks.store.objects import open_store
 from tasks.train import loggers
 from tasks.train.curve import CurveRow
-from tasks.train.loggers import log_records, open_loggers, settings_of
+from tasks.train.loggers import open_loggers, settings_of
+from tasks.train.loggers.wandb import log_records
 from tasks.train.loop import Run, ignore, train
 from tasks.train.plan import plan
 from tasks.train.state import checkpoint_name, newest_run, run_to_files
@@ -326,7 +327,7 @@ def test_a_server_that_does_not_answer_is_refused_at_the_start_but_ends_no_run_t
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     killed(tmp_path)
-    monkeypatch.setattr(loggers, "OPEN_S", 1.0)
+    monkeypatch.setattr(loggers.aside, "OPEN_S", 1.0)
     warnings: list[str] = []
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
@@ -415,8 +416,8 @@ class Stuck:
 
 def test_a_logger_that_hangs_holds_up_neither_steps_nor_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stuck, warnings = Stuck(), list[str]()
-    monkeypatch.setitem(loggers._OPENERS, "wandb", lambda *_: stuck)
-    monkeypatch.setattr(loggers, "CLOSE_S", 0.2)
+    monkeypatch.setitem(loggers.LOGGERS, "wandb", lambda *_: stuck)
+    monkeypatch.setattr(loggers.aside, "CLOSE_S", 0.2)
     began = time.monotonic()
     assert go(configured(tmp_path, "wandb"), tmp_path, warn=warnings.append).state.step == 40
     assert time.monotonic() - began < 30
