@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -26,8 +27,12 @@ pytestmark = pytest.mark.ray
 
 def train_workers() -> list[psutil.Process]:
     """The processes of Ray Train's workers."""
-    found = psutil.Process().children(recursive=True)
-    return [process for process in found if "RayTrainWorker" in " ".join(process.cmdline())]
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # ended by now, or a zombie of an earlier test
+            if "RayTrainWorker" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
 
 
 def test_a_sweep_whose_worker_is_killed_ends_with_the_saes_of_single_runs(ray_cluster, tiny_run, tmp_path, monkeypatch):
