@@ -3,12 +3,14 @@
 Each holds d_sae / n latents in a row, and numbers its own from 0.
 """
 
+from itertools import pairwise
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from tasks.sae.entries import Entries, Rows
-from tasks.sae.exchange import Group
+from tasks.sae.exchange import Exchange, Group
 from tasks.sae.sparse import decode_groups, decode_rows
 
 
@@ -19,28 +21,47 @@ def own_bounds(bounds: tuple[int, ...], d_own: int, latents: Group) -> tuple[int
 
 
 def decode_together(
-    target: Float[Tensor, "n d_out"],
+    target: Float[Tensor, "n_own d_out"],
     entries: Entries,
     W_dec: Float[Tensor, "d_own d_out"],
     weight: Float[Tensor, "g"],
     bounds: tuple[int, ...],
-    latents: Group,
+    exchange: Exchange,
 ) -> Rows:
-    """``decode_rows`` by all workers' latents; the residual has the same bits on all of them.
+    """``decode_rows`` of all workers' rows by all workers' latents; what belongs to rows has the same bits on all of them.
+
+    Each worker decodes its own rows, which it shares with those that hold other latents, and shows them to the others.
 
     Args:
-        target: what the latents have to rebuild.
-        entries: this worker's active latents.
+        target: what the latents have to rebuild, of this worker's rows.
+        entries: this worker's active latents, of all rows.
         W_dec: their decoder rows.
         weight: of each prefix's squared error in the loss.
         bounds: ends of the prefixes, in this worker's numbering.
-        latents: the workers.
+        exchange: the workers.
     """
-    if latents.world_size == 1:
-        return decode_rows(target, entries, W_dec, weight, bounds)
-    decoded = decode_groups(entries, W_dec, bounds)
-    latents.add_up(decoded)
-    return decode_rows(target, entries, W_dec, weight, bounds, decoded)
+    own = entries if exchange.world_size == 1 else entries.of_rows(exchange.rank * len(target), len(target))
+    decoded = None
+    if exchange.latents.world_size > 1:
+        decoded = decode_groups(own, W_dec, bounds)
+        exchange.latents.add_up(decoded)
+    rows = decode_rows(target, own, W_dec, weight, bounds, decoded)
+    return rows if exchange.world_size == 1 else _of_all_rows(rows, entries, exchange)
+
+
+def _of_all_rows(rows: Rows, entries: Entries, exchange: Group) -> Rows:
+    """The same of all workers' rows, from what each found for its own ones."""
+    n_workers, d_out = exchange.world_size, rows.residual.shape[1]
+    n_own, n_groups = entries.n // n_workers, len(rows.squared_error)
+    ends = entries.start[::n_own].tolist()
+    counts = [end - start for start, end in pairwise(ends)]
+    d_values = rows.d_values.new_zeros(max(counts))
+    d_values[: len(rows.d_values)] = rows.d_values
+    gradient, d_values, error = exchange.gather([rows.output_gradient, d_values, rows.squared_error])
+    if n_groups > 1:  # workers follow each other within a group
+        gradient = gradient.view(n_workers, n_groups, n_own, d_out).transpose(0, 1).reshape(-1, d_out)
+    pieces = [padded[:count] for padded, count in zip(d_values.view(n_workers, -1), counts, strict=True)]
+    return Rows(rows.residual, gradient, torch.cat(pieces), error.view(n_workers, -1).sum(0))
 
 
 def largest_of_rows(entries: Entries, k: int, latents: Group) -> Entries:

@@ -39,6 +39,12 @@ class Entries:
         """Sums over each latent's entries of what stands beside them."""
         return values.new_zeros(d_sae).index_add_(0, self.latents, values)
 
+    def of_rows(self, first: int, n: int) -> "Entries":
+        """Those of ``n`` rows from ``first`` on."""
+        start = self.start[first : first + n + 1]
+        low, high = int(start[0]), int(start[-1])
+        return Entries(self.values[low:high], self.latents[low:high], start - low)
+
     def only(self, mask: Bool[Tensor, "m"]) -> "Entries":
         """The marked entries, in their order."""
         before = torch.zeros(len(mask) + 1, dtype=torch.int64, device=mask.device)
@@ -59,8 +65,8 @@ class Rows:
     The loss is the sum over prefixes p of weight[p] * squared_error[p].
     """
 
-    residual: Float[Tensor, "n d_out"]
-    """Target minus what all latents decode to."""
+    residual: Float[Tensor, "n_own d_out"]
+    """Target minus what all latents decode to, of this worker's rows; all else here is of all workers' rows."""
     output_gradient: Float[Tensor, "g_times_n d_out"]
     """For each group q of latents, n rows: the loss's gradient on what these latents decode to, the sum over
     p >= q of -2 weight[p] residual_p."""
@@ -84,6 +90,14 @@ class Part:
     x: Float[Tensor, "n d_in"]
     bounds: tuple[int, ...]
     """End of each group of latents; the last is d_sae."""
+
+    def within(self, low: int, high: int) -> "Part":
+        """The sums for the latents from ``low`` to ``high`` only, which are numbered from 0 then."""
+        mask = (self.entries.latents >= low) & (self.entries.latents < high)
+        entries = self.entries.only(mask)
+        own = Entries(entries.values, entries.latents - low, entries.start)
+        bounds = tuple(min(max(bound, low), high) - low for bound in self.bounds)
+        return Part(own, self.d_values[mask], self.output_gradient, self.x, bounds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

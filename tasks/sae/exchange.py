@@ -44,6 +44,10 @@ class Group(Protocol):
         """Replace a tensor by its sum over all workers."""
         ...
 
+    def complete(self, tensors: Sequence[Tensor]) -> None:
+        """Fill in what the others have: of each tensor, worker r brings the r-th of equal parts along the first axis."""
+        ...
+
 
 @runtime_checkable
 class Exchange(Group, Protocol):
@@ -76,11 +80,25 @@ class Alone:
     def add_up(self, tensor: Tensor) -> None:  # noqa: D102
         return None
 
+    def complete(self, tensors: Sequence[Tensor]) -> None:  # noqa: D102
+        return None
+
 
 def add_up_everywhere(exchange: Exchange, tensor: Tensor) -> None:
     """Replace a tensor by its sum over the whole mesh."""
     exchange.add_up(tensor)
     exchange.latents.add_up(tensor)
+
+
+def own_latents(exchange: Group, d_sae: int) -> tuple[int, int]:
+    """First and end of the latents whose weights this worker updates, of those that all workers of ``exchange`` hold.
+
+    Where the latents cannot be dealt evenly every worker updates them all.
+    """
+    if d_sae % exchange.world_size:
+        return 0, d_sae
+    size = d_sae // exchange.world_size
+    return exchange.rank * size, (exchange.rank + 1) * size
 
 
 def gather_entries(exchange: Group, entries: Entries) -> Entries:

@@ -145,7 +145,7 @@ class TransposedProducts:
             along: Tensor = torch.linalg.vecdot(gradient.W_dec, parameters.W_dec)
             gradient.W_dec.addcmul_(parameters.W_dec, along[:, None], value=-1)
         gradients = _tensors(gradient)
-        _adam(_tensors(parameters), gradients, _tensors(exp_avg), _tensors(exp_avg_sq), settings)
+        adam_rows(_tensors(parameters), gradients, _tensors(exp_avg), _tensors(exp_avg_sq), settings)
         if settings.unit_norm:
             parameters.W_dec.div_(parameters.W_dec.norm(dim=1, keepdim=True))
         return torch.stack([tensor.square().sum() for tensor in gradients]).sum()
@@ -160,9 +160,10 @@ def _like(parameters: Parameters) -> Parameters:
     return replace(parameters, encoder=encoder, W_dec=W_dec, b_enc=b_enc)
 
 
-def _adam(
+def adam_rows(
     parameters: list[Tensor], gradients: list[Tensor], exp_avg: list[Tensor], exp_avg_sq: list[Tensor], settings: AdamStep
 ) -> None:
+    """Adam's update of some tensors in place; ``settings.unit_norm`` is left to the caller."""
     device = parameters[0].device
     steps = [torch.full((), float(settings.step - 1), device=device) for _ in parameters]
     adam(

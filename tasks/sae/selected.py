@@ -1,9 +1,9 @@
 """The step of architectures that select their codes (TopK and its kin): everything happens at the active latents only.
 
-Workers share the choice of latents, which costs as much as all the rest: each encodes its own rows, then rows and codes
-(not gradients) are gathered, and every worker takes the same update over the whole batch. That moves 2.5 MB a step at
-n 1024, d_in 576, where the gradients of d_sae 4608 are 21 MB, and leaves all workers with equal bits. Workers that hold
-different latents of the same rows share the choice, and what they decode to.
+Workers with other rows share all of the work. Each encodes and decodes its own rows; then rows, codes and the gradients on
+what they decode to are gathered, each worker updates its part of the latents over the whole batch, and shows the others
+the new weights. No gradient of a weight is ever sent, and all workers are left with equal bits. Workers that hold different
+latents of the same rows share the choice, and what they decode to.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from tasks.sae.across import decode_together, largest_of_rows, own_bounds, total
 from tasks.sae.architecture import Batch, StepSums
 from tasks.sae.config import SAEConfig
 from tasks.sae.entries import no_entries
-from tasks.sae.exchange import Exchange, Group, gather_entries
+from tasks.sae.exchange import Exchange, Group, gather_entries, own_latents
 from tasks.sae.losses import resolved_aux_k
 from tasks.sae.parameters import Parameters
 from tasks.sae.sparse import ByLatent, Entries, Part, Rows, by_latent, select_columns
@@ -50,23 +50,24 @@ def selected_gradients(
     x, y = batch.rows(batch.raw, d_in)
     pre_acts = encode(parameters, x, batch)
     entries, dead = select(pre_acts), _dead_entries(config, pre_acts, batch, parameters, latents)
+    target = rest_to_rebuild(parameters, x, y)
+    weight = x.new_full((len(bounds),), 1 / (len(bounds) * y.numel() * exchange.world_size))
+    rows = decode_together(target, entries, parameters.W_dec, weight, bounds, exchange)
     if exchange.world_size > 1:
         dead = None if dead is None else gather_entries(exchange, dead)
-        x, y = batch.rows(exchange.gather([batch.raw])[0], d_in)
-    weight = x.new_full((len(bounds),), 1 / (len(bounds) * y.numel()))
-    rows = decode_together(rest_to_rebuild(parameters, x, y), entries, parameters.W_dec, weight, bounds, latents)
+        x, _ = batch.rows(exchange.gather([batch.raw])[0], d_in)
     parts = [Part(entries, rows.d_values, rows.output_gradient, x, bounds)]
     write_rest(out, rows, x)
     loss = (rows.squared_error.to(weight.dtype) * weight).sum()
     if dead is not None:
-        revival, part = _revival(config, parameters, rows, dead, x, latents)
+        revival, part = _revival(config, parameters, rows, dead, x, exchange)
         loss = loss + revival
         parts.append(part)
     fired = torch.zeros(d_own, dtype=torch.bool, device=x.device)
     fired[entries.latents.long()] = True
     n_active = total(loss.new_tensor(len(entries.values)), latents)
     sums = StepSums(len(x), loss, rows.squared_error[-1].to(loss.dtype), n_active, fired)
-    return sums, by_latent(parts, d_own)
+    return sums, by_latent(parts, d_own, own=own_latents(exchange, d_own))
 
 
 _ONEDNN_LINEAR = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
@@ -115,12 +116,12 @@ def _dead_entries(
 
 
 def _revival(
-    config: SAEConfig, parameters: Parameters, rows: Rows, dead: Entries, x: Tensor, latents: Group
+    config: SAEConfig, parameters: Parameters, rows: Rows, dead: Entries, x: Tensor, exchange: Exchange
 ) -> tuple[Tensor, Part]:
     """AuxK: dead latents rebuild the residual, with a loss relative to its size; the residual is a constant to it."""
     size = rows.squared_error[-1]
     weight = torch.where(size > 0, config.aux_coefficient / size, 0.0).to(x.dtype).reshape(1)
     bounds = (len(parameters.W_dec),)
-    again = decode_together(rows.residual, dead, parameters.W_dec, weight, bounds, latents)
+    again = decode_together(rows.residual, dead, parameters.W_dec, weight, bounds, exchange)
     loss = (again.squared_error.to(weight.dtype) * weight).sum()
     return loss, Part(dead, again.d_values, again.output_gradient, x, bounds)

@@ -87,6 +87,7 @@ def by_latent(
     d_sae: int,
     radial: Float[Tensor, "d_sae"] | None = None,
     bias: Float[Tensor, "d_sae"] | None = None,
+    own: tuple[int, int] | None = None,
 ) -> ByLatent:
     """Group the entries of all parts by latent.
 
@@ -95,7 +96,12 @@ def by_latent(
         d_sae: number of latents.
         radial: adds radial[i] * W_dec[i] to the gradient of W_dec[i].
         bias: adds bias[i] to the gradient of b_enc[i].
+        own: first and end of the latents to look at, which are numbered from 0 in what is returned; empty: all.
     """
+    if own is not None and own != (0, d_sae):
+        low, high = own
+        parts, d_sae = [part.within(low, high) for part in parts], high - low
+        radial, bias = (None if given is None else given[low:high] for given in (radial, bias))
     return _operations(parts[0].x).by_latent(parts, d_sae, radial, bias)
 
 

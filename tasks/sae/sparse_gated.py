@@ -9,7 +9,6 @@ from tasks.sae.dense import Found
 from tasks.sae.exchange import Exchange
 from tasks.sae.parameters import Parameters
 from tasks.sae.selected import write_rest
-from tasks.sae.sparse import by_latent
 from tasks.sae.sparse_step import look
 
 SPARSE_BELOW = 0.2
@@ -45,7 +44,7 @@ def sparse_gated_step(
     out.extra["r_mag"].copy_(gate.sum_by_latent(d_own * own, d_sae))
     # Magnitudes do not see b_enc: what they add to its gradient beside the encoder's is taken away again.
     bias = -gate.sum_by_latent(d_own, d_sae)
-    gradients = by_latent([seen.part(codes, d_gate + d_own, rows)], d_sae, bias=bias)
+    gradients = seen.by_latent(seen.part(codes, d_gate + d_own, rows), bias=bias)
     penalty = alone.squared_error[-1].to(gate.values.dtype) / len(seen.x) + price * seen.total(gate.values.sum())
     sums = seen.sums(rows.squared_error, penalty, codes.only(codes.values > 0))
     return Found(sums, gradients, seen.total(penalty.new_tensor(len(latents))))

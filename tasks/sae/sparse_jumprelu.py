@@ -12,7 +12,6 @@ from tasks.sae.dense import Found
 from tasks.sae.exchange import Exchange
 from tasks.sae.parameters import Parameters
 from tasks.sae.selected import write_rest
-from tasks.sae.sparse import by_latent
 from tasks.sae.sparse_step import look
 
 SPARSE_BELOW = 0.2
@@ -54,7 +53,7 @@ def sparse_jumprelu_step(
     jumps = entries.only(in_window).sum_by_latent((level * rows.d_values + slope / n)[in_window], len(threshold))
     torch.mul(jumps, threshold / -width, out=out.extra["log_threshold"])
     kept = entries.only(active)
-    gradients = by_latent([seen.part(kept, rows.d_values[active], rows)], len(threshold))
+    gradients = seen.by_latent(seen.part(kept, rows.d_values[active], rows))
     return Found(seen.sums(rows.squared_error, penalty, kept), gradients, seen.total(penalty.new_tensor(len(z))))
 
 

@@ -11,7 +11,7 @@ from tasks.sae.dense import Found
 from tasks.sae.exchange import Exchange
 from tasks.sae.parameters import Parameters
 from tasks.sae.selected import write_rest
-from tasks.sae.sparse import Entries, by_latent
+from tasks.sae.sparse import Entries
 from tasks.sae.sparse_step import look
 
 SPARSE_BELOW = 0.15
@@ -54,6 +54,6 @@ def sparse_relu_step(
     rows, cost = seen.decode(entries), penalty(entries)
     write_rest(out, rows, seen.x)
     radial = None if cost.radial is None else cost.radial / n
-    gradients = by_latent([seen.part(entries, rows.d_values + cost.slope / n, rows)], len(parameters.W_dec), radial)
+    gradients = seen.by_latent(seen.part(entries, rows.d_values + cost.slope / n, rows), radial)
     sums = seen.sums(rows.squared_error, seen.total(cost.total) / n, entries)
     return Found(sums, gradients, sums.n_active)

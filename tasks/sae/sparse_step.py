@@ -11,10 +11,10 @@ from torch import Tensor
 
 from tasks.sae.across import decode_together, total
 from tasks.sae.architecture import Batch, StepSums
-from tasks.sae.exchange import Exchange, Group, gather_entries
+from tasks.sae.exchange import Exchange, gather_entries, own_latents
 from tasks.sae.parameters import Parameters
 from tasks.sae.selected import encode, rest_to_rebuild
-from tasks.sae.sparse import Entries, Part, Rows, select_above
+from tasks.sae.sparse import ByLatent, Entries, Part, Rows, by_latent, select_above
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,20 +22,27 @@ class Seen:
     """All workers' rows, scaled, and the pre-activations of this worker's latents that a step looks at."""
 
     x: Float[Tensor, "n d_in"]
-    target: Float[Tensor, "n d_out"]
-    """What the latents have to rebuild."""
+    target: Float[Tensor, "n_own d_out"]
+    """What the latents have to rebuild of this worker's rows."""
     entries: Entries
     W_dec: Float[Tensor, "d_own d_out"]
-    latents: Group
+    exchange: Exchange
 
     def decode(self, entries: Entries) -> Rows:
         """Compare what ``entries`` decode to with the target; the loss is the mean over rows of the squared error."""
         weight = self.x.new_full((1,), 1 / len(self.x))
-        return decode_together(self.target, entries, self.W_dec, weight, self._bounds, self.latents)
+        return decode_together(self.target, entries, self.W_dec, weight, self._bounds, self.exchange)
 
     def total(self, value: Tensor) -> Tensor:
         """Its sum over the workers that hold other latents."""
-        return total(value, self.latents)
+        return total(value, self.exchange.latents)
+
+    def by_latent(
+        self, part: Part, radial: Float[Tensor, "d_own"] | None = None, bias: Float[Tensor, "d_own"] | None = None
+    ) -> ByLatent:
+        """The gradients of the latents that this worker updates."""
+        d_own = len(self.W_dec)
+        return by_latent([part], d_own, radial, bias, own_latents(self.exchange, d_own))
 
     def part(self, entries: Entries, d_values: Tensor, rows: Rows) -> Part:
         """The gradients' sums, of W_dec over all of ``rows`` and of the encoder by each entry's ``d_values``."""
@@ -59,6 +66,7 @@ def look(parameters: Parameters, batch: Batch, exchange: Exchange, level: float 
     d_in = parameters.encoder.shape[1]
     x, y = batch.rows(batch.raw, d_in)
     entries = gather_entries(exchange, select_above(encode(parameters, x, batch), level, parameters.flat.dtype))
+    target = rest_to_rebuild(parameters, x, y)
     if exchange.world_size > 1:
-        x, y = batch.rows(exchange.gather([batch.raw])[0], d_in)
-    return Seen(x, rest_to_rebuild(parameters, x, y), entries, parameters.W_dec, exchange.latents)
+        x, _ = batch.rows(exchange.gather([batch.raw])[0], d_in)
+    return Seen(x, target, entries, parameters.W_dec, exchange)

@@ -10,6 +10,7 @@ from torch import Tensor
 from tasks.sae.exchange import Alone, Exchange, Traffic, add_up_everywhere
 from tasks.sae.scaling import Scaling
 from tasks.train.curve import CurveRow, Meter
+from tasks.train.descend import gather_moments
 from tasks.train.plan import Plan
 from tasks.train.spent import Spent
 from tasks.train.step import TrainState, update
@@ -122,6 +123,7 @@ class Stepper:
     def save(self) -> None:
         """Take a checkpoint, unless one was taken at this step."""
         if self._saved_at != self.run.state.step:
+            gather_moments(self.run.state, self.exchange)
             self._on_checkpoint(self.run)
             self._saved_at = self.run.state.step
 

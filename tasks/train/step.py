@@ -5,18 +5,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from tasks.sae.across import total
-from tasks.sae.architecture import Architecture, Batch, Scratch, StepSums
+from tasks.sae.architecture import Batch, Scratch, StepSums
 from tasks.sae.exchange import Exchange, Group
 from tasks.sae.init import initial_parameters
-from tasks.sae.parameters import SHARED, Parameters, layout_of, part_of, view, zeros
+from tasks.sae.parameters import Parameters, layout_of, part_of, view, zeros
 from tasks.sae.registry import architecture
 from tasks.sae.scaling import Scaling
-from tasks.sae.sparse import AdamStep, ByLatent
+from tasks.train.descend import EPS, descend
 from tasks.train.plan import Plan
 from tasks.train.resample import resample
-
-EPS = 6.25e-10  # OpenAI's: gradients of a mean over rows and features are small (https://arxiv.org/abs/2406.04093)
 
 
 @dataclass(slots=True)
@@ -35,6 +32,8 @@ class TrainState:
     gradients: Parameters
     optimizer: torch.optim.Adam
     """Over the parameters by latent and the others, apart; its moments are views of ``moments``."""
+    apart: bool = False
+    """Of the moments, those of latents that other workers update are out of date here; ``gather_moments`` fetches them."""
     averaged: Tensor | None = None
     """Exponential moving average of all parameters, if the plan asks for it."""
     scratch: Scratch = field(default_factory=Scratch)
@@ -69,7 +68,7 @@ def state_from(
     silent = torch.zeros(layout.d_sae, dtype=torch.int64, device=device)
     buffers = {name: tensor.to(device) for name, tensor in kind.buffers(plan.sae).items()}
     averaged = flat.clone() if plan.ema_decay else None
-    return TrainState(parameters, (first, second), silent, buffers, step, gradients, optimizer, averaged)
+    return TrainState(parameters, (first, second), silent, buffers, step, gradients, optimizer, averaged=averaged)
 
 
 def initial_state(
@@ -105,56 +104,9 @@ def update(state: TrainState, raw: Tensor, plan: Plan, scaling: Scaling, exchang
     if step in plan.resample_at:
         resample(state, batch, plan, exchange)
     sums, by_latent = kind.gradients(plan.sae, parameters, state.gradients, batch, exchange)
-    grad_norm = _descend(state, plan, kind, by_latent, exchange.latents)
+    grad_norm = descend(state, plan, kind, by_latent, exchange)
     state.silent.add_(sums.n_rows).masked_fill_(sums.fired, 0)
     state.step += 1
     if state.averaged is not None:
         state.averaged.lerp_(parameters.flat, 1 - min(plan.ema_decay, step / (step + 10)))
     return StepResult(sums, grad_norm)
-
-
-def _descend(state: TrainState, plan: Plan, kind: Architecture, by_latent: ByLatent | None, latents: Group) -> Tensor:
-    """Take Adam's step; the norm of the gradient before clipping."""
-    parameters, gradients = state.parameters, state.gradients
-    state.optimizer.param_groups[0]["lr"] = plan.lr_at(state.step)
-    if by_latent is not None and plan.max_grad_norm is None:
-        return _descend_by_latent(state, plan, kind, by_latent, latents)
-    if by_latent is not None:
-        by_latent.write(parameters.W_dec, gradients)
-    if kind.unit_norm_decoder:
-        _drop_parallel_part(gradients.W_dec, parameters.W_dec)
-    norm = _norm(gradients.flat.square().sum(), gradients, latents)
-    if plan.max_grad_norm is not None:
-        gradients.flat.mul_((plan.max_grad_norm / norm).clamp(max=1.0))
-    state.optimizer.step()
-    if kind.unit_norm_decoder:
-        parameters.W_dec.div_(parameters.W_dec.norm(dim=1, keepdim=True))
-    return norm
-
-
-def _descend_by_latent(state: TrainState, plan: Plan, kind: Architecture, by_latent: ByLatent, latents: Group) -> Tensor:
-    """The same without ever writing the gradients of encoder, W_dec and b_enc to memory."""
-    by, rest = state.optimizer.param_groups[0]["params"]
-    settings = AdamStep(
-        lr=plan.lr_at(state.step), betas=plan.betas, eps=EPS, step=state.step + 1, unit_norm=kind.unit_norm_decoder
-    )
-    square = by_latent.adam(state.parameters, *state.moments, settings)
-    others = by.grad
-    by.grad = None  # Adam passes over what has no gradient
-    state.optimizer.step()
-    by.grad = others
-    state.optimizer.state[by]["step"] += 1
-    return _norm(square + rest.grad.square().sum(), state.gradients, latents)
-
-
-def _norm(square: Tensor, gradients: Parameters, latents: Group) -> Tensor:
-    """Norm of the gradient of all workers' latents; ``square`` is that of this one's, with what belongs to no latent."""
-    shared = [gradients.b_dec, *(tensor for name, tensor in gradients.extra.items() if name in SHARED)]
-    once = torch.stack([tensor.square().sum() for tensor in shared]).sum()
-    return (total(square - once, latents) + once).sqrt()
-
-
-def _drop_parallel_part(gradient: Tensor, rows: Tensor) -> None:
-    """Take from each row of a gradient its part along a unit row, which renormalising would undo anyway."""
-    along: Tensor = torch.linalg.vecdot(gradient, rows)
-    gradient.addcmul_(rows, along[:, None], value=-1)

@@ -3,7 +3,7 @@
     python -m tests.benchmarks.scaling [--quick] [--json FILE] [--arch ARCH] [--rounds N]
 
 d_in 576, d_sae 9216, k 32, batches of 2048, bfloat16 rows with a planted structure. Meshes are measured in turn; every
-worker is a process of its own that talks over gloo on 127.0.0.1.
+worker is a process of its own, which shares memory with the other; with --sockets they talk over gloo on 127.0.0.1.
 
 ``checks``: the median ratio of tokens per second to one worker's, and bytes sent per step over what the formula says.
 """
@@ -51,14 +51,14 @@ class Size:
 class Team:
     """The workers of a mesh, waiting to be told to take some steps."""
 
-    def __init__(self, size: Size, mesh: tuple[int, int]) -> None:
+    def __init__(self, size: Size, mesh: tuple[int, int], *, sockets: bool = False) -> None:
         self.size, port = size, free_port()
         spawn = multiprocessing.get_context("spawn")
         self._pipes: list[Connection] = []
         self._workers = []
         for rank in range(mesh[0] * mesh[1]):
             ours, theirs = spawn.Pipe()
-            worker = spawn.Process(target=_work, args=(size, mesh, rank, port, theirs), daemon=True)
+            worker = spawn.Process(target=_work, args=(size, mesh, rank, port, theirs, sockets), daemon=True)
             worker.start()
             self._pipes.append(ours)
             self._workers.append(worker)
@@ -81,12 +81,12 @@ class Team:
             worker.join()
 
 
-def _work(size: Size, mesh: tuple[int, int], rank: int, port: int, pipe: Connection) -> None:
+def _work(size: Size, mesh: tuple[int, int], rank: int, port: int, pipe: Connection, sockets: bool) -> None:
     torch.set_num_threads(1)
     exchange: Exchange = Alone()
     if mesh != (1, 1):
         dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=mesh[0] * mesh[1])
-        exchange = TorchExchange(mesh[1])
+        exchange = TorchExchange(mesh[1], in_memory=not sockets)
     step = _stepper(size, exchange, rank, mesh[0] * mesh[1])
     while pipe.recv():
         before = exchange.traffic.sent_bytes
@@ -118,23 +118,25 @@ def _batch(size: Size, seed: int) -> Tensor:
 def formula(size: Size, mesh: tuple[int, int]) -> float:
     """Bytes that a worker sends in a step of topk without dead latents, in a ring; float32 but for the bfloat16 rows."""
     a, b = mesh
-    n = size.batch // a
-    gathered = (b - 1) * size.batch // (a * b) * size.d_in * 2  # rows among those that hold other latents
+    n, entries = size.batch // a, size.k / b
+    gathered = (b - 1) * n // b * size.d_in * 2  # rows among those that hold other latents
     chosen = (b - 1) * n * size.k * 4  # candidates of the k largest
-    rebuilt = 2 * (b - 1) / b * size.batch * size.d_in * 4  # sums of what the parts decode to
-    shared = (a - 1) * n * (size.d_in * 2 + size.k // b * 8 + 8)  # rows, entries and their counts among the others
-    return float(gathered + chosen + rebuilt + shared)
+    rebuilt = 2 * (b - 1) / b * n * size.d_in * 4  # sums of what the parts decode to
+    shared = (a - 1) * n * (size.d_in * 6 + entries * 12 + 8)  # rows, gradients on them, entries and their counts
+    weights = (a - 1) / a * size.d_sae / b * (2 * size.d_in + 1) * 4  # after the update, each worker its part of them
+    return float(gathered + chosen + rebuilt + shared + weights)
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--arch", choices=NAMES, default="topk")
+    parser.add_argument("--sockets", action="store_true", help="as if workers were on different machines")
     parser.add_argument("--rounds", type=int, default=9)
 
 
 def main() -> None:
     options, where = arguments(__doc__ or "", _options), environment()
     size = Size(arch=options.arch, **({"d_sae": 1024, "batch": 256, "steps": 3} if options.quick else {}))
-    teams = {name: Team(size, mesh) for name, mesh in MESHES.items()}
+    teams = {name: Team(size, mesh, sockets=options.sockets) for name, mesh in MESHES.items()}
     found = interleaved({name: team.run for name, team in teams.items()}, 2 if options.quick else options.rounds)
     table = rows(found, "tokens/s", against="1x1")
     for row in table:

@@ -33,6 +33,11 @@ class ThreadGroup:
         self._board.barrier.wait()
         return found
 
+    def complete(self, tensors: Sequence[Tensor]) -> None:
+        own = [tensor.chunk(self.world_size)[self.rank] for tensor in tensors]
+        for tensor, found in zip(tensors, self.gather(own), strict=True):
+            tensor.copy_(found)
+
     def add_up(self, tensor: Tensor) -> None:
         (found,) = self.gather([tensor[None]])
         tensor.copy_(found.sum(0))

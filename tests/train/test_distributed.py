@@ -28,18 +28,24 @@ def _train(configs: Mapping[str, PipelineConfig], activations: str, out: str, ex
 
 
 def _worker(
-    rank: int, world_size: int, port: int, configs: Mapping[str, PipelineConfig], activations: str, out: str
+    rank: int,
+    world_size: int,
+    port: int,
+    configs: Mapping[str, PipelineConfig],
+    activations: str,
+    out: str,
+    in_memory: bool,
 ) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size)
     try:
-        torch.save(_train(configs, activations, out, TorchExchange()), f"{out}/{rank}.pt")
+        torch.save(_train(configs, activations, out, TorchExchange(in_memory=in_memory)), f"{out}/{rank}.pt")
     finally:
         dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("world_size", [2, 4])
-def test_several_workers_train_the_sae_of_one(world_size, tiny_run, tmp_path):
+@pytest.mark.parametrize(("world_size", "in_memory"), [(2, True), (4, True), (2, False)])
+def test_several_workers_train_the_sae_of_one(world_size, in_memory, tiny_run, tmp_path):
     configs = {}
     for arch in NAMES:
         configs[arch], activations = tiny_run(sae={"arch": arch, "aux_k": 2}, dead_after_tokens=64)
@@ -48,7 +54,7 @@ def test_several_workers_train_the_sae_of_one(world_size, tiny_run, tmp_path):
 
     out = tmp_path / "together"
     out.mkdir()
-    mp.spawn(_worker, (world_size, free_port(), configs, activations, str(out)), nprocs=world_size)
+    mp.spawn(_worker, (world_size, free_port(), configs, activations, str(out), in_memory), nprocs=world_size)
     ranks = [torch.load(Path(out, f"{rank}.pt"), weights_only=True) for rank in range(world_size)]
     for arch, one in alone.items():
         together = ranks[0][arch]
@@ -64,7 +70,7 @@ def _gather_nothing(rank: int, world_size: int, port: int, out: str) -> None:
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size)
     try:
         given = [torch.zeros(0), torch.full((2,), float(rank)), torch.zeros(0, dtype=torch.int32)]
-        torch.save([found.clone() for found in TorchExchange().gather(given)], f"{out}/{rank}.pt")
+        torch.save([found.clone() for found in TorchExchange(in_memory=False).gather(given)], f"{out}/{rank}.pt")
     finally:
         dist.destroy_process_group()
 

@@ -101,6 +101,34 @@ def test_more_latents_a_row_than_one_worker_holds() -> None:
     assert_the_same(resolved(settings("topk", k=20), tokens=60 * BATCH), (1, 4))
 
 
+def test_latents_that_cannot_be_dealt_evenly_are_everybody_s_to_update() -> None:
+    assert_the_same(resolved(settings("topk", d_sae=45), tokens=60 * BATCH), (2, 1))
+
+
+@pytest.mark.parametrize("clip", [None, 0.5])
+def test_each_worker_updates_its_latents_only_and_fetches_the_others_moments_for_a_checkpoint(clip: float | None) -> None:
+    p = resolved(settings("topk"), tokens=60 * BATCH, checkpoint_every_tokens=60 * BATCH, max_grad_norm=clip)
+    data = rows(p)
+    alone, _ = trained(p, data, Alone())
+    apart: list[bool] = []
+
+    def saved(run: Run) -> None:
+        apart.append(run.state.apart)
+
+    def stepped(exchange: Exchange) -> tuple[Tensor, Tensor]:
+        state, _ = trained(p, data[:-1], exchange)  # a checkpoint is due after the last step only
+        stale = state.moments[0].W_dec.clone()
+        return stale, trained(p, data, exchange, keep=saved)[0].moments[0].W_dec
+
+    before, _ = trained(p, data[:-1], Alone())
+    for worker, (stale, whole) in enumerate(in_mesh(2, 1, stepped)):
+        own, others = stale.chunk(2)[worker], stale.chunk(2)[1 - worker]
+        assert difference(own, before.moments[0].W_dec.chunk(2)[worker]) < 1e-9
+        assert difference(others, before.moments[0].W_dec.chunk(2)[1 - worker]) > 1e-3
+        assert difference(whole, alone.moments[0].W_dec) < 1e-9
+    assert apart == [False, False]
+
+
 def keep_below(folder: str, exchange: Exchange) -> Callable[[Run], None]:
     """Leave checkpoints there, each part of the latents by one worker."""
 

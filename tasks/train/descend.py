@@ -1,0 +1,140 @@
+"""Adam's update of all weights, of which each worker takes a part where gradients are at few latents only.
+
+Workers with other rows and equal latents (an ``Exchange``) share these out: each sums up the gradients of its own latents
+over all rows, updates their weights and moments, and shows the others the weights. The moments of the others' latents are
+fetched only when they are needed: for a checkpoint, or where a step falls back to dense gradients.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from tasks.sae.across import total
+from tasks.sae.architecture import Architecture
+from tasks.sae.exchange import Exchange, Group, own_latents
+from tasks.sae.parameters import SHARED, Parameters
+from tasks.sae.reference import adam_rows
+from tasks.sae.sparse import AdamStep, ByLatent
+from tasks.train.plan import Plan
+
+if TYPE_CHECKING:
+    from tasks.train.step import TrainState
+
+EPS = 6.25e-10  # OpenAI's: gradients of a mean over rows and features are small (https://arxiv.org/abs/2406.04093)
+
+
+def gather_moments(state: "TrainState", exchange: Exchange) -> None:
+    """Make Adam's moments whole on all workers that hold the same latents; all must come here after the same step."""
+    if state.apart:
+        exchange.complete([tensor for moments in state.moments for tensor in _of_latents(moments)])
+        state.apart = False
+
+
+def _of_latents(parameters: Parameters) -> list[Tensor]:
+    """What sparse gradients are of; the architecture's own parameters, which are small, are every worker's to update."""
+    return [parameters.encoder, parameters.W_dec, parameters.b_enc]
+
+
+def descend(state: "TrainState", plan: Plan, kind: Architecture, by_latent: ByLatent | None, exchange: Exchange) -> Tensor:
+    """Take Adam's step; the norm of the gradient before clipping."""
+    state.optimizer.param_groups[0]["lr"] = plan.lr_at(state.step)
+    if by_latent is not None:
+        return _descend_by_latent(state, plan, kind, by_latent, exchange)
+    gather_moments(state, exchange)
+    parameters, gradients = state.parameters, state.gradients
+    if kind.unit_norm_decoder:
+        _drop_parallel_part(gradients.W_dec, parameters.W_dec)
+    norm = _norm(gradients.flat.square().sum(), gradients, exchange.latents)
+    if plan.max_grad_norm is not None:
+        gradients.flat.mul_(_clipping(norm, plan.max_grad_norm))
+    state.optimizer.step()
+    if kind.unit_norm_decoder:
+        parameters.W_dec.div_(parameters.W_dec.norm(dim=1, keepdim=True))
+    return norm
+
+
+def _descend_by_latent(
+    state: "TrainState", plan: Plan, kind: Architecture, by_latent: ByLatent, exchange: Exchange
+) -> Tensor:
+    """The same, each worker with its part of the latents, which all get to see."""
+    d_sae = len(state.parameters.b_enc)
+    own = _own_of(state, *own_latents(exchange, d_sae))
+    settings = AdamStep(
+        lr=plan.lr_at(state.step), betas=plan.betas, eps=EPS, step=state.step + 1, unit_norm=kind.unit_norm_decoder
+    )
+    by, rest = state.optimizer.param_groups[0]["params"]
+
+    def norm_of(square: Tensor) -> Tensor:
+        if len(own.parameters.b_enc) < d_sae:
+            exchange.add_up(square)
+        return _norm(square + rest.grad.square().sum(), state.gradients, exchange.latents)
+
+    if plan.max_grad_norm is None:  # no gradient of these is ever written to memory
+        norm = norm_of(by_latent.adam(own.parameters, own.exp_avg, own.exp_avg_sq, settings))
+    else:
+        by_latent.write(own.parameters.W_dec, own.gradients)
+        norm = _descend_clipped(own, rest.grad, settings, norm_of, plan.max_grad_norm)
+    by_grad, by.grad = by.grad, None  # Adam passes over what has no gradient
+    state.optimizer.step()
+    by.grad = by_grad
+    state.optimizer.state[by]["step"] += 1
+    state.apart = len(own.parameters.b_enc) < d_sae
+    if state.apart:
+        exchange.complete(_of_latents(state.parameters))
+    return norm
+
+
+@dataclass(frozen=True, slots=True)
+class _Own:
+    """Of encoder, W_dec and b_enc what one worker updates; all else in these is not its own."""
+
+    parameters: Parameters
+    gradients: Parameters
+    exp_avg: Parameters
+    exp_avg_sq: Parameters
+
+
+def _own_of(state: "TrainState", low: int, high: int) -> _Own:
+    """Views of the latents from ``low`` to ``high``."""
+
+    def within(p: Parameters) -> Parameters:
+        encoder, W_dec, b_enc = (tensor[low:high] for tensor in _of_latents(p))
+        return replace(p, encoder=encoder, W_dec=W_dec, b_enc=b_enc)
+
+    return _Own(*map(within, (state.parameters, state.gradients, *state.moments)))
+
+
+def _descend_clipped(
+    own: _Own, others: Tensor, settings: AdamStep, norm_of: Callable[[Tensor], Tensor], most: float
+) -> Tensor:
+    """Update one's own latents by gradients that are there; those of the parameters that belong to none are only clipped."""
+    gradients = _of_latents(own.gradients)
+    if settings.unit_norm:
+        _drop_parallel_part(own.gradients.W_dec, own.parameters.W_dec)
+    norm = norm_of(torch.stack([tensor.square().sum() for tensor in gradients]).sum())
+    for tensor in (*gradients, others):
+        tensor.mul_(_clipping(norm, most))
+    adam_rows(_of_latents(own.parameters), gradients, _of_latents(own.exp_avg), _of_latents(own.exp_avg_sq), settings)
+    if settings.unit_norm:
+        own.parameters.W_dec.div_(own.parameters.W_dec.norm(dim=1, keepdim=True))
+    return norm
+
+
+def _clipping(norm: Tensor, most: float) -> Tensor:
+    return (most / norm).clamp(max=1.0)
+
+
+def _norm(square: Tensor, gradients: Parameters, latents: Group) -> Tensor:
+    """Norm of the gradient of all workers' latents; ``square`` is that of this one's, with what belongs to no latent."""
+    shared = [gradients.b_dec, *(tensor for name, tensor in gradients.extra.items() if name in SHARED)]
+    once = torch.stack([tensor.square().sum() for tensor in shared]).sum()
+    return (total(square - once, latents) + once).sqrt()
+
+
+def _drop_parallel_part(gradient: Tensor, rows: Tensor) -> None:
+    """Take from each row of a gradient its part along a unit row, which renormalising would undo anyway."""
+    along: Tensor = torch.linalg.vecdot(gradient, rows)
+    gradient.addcmul_(rows, along[:, None], value=-1)
