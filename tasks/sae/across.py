@@ -6,12 +6,12 @@ Each holds d_sae / n latents in a row, and numbers its own from 0.
 from itertools import pairwise
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from tasks.sae.entries import Entries, Rows
 from tasks.sae.exchange import Exchange, Group
-from tasks.sae.sparse import decode_groups, decode_rows
+from tasks.sae.sparse import decode_groups, decode_rows, select_top_k
 
 
 def own_bounds(bounds: tuple[int, ...], d_own: int, latents: Group) -> tuple[int, ...]:
@@ -68,14 +68,26 @@ def largest_of_rows(entries: Entries, k: int, latents: Group) -> Entries:
     """Of this worker's k largest of each row, those that are among the k largest of all workers'."""
     if latents.world_size == 1:
         return entries
-    place = torch.arange(len(entries.values), device=entries.start.device) - entries.start[entries.rows.long()]
-    padded = entries.values.new_full((entries.n, k), -torch.inf)
-    padded[entries.rows.long(), place] = entries.values
-    (found,) = latents.gather([padded])
+    values, numbers = _in_columns(entries, k)
+    (found,) = latents.gather([values])
     rivals = found.view(latents.world_size, entries.n, k).transpose(0, 1).flatten(1)
-    chosen = torch.zeros_like(rivals, dtype=torch.bool).scatter_(1, rivals.topk(k, sorted=False).indices, True)
-    own = chosen[:, latents.rank * k : (latents.rank + 1) * k]
-    return entries.only(own[entries.rows.long(), place])
+    chosen = select_top_k(rivals, k, values.dtype)  # of equal numbers all workers choose the same
+    column = chosen.latents - latents.rank * k
+    own = (column >= 0) & (column < k)
+    kept = chosen.only(own)
+    return Entries(kept.values, numbers[kept.rows, column[own]], kept.start)
+
+
+def _in_columns(entries: Entries, k: int) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
+    """Values and latents of each row side by side; where a row has fewer than ``k``, the values are minus infinity."""
+    shape = (entries.n, k)
+    if len(entries.values) == entries.n * k:
+        return entries.values.view(shape), entries.latents.view(shape)
+    rows = entries.rows.long()
+    place = torch.arange(len(rows), device=rows.device) - entries.start[rows]
+    values, numbers = entries.values.new_full(shape, -torch.inf), entries.latents.new_zeros(shape)
+    values[rows, place], numbers[rows, place] = entries.values, entries.latents
+    return values, numbers
 
 
 def largest_of_batch(entries: Entries, count: int, latents: Group) -> Entries:

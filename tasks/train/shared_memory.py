@@ -42,6 +42,7 @@ class SharedMemory:
         self._mine = torch.empty(0, dtype=torch.uint8)
         self._file = -1
         self._theirs: dict[int, tuple[int, Tensor]] = {}
+        self._open: list[list[Tensor]] = []
 
     @property
     def world_size(self) -> int:
@@ -69,11 +70,42 @@ class SharedMemory:
             TimeoutError: a process did not come.
         """
         parts = [tensor.view(self.world_size, -1) for tensor in tensors]
-        places = self._post([part[self._rank] for part in parts])
-        for rank in self._others():
-            for place, part in zip(places, parts, strict=True):
-                part[rank].copy_(self._seen(rank, place, part[rank]))
+        seen = [self._laid_open(part) for part in parts]
+        hidden = [part for part, found in zip(parts, seen, strict=True) if found is None]
+        places = iter(self._post([part[self._rank] for part in hidden]))
+        for part, found in zip(parts, seen, strict=True):
+            place = next(places) if found is None else 0
+            for rank in self._others():
+                part[rank].copy_(self._seen(rank, place, part[rank]) if found is None else found[rank][rank])
         self._finish()
+        if len(hidden) < len(parts):
+            self._wait(_READ, self._message)  # what lies open may be changed from here on
+
+    def lay_open(self, tensor: Tensor) -> Tensor:
+        """The same numbers in a file of their own, which the others map: ``complete`` needs not post what lies there.
+
+        All must come here with tensors of equal sizes.
+
+        Raises:
+            TimeoutError: a process did not come.
+        """
+        file = _made(tensor.nbytes)
+        (files,) = self.gather([torch.tensor([file])])
+        mapped = [_mapped(_opened(pid, int(of)), tensor.nbytes) for pid, of in zip(self._pids, files, strict=True)]
+        self.gather([torch.zeros(1)])  # all have opened it
+        os.close(file)
+        self._open.append([data.view(tensor.dtype).view(tensor.shape) for data in mapped])
+        return self._open[-1][self._rank].copy_(tensor)
+
+    def _laid_open(self, part: Tensor) -> list[Tensor] | None:
+        """Where the same piece of memory lies that each process has laid open, if this one has."""
+        for tensors in self._open:
+            own = tensors[self._rank]
+            offset = part.data_ptr() - own.data_ptr()
+            if 0 <= offset < own.nbytes:
+                first = offset // own.element_size()
+                return [tensor.flatten()[first : first + part.numel()].view(part.shape) for tensor in tensors]
+        return None
 
     def add_up(self, tensor: Tensor) -> None:
         """Replace a tensor by its sum over all: each adds up a stretch of it, in the order of ranks, for all.

@@ -71,6 +71,17 @@ def state_from(
     return TrainState(parameters, (first, second), silent, buffers, step, gradients, optimizer, averaged=averaged)
 
 
+def laid_open(state: TrainState, plan: Plan, exchange: Exchange) -> TrainState:
+    """The same with its weights where the other workers can read them, where that is possible; all come here at once."""
+    flat = exchange.lay_open(state.parameters.flat)
+    if flat is state.parameters.flat:
+        return state
+    first, second = state.moments
+    moved = state_from(view(flat, layout_of(state.parameters)), plan, (first.flat, second.flat), state.step)
+    moved.silent, moved.buffers, moved.averaged = state.silent, state.buffers, state.averaged
+    return moved
+
+
 def initial_state(
     plan: Plan, sample: Tensor, device: str | torch.device = "cpu", latents: Group | None = None
 ) -> TrainState:

@@ -22,7 +22,7 @@ from tasks.train.loop import Run, ignore, train
 from tasks.train.plan import plan
 from tasks.train.spent import accounts
 from tasks.train.state import newest_run
-from tasks.train.step import initial_state
+from tasks.train.step import initial_state, laid_open
 
 CHECKPOINTS = "checkpoints"
 SAMPLE_ROWS = 8192
@@ -92,7 +92,9 @@ class Worker:
             ArtifactError: workers do not see the same storage.
         """
         run = newest_run(open_store(self.out), f"{CHECKPOINTS}/", self.plan, self.device, self.exchange)
-        return run or Run(initial_state(self.plan, (sample or self.sample)(), self.device, self.exchange.latents))
+        run = run or Run(initial_state(self.plan, (sample or self.sample)(), self.device, self.exchange.latents))
+        run.state = laid_open(run.state, self.plan, self.exchange)
+        return run
 
     def sample(self) -> Tensor:
         """Scaled rows (targets too) of the first batches, over all lanes, so that every worker has the same."""

@@ -26,7 +26,7 @@ from tasks.sae.scaling import scaling
 from tasks.train.config import TrainConfig
 from tasks.train.distributed import TorchExchange
 from tasks.train.plan import plan
-from tasks.train.step import initial_state, update
+from tasks.train.step import initial_state, laid_open, update
 from tests.benchmarks.harness import arguments, environment, finish
 from tests.benchmarks.rounds import interleaved, rows
 from tests.conftest import free_port
@@ -103,7 +103,7 @@ def _stepper(size: Size, exchange: Exchange, rank: int, n_workers: int) -> Calla
     batches = [_batch(size, seed) for seed in range(4)]
     mean = batches[0].float().mean(0)
     by = scaling(mean, float((batches[0].float() - mean).square().sum(1).mean()))
-    state = initial_state(resolved, by.apply(batches[0]), latents=exchange.latents)
+    state = laid_open(initial_state(resolved, by.apply(batches[0]), latents=exchange.latents), resolved, exchange)
     own = [batch.chunk(n_workers)[rank].contiguous() for batch in batches]
     return lambda: update(state, own[state.step % len(own)], resolved, by, exchange)
 

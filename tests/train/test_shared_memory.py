@@ -69,6 +69,25 @@ def test_it_gives_what_sockets_give(world_size: int) -> None:
     together(world_size, _same_as_over_sockets)
 
 
+def _completed_where_it_lies(rank: int, world_size: int) -> None:
+    group = TorchGroup(None, Traffic())
+    first, second = (group.lay_open(torch.full((40,), float(10 * n + rank))) for n in (1, 2))
+    assert first.tolist() == [10.0 + rank] * 40
+    hidden = torch.full((4,), float(rank))
+    for step in range(3):
+        low, high = 8 + 16 * rank, 24 + 16 * rank  # of a tensor that begins within what lies open
+        first[low:high] += step
+        group.complete([first[8:], hidden, second[:20].view(10, 2)])
+        sums = [0, 1, 3][step]
+        assert first.tolist() == [10.0 + rank] * 8 + [10.0 + sums] * 16 + [11.0 + sums] * 16
+        assert hidden.tolist() == [0, 0, 1, 1]
+        assert second.tolist() == [20.0] * 10 + [21.0] * 10 + [20.0 + rank] * 20
+
+
+def test_what_lies_open_to_the_others_is_completed_from_there() -> None:
+    together(2, _completed_where_it_lies)
+
+
 def _sums_of_odd_tensors(rank: int, world_size: int) -> None:
     group = TorchGroup(None, Traffic())
     scalar, columns = torch.tensor(float(rank)), torch.full((3, 4), float(rank))
