@@ -1,11 +1,9 @@
 """Training on a Ray cluster: Ray Train runs the workers, restarts them from checkpoints, and keeps those on storage."""
 
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -17,16 +15,24 @@ from tasks.config import PipelineConfig
 from tasks.errors import ArtifactError, InputError
 from tasks.on_ray import connect
 from tasks.progress import Listener, Progress
-from tasks.sae.exchange import Alone, Exchange
+from tasks.sae.exchange import Alone
+from tasks.store.objects import open_store
 from tasks.train.curve import is_spike, spike_told
 from tasks.train.distributed import TorchExchange
 from tasks.train.finish import close
-from tasks.train.job.on_ray import check_room, drop_unusable_snapshot, supervise, told_to_stop
+from tasks.train.job.on_ray import (
+    check_room,
+    drop_forgotten_checkpoints,
+    drop_unusable_snapshot,
+    require_shared,
+    supervise,
+    told_to_stop,
+)
 from tasks.train.loggers import open_loggers
 from tasks.train.loop import Run, StoppedError, ignore
 from tasks.train.mixing import tell_mixing
-from tasks.train.state import checkpoint_name, run_to_files
-from tasks.train.worker import Worker
+from tasks.train.state import checkpoint_name, prune, write_part
+from tasks.train.worker import CHECKPOINTS, Worker
 
 _TELL_S = 1.0
 
@@ -50,6 +56,7 @@ def train(config: PipelineConfig, activations: str, out: str, listener: Listener
     tell_mixing(config, activations, tokens, out)
     drop_unusable_snapshot(out)
     finished = supervise(config, _work, {"activations": activations}, out, lambda told: listener(told[0]))
+    prune(open_store(out), f"{CHECKPOINTS}/", config.train.keep_checkpoints)
     timing = {"seconds": time.perf_counter() - started, "workers": config.train.workers} | finished.pop("timing")
     close(config, activations, out, finished, timing)
 
@@ -62,9 +69,10 @@ def _work(task: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(max(1, int(config.train.cpus_per_worker)))
     exchange = TorchExchange(config.train.latent_shards) if context.get_world_size() > 1 else Alone()
     try:
+        require_shared(task["out"])
         worker = Worker(config, task["activations"], task["out"], exchange, device)
         with _listener(task, worker, rank) as on_row, told_to_stop(job) if rank == 0 else nullcontext(_never) as stopping:
-            run = worker.train(on_row, partial(_report, exchange=exchange), stopping)
+            run = worker.train(on_row, partial(_checkpoint, worker=worker), stopping)
             found = worker.finish(run)
             return found | {"timing": worker.accounts(run)} if rank == 0 else {}
     except StoppedError:
@@ -119,14 +127,25 @@ class _Teller:
         self._job.tell.remote(Progress("train", done, self._total, per_second=rate, numbers=numbers))
 
 
-def _report(run: Run, exchange: Exchange) -> None:
-    """Hand a checkpoint to Ray Train, each part of the latents by one worker; a barrier, so all come at the same steps."""
-    metrics = {"step": run.state.step}
-    if exchange.rank != 0:
-        ray.train.report(metrics, checkpoint_dir_name=checkpoint_name(run.state.step))
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        for name, data in run_to_files(run, exchange.latents).items():
-            Path(folder, name).write_bytes(data)
-        checkpoint = ray.train.Checkpoint.from_directory(folder)
-        ray.train.report(metrics, checkpoint=checkpoint, checkpoint_dir_name=checkpoint_name(run.state.step))
+def _checkpoint(run: Run, worker: Worker) -> None:
+    """Write a checkpoint, each part of the latents by one worker, and tell Ray Train of it.
+
+    Telling is a barrier: Ray Train hears of no checkpoint that is not whole.
+    """
+    name, exchange = checkpoint_name(run.state.step), worker.exchange
+    checkpoint = None
+    if exchange.rank == 0:
+        # Not through a temporary folder, which a kill would leave behind, nor by Ray's copying, which knows no patience.
+        store = open_store(worker.out)
+        if exchange.latents.rank == 0:
+            drop_forgotten_checkpoints(store, worker.config.train.keep_checkpoints)
+        write_part(run, store, f"{CHECKPOINTS}/", exchange.latents)
+        storage = ray.train.get_context().get_storage()
+        at = storage.build_checkpoint_path_from_name(name)
+        checkpoint = ray.train.Checkpoint(at, storage.storage_filesystem)
+    ray.train.report(
+        {"step": run.state.step},
+        checkpoint=checkpoint,
+        checkpoint_dir_name=name,
+        checkpoint_upload_mode=ray.train.CheckpointUploadMode.NO_UPLOAD,
+    )

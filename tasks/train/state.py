@@ -7,6 +7,8 @@ import contextlib
 import hashlib
 import json
 import re
+import shutil
+from collections.abc import Container
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -153,15 +155,26 @@ def newest_run(
 
 def write_run(run: Run, store: ObjectStore, prefix: str, keep: int) -> None:
     """Write a checkpoint of a run that is one worker's alone below ``prefix``, and remove all but the newest ``keep``."""
-    for name, data in run_to_files(run).items():
+    write_part(run, store, prefix)
+    prune(store, prefix, keep)
+
+
+def write_part(run: Run, store: ObjectStore, prefix: str, latents: Group = _ONE) -> None:
+    """Write this worker's latents of a checkpoint below ``prefix``, straight to where they stay."""
+    for name, data in run_to_files(run, latents).items():
         store.put(f"{prefix}{checkpoint_name(run.state.step)}/{name}", data)
+
+
+def prune(store: ObjectStore, prefix: str, keep: int, spare: Container[str] = ()) -> None:
+    """Remove all checkpoints below ``prefix`` but the newest ``keep`` and those whose names are in ``spare``."""
     for folder in kept(store, prefix)[:-keep]:
+        if folder.rpartition("/")[2] in spare:
+            continue
         # In the order of names the json file goes first: what is left of a removal that was cut short is no checkpoint.
         for key in sorted(info.key for info in store.list(f"{folder}/")):
             store.delete(key)
-        if isinstance(store, LocalStore):  # buckets have no folders
-            with contextlib.suppress(OSError):  # what a kill in mid-write left behind may still be there
-                Path(store.uri, folder).rmdir()
+        if isinstance(store, LocalStore):  # buckets have no folders; what a kill in mid-write left behind goes with its own
+            shutil.rmtree(Path(store.uri, folder), ignore_errors=True)
 
 
 def kept(store: ObjectStore, prefix: str) -> list[str]:

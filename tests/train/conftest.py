@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +30,16 @@ def pipeline(tmp_path: Path, **settings: Any) -> PipelineConfig:
     )
 
 
+def make_run(folder: Path, **settings: Any) -> tuple[PipelineConfig, str]:
+    """Settings with overrides, and the address of their activations, ingested below a folder."""
+    config = pipeline(folder, **settings)
+    activations = f"{folder}/activations/tiny-{'0' * 12}"
+    ingest(config, activations, silent)
+    return config, activations
+
+
 @pytest.fixture
 def tiny_run(tmp_path: Path) -> Callable[..., tuple[PipelineConfig, str]]:
     """Settings with overrides, and the address of their ingested activations."""
 
-    def make(**settings: Any) -> tuple[PipelineConfig, str]:
-        config = pipeline(tmp_path, **settings)
-        activations = f"{tmp_path}/activations/tiny-{'0' * 12}"
-        ingest(config, activations, silent)
-        return config, activations
-
-    return make
+    return partial(make_run, tmp_path)

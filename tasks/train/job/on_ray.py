@@ -1,5 +1,6 @@
 """A job of Ray Train in an actor of its own, watched: restarted, stopped with a checkpoint, and leaving nothing behind."""
 
+import itertools
 import json
 import logging
 import os
@@ -13,17 +14,20 @@ import ray
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tasks.config import PipelineConfig
 from tasks.errors import InputError, SaemillError
 from tasks.on_ray import cluster_cpus, cluster_gpus
 from tasks.progress import Progress
-from tasks.store.objects import open_store, s3_filesystem
+from tasks.store.objects import ObjectStore, open_store, s3_filesystem
+from tasks.train.state import prune
 from tasks.train.worker import CHECKPOINTS
 
 logger = logging.getLogger(__name__)
 
 _SNAPSHOT = f"{CHECKPOINTS}/checkpoint_manager_snapshot.json"
+_MARKER = f"{CHECKPOINTS}/.validate_storage_marker"
 _POLL_S = 0.5
 STOP_S = 20.0
 """How long a job that is told to stop may take to write a checkpoint; Prefect and Kubernetes send SIGKILL after 30 s."""
@@ -73,7 +77,10 @@ def supervise(
         SaemillError: workers were lost more often than train.max_failures.
     """
     before = _placement_groups()
-    job = ray.remote(num_cpus=0, max_concurrency=4)(_Job).remote()
+    here = NodeAffinitySchedulingStrategy(
+        ray.get_runtime_context().get_node_id(), soft=False
+    )  # no other machine's loss counts
+    job = ray.remote(num_cpus=0, max_concurrency=4, scheduling_strategy=here)(_Job).remote()
     try:
         done = job.run.remote(work, {**task, "config": config, "out": out, "folder": os.getcwd()})
         with _checkpoint_when_stopped(job, done):
@@ -153,31 +160,24 @@ class _Job:
         self._stopping = False
 
     def run(self, work: Callable[[dict[str, Any]], dict[str, Any]], task: dict[str, Any]) -> dict[str, Any]:
-        config, settings = task["config"], task["config"].train
+        """The first worker's result. A controller that is lost is a failure like a lost worker: another one goes on."""
+        config = task["config"]
         if config.ray.address is None:
             os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # one process less where no node can go
-        me = ray.get_runtime_context().current_actor
-        path, filesystem = _storage(task["out"])
-        trainer = TorchTrainer(
-            work,
-            train_loop_config={**task, "job": me},
-            torch_config=TorchConfig(backend="nccl" if settings.use_gpu else "gloo", timeout_s=600),
-            scaling_config=ray.train.ScalingConfig(
-                num_workers=settings.workers,
-                use_gpu=settings.use_gpu,
-                resources_per_worker={"CPU": settings.cpus_per_worker} | ({"GPU": 1} if settings.use_gpu else {}),
-            ),
-            run_config=ray.train.RunConfig(
-                name=CHECKPOINTS,
-                storage_path=path,
-                storage_filesystem=filesystem,
-                failure_config=ray.train.FailureConfig(max_failures=settings.max_failures, controller_failure_limit=3),
-                checkpoint_config=ray.train.CheckpointConfig(num_to_keep=settings.keep_checkpoints),
-                logging_config=ray.train.LoggingConfig(log_level="ERROR"),
-            ),
-        )
-        result: dict[str, Any] = trainer.fit().return_value
-        return result
+        task = {**task, "job": ray.get_runtime_context().current_actor}
+        before = _placement_groups()
+        for failures in itertools.count():
+            try:
+                result: dict[str, Any] = _trainer(work, task).fit().return_value
+            except (ray.exceptions.RayActorError, ray.train.ControllerError) as error:
+                if failures >= config.train.max_failures or _lacks_room(error):
+                    raise
+                self.warn(f"training: Ray Train's controller was lost ({type(error).__name__}); another goes on")
+                _free(_placement_groups() - before)
+                drop_unusable_snapshot(task["out"])
+            else:
+                return result
+        raise AssertionError("count() is endless")
 
     def tell(self, progress: Progress, rank: int = 0) -> None:
         self._progress[rank], self._is_new = progress, True
@@ -200,6 +200,57 @@ class _Job:
         self._is_new = False
         warnings, self._warnings = self._warnings, []
         return progress, self._refusal, warnings
+
+
+def _trainer(work: Callable[[dict[str, Any]], dict[str, Any]], task: dict[str, Any]) -> TorchTrainer:
+    settings = task["config"].train
+    path, filesystem = _storage(task["out"])
+    return _Trainer(
+        work,
+        train_loop_config=task,
+        torch_config=TorchConfig(backend="nccl" if settings.use_gpu else "gloo", timeout_s=600),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=settings.workers,
+            use_gpu=settings.use_gpu,
+            resources_per_worker={"CPU": settings.cpus_per_worker} | ({"GPU": 1} if settings.use_gpu else {}),
+        ),
+        run_config=ray.train.RunConfig(
+            name=CHECKPOINTS,
+            storage_path=path,
+            storage_filesystem=filesystem,
+            failure_config=ray.train.FailureConfig(
+                max_failures=settings.max_failures,
+                # Workers that die while they start count here; it takes a minute to find that there is no room for them.
+                controller_failure_limit=max(3, settings.max_failures),
+            ),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=settings.keep_checkpoints),
+            logging_config=ray.train.LoggingConfig(log_level="ERROR"),
+            callbacks=[_NoLongGoodbye()],
+        ),
+    )
+
+
+class _NoLongGoodbye(ray.train.UserCallback):  # type: ignore[misc] # Ray is not typed
+    """After a worker was lost the others are killed, without 30 s in which to take leave of it."""
+
+    def after_exception(self, run_context: object, worker_exceptions: object) -> None:
+        os.environ["TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S"] = "1"  # read by Ray Train's controller, where this runs
+
+
+class _Trainer(TorchTrainer):  # type: ignore[misc] # Ray is not typed
+    """Without Ray Train's cleaner of reservations, which outlives a killed controller for ever if there is no dashboard.
+
+    Ray itself frees them when the process that started the job ends, and ``supervise`` before.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks: list[Any] = super()._create_default_callbacks()
+        return [callback for callback in callbacks if type(callback).__name__ != "PlacementGroupCleanerCallback"]
+
+
+def _lacks_room(error: Exception) -> bool:
+    """Whether there was no room for the workers, again and again."""
+    return type(getattr(error, "controller_failure", None)).__name__ == "WorkerGroupStartupTimeoutError"
 
 
 @contextmanager
@@ -229,6 +280,20 @@ def _storage(out: str) -> tuple[str, pyarrow.fs.FileSystem | None]:
     return uri.removeprefix("s3://"), pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(s3_filesystem()))
 
 
+def require_shared(out: str) -> None:
+    """For workers: refuse storage that is not the one to which Ray Train, on another machine, has written its marker.
+
+    Raises:
+        InputError: there is no marker.
+    """
+    store = open_store(out)
+    if store.head(_MARKER) is None:
+        raise InputError(
+            f"A training worker does not find {store.uri}/{_MARKER}, which was written on another machine. Set storage to a "
+            "folder that all machines of the Ray cluster share, or to an s3:// URI."
+        )
+
+
 def drop_unusable_snapshot(out: str) -> None:
     """Remove Ray Train's list of checkpoints where a kill cut it short or it names what is gone.
 
@@ -236,14 +301,42 @@ def drop_unusable_snapshot(out: str) -> None:
     """
     store = open_store(out)
     try:
-        snapshot = json.loads(store.get(_SNAPSHOT))
-        names = [result["checkpoint_dir_name"] for result in snapshot["checkpoint_results"]]
-        usable = snapshot["ray_version"] == ray.__version__ and all(
-            any(store.list(f"{CHECKPOINTS}/{name}/")) for name in names
-        )
+        names = _listed(store)
+        usable = all(any(store.list(f"{CHECKPOINTS}/{name}/")) for name in names)
     except FileNotFoundError:
         return
-    except (ValueError, KeyError, TypeError):
+    except ValueError:
         usable = False
     if not usable:
         store.delete(_SNAPSHOT)
+
+
+def drop_forgotten_checkpoints(store: ObjectStore, keep: int) -> None:
+    """Remove checkpoints that a run has gone beyond and that Ray Train does not know of, but the newest ``keep``.
+
+    Ray Train hears of a checkpoint seconds after it was written. One that it has not heard of when a worker is killed is
+    gone on from all the same, and Ray Train would never remove it.
+    """
+    try:
+        listed = _listed(store)
+    except FileNotFoundError:
+        listed = set()
+    except ValueError:
+        return  # it is being written
+    prune(store, f"{CHECKPOINTS}/", keep, spare=listed)
+
+
+def _listed(store: ObjectStore) -> set[str]:
+    """Names of the checkpoints that Ray Train knows of.
+
+    Raises:
+        FileNotFoundError: it has written no list.
+        ValueError: this Ray cannot read the list.
+    """
+    snapshot = json.loads(store.get(_SNAPSHOT))
+    try:
+        if snapshot["ray_version"] == ray.__version__:
+            return {result["checkpoint_dir_name"] for result in snapshot["checkpoint_results"]}
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{store.uri}/{_SNAPSHOT} is not Ray Train's: {error}") from None
+    raise ValueError(f"{store.uri}/{_SNAPSHOT} is another Ray's.")

@@ -1,0 +1,113 @@
+"""A real training job killed with SIGKILL everywhere: by itself or given again, it ends as an undisturbed one does."""
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.harvest.commands import kill_tree, until
+from tests.train.conftest import make_run
+from tests.train.kill_points import IN_WORKER
+from tests.train.kills import CONTROLLER, JOB, WORKER, Command, kill, surviving, titled
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+
+STEPS, EVERY = 60, 20
+MESHES = {"rows": 1, "latents": 2}
+Make = Callable[[str, Path], Command]
+
+GOES_ON_FROM = {"step": 20, "upload": 20, "commit": 40}
+"""The newest whole checkpoint at each point, which is reached in the order of these, at the first chance after step 30."""
+
+
+@pytest.fixture(scope="module")
+def make(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """A command on the tests' cluster, which it need not wait for; all have the same activations."""
+    import ray
+
+    folder = tmp_path_factory.mktemp("killed")
+    address = ray.get_runtime_context().gcs_address
+
+    def make(mesh: str, where: Path, **settings: Any) -> Command:
+        settings = {"tokens": 32 * STEPS, "checkpoint_every_tokens": 32 * EVERY, "max_failures": 5, **settings}
+        config, activations = make_run(folder, workers=2, latent_shards=MESHES[mesh], **settings)
+        config = config.model_copy(update={"ray": config.ray.model_copy(update={"address": address, "num_cpus": None})})
+        return Command(config, activations, str(where / "sae"), where / "points")
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def undisturbed(make: Make, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Command]:
+    """A run on a mesh that nobody disturbs, the same for all cases."""
+    known: dict[str, Command] = {}
+
+    def run(mesh: str) -> Command:
+        if mesh not in known:
+            known[mesh] = command = make(mesh, tmp_path_factory.mktemp(mesh))
+            assert command.run() == 0, command.said()
+            assert command.attempts() == [list(range(1, STEPS + 1))]
+        return known[mesh]
+
+    return run
+
+
+def of_the_job(title: str) -> Callable[[int, psutil.Popen], list[psutil.Process]]:
+    return lambda held, command: titled(title)[-1:]
+
+
+# Who is killed while a worker is held up at a point, and whether the command ends by itself then.
+VICTIMS: dict[str, tuple[Callable[[int, psutil.Popen], list[psutil.Process]], bool]] = {
+    "worker": (lambda held, command: [psutil.Process(held)], True),
+    "all-workers": (lambda held, command: titled(WORKER), True),
+    "controller": (of_the_job(CONTROLLER), True),
+    "job": (of_the_job(JOB), False),
+    "command": (lambda held, command: [command], False),
+}
+POINTS = ("step", "upload", "commit")
+CASES = [("worker", "latents", IN_WORKER), *((victim, "rows", POINTS) for victim in VICTIMS if victim != "job")]
+CASES += [("job", "rows", ("commit",))]  # like the command, which each time costs its whole start
+
+
+@pytest.mark.parametrize(("victim", "mesh", "points"), CASES, ids=["-".join(case[:2]) for case in CASES])
+def test_whoever_is_killed_at_each_point_the_run_ends_undisturbed(
+    victim: str,
+    mesh: str,
+    points: tuple[str, ...],
+    make: Make,
+    undisturbed: Callable[[str], Command],
+    tmp_path: Path,
+) -> None:
+    command, (victims, goes_on) = make(mesh, tmp_path), VICTIMS[victim]
+    process = command.start()
+    try:
+        for point in points:
+            command.arm(point, step=30)
+            held = command.held(point, process)
+            if point == "commit":
+                until(lambda: command.written(40), "the other worker's part of the checkpoint")
+            kill(victims(held, process))
+            if not goes_on:
+                assert process.wait(60) in (1, -signal.SIGKILL), command.said()
+                until(lambda held=held: not psutil.pid_exists(held), "the end of the killed job's worker")  # type: ignore[misc]
+                process = command.start()
+        assert process.wait(150) == 0, command.said()
+    finally:
+        kill_tree(process)
+    command.require_undisturbed(undisturbed(mesh))
+    begun = [steps[0] - 1 for steps in command.attempts()]
+    assert begun == [0, *(GOES_ON_FROM[point] for point in points if point != "finish")]  # where no step is left
+    assert len(command.checkpoints()) <= command.config.train.keep_checkpoints
+    assert titled(WORKER) == []
+
+
+def test_the_history_that_survives_is_counted_over_restarts() -> None:
+    first, second = [(1, step) for step in range(1, 8)], [(2, step) for step in range(5, 10)]
+    assert surviving(first + second) == list(range(1, 10))
+    with pytest.raises(AssertionError, match="process 2 began with step 9 after 7"):
+        surviving([*first, (2, 9)])
+    with pytest.raises(AssertionError, match="skipped or repeated"):
+        surviving([*first, (1, 7)])

@@ -1,0 +1,59 @@
+"""A real training job to S3 whose server goes away for 20 s: while a checkpoint is written, as Ray Train hears of one, and
+while one is read.
+"""
+
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tasks.store.objects import open_store
+from tasks.train.worker import CHECKPOINTS
+from tests.conftest import s3_server
+from tests.harvest.commands import kill_tree
+from tests.train.conftest import make_run
+from tests.train.kills import Command, kill
+
+pytestmark = [pytest.mark.ray, pytest.mark.s3, pytest.mark.usefixtures("ray_cluster")]
+
+STEPS, EVERY = 60, 20
+SERVER_AWAY_S = 20.0
+
+
+def test_a_run_outlasts_a_server_that_is_away_again_and_again(s3: str, s3_process: s3_server, tmp_path: Path) -> None:
+    import ray
+
+    settings = {"tokens": 32 * STEPS, "checkpoint_every_tokens": 32 * EVERY, "max_failures": 2}
+    config, activations = make_run(tmp_path, workers=2, latent_shards=2, **settings)
+    address = ray.get_runtime_context().gcs_address
+    config = config.model_copy(update={"ray": config.ray.model_copy(update={"address": address, "num_cpus": None})})
+    undisturbed = Command(config, activations, f"{s3}/away/undisturbed", tmp_path / "undisturbed")
+    assert undisturbed.run() == 0, undisturbed.said()
+    command = Command(config, activations, f"{s3}/away/disturbed", tmp_path / "disturbed")
+    command.arm("step", step=2 * EVERY + 5)
+    command.arm("read")  # nobody reads a checkpoint before a worker was killed
+    process = command.start()
+    try:
+        for point, step in (("upload", EVERY), ("commit", 2 * EVERY)):
+            command.arm(point, step)
+            command.held(point, process)
+            away(s3_process, command, point)
+        kill([psutil.Process(command.held("step", process))])
+        command.held("read", process)
+        away(s3_process, command, "read")
+        assert process.wait(200) == 0, command.said()
+    finally:
+        kill_tree(process)
+    command.require_undisturbed(undisturbed)
+    assert [steps[0] for steps in command.attempts()] == [1, 2 * EVERY + 1]
+    folders = {info.key.split("/")[1] for info in open_store(command.out).list(f"{CHECKPOINTS}/step-")}
+    assert len(folders) == config.train.keep_checkpoints
+
+
+def away(server: s3_server, command: Command, point: str) -> None:
+    """Take the server away from under whoever is held up at the point, for 20 s."""
+    server.stop()
+    command.let_go(point)
+    time.sleep(SERVER_AWAY_S)
+    server.start()
