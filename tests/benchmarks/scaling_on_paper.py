@@ -1,0 +1,176 @@
+"""What training costs on 8, 64 and 512 GPUs, on paper: tokens per second, memory, and which mesh of workers wins.
+
+    python -m tests.benchmarks.scaling_on_paper [--gpu H200|H100] [--kernels torch|compiled]
+    python -m tests.benchmarks.scaling_on_paper --markdown > tests/benchmarks/SCALING.md
+
+TopK with k 64, plain SAEs, no latent dead. ``step_on_paper`` has the terms of a step, ``machines`` the constants.
+"""
+
+import argparse
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from tests.benchmarks.machines import GPUS, H100, LINKS, MEASURED, PAIR, Constant, Machine, constants, cpu
+from tests.benchmarks.meshes_on_paper import (
+    FORMS,
+    KERNELS,
+    Setting,
+    gains,
+    losses,
+    parts,
+    regions,
+    row,
+    sizes,
+    table,
+    winners,
+)
+from tests.benchmarks.step_on_paper import COMPILED, SHARED_OUT, Kernels, Mesh, Size, sent_bytes, terms
+
+CHECKED = Size(d_in=576, d_sae=9216, k=32, batch=2048)
+"""What tests/benchmarks/scaling.py trains."""
+PAIRS = {"2x1": Mesh(2, 1), "1x2": Mesh(1, 2)}
+"""Its meshes."""
+SHOWN = Size(d_in=4096, d_sae=1_048_576, batch=65_536), 64
+"""Whose terms are shown."""
+
+
+def predicted(pair: Mapping[str, Constant], link: str) -> dict[str, float]:
+    """Tokens per second of two workers over those of one, on each mesh of tests/benchmarks/scaling.py."""
+    one, two = (Setting(cpu(pair, link, alone), SHARED_OUT, COMPILED) for alone in (True, False))
+    return {name: one.seconds(CHECKED, Mesh(1, 1)) / two.seconds(CHECKED, mesh) for name, mesh in PAIRS.items()}
+
+
+def check(pair: Mapping[str, Constant]) -> Iterator[str]:
+    """The model against two workers on one machine's CPU, and the constants that it has for them."""
+    rows = []
+    for link in LINKS:
+        for name, ratio in predicted(pair, link).items():
+            measured, mesh = MEASURED.get((link, name)), PAIRS[name]
+            rows.append(
+                {
+                    "mesh": name,
+                    "through": {"shared": "shared memory", "sockets": "sockets"}[link],
+                    "MB sent a step": f"{sent_bytes(terms(CHECKED, mesh, SHARED_OUT, COMPILED), mesh) / 1e6:.2f}",
+                    "speed over one worker's, predicted": f"{ratio:.2f}",
+                    "measured": "" if measured is None else f"{measured:.2f}",
+                }
+            )
+    yield from table(rows)
+    yield from table([{"constant": name, "": f"{value:.3g}", "from": value.source} for name, value in pair.items()])
+
+
+def about_constants(machine: Machine) -> Iterator[str]:
+    """What the model takes as given, and from where."""
+    yield from table(
+        [{"constant": what, machine.name: f"{value:.4g}", "from": source} for what, value, source in constants(machine)]
+    )
+
+
+def page(machine: Machine, kernels: Kernels, pair: Mapping[str, Constant]) -> Iterator[str]:
+    """SCALING.md, line by line or some lines at a time."""
+    shared, repeated = (Setting(machine, form, kernels) for form in FORMS)
+    size, workers = SHOWN
+    yield from (_INTRODUCTION.format(gpu=machine.name, kernels=kernels.name), "## Where each mesh wins", "")
+    yield from (*regions(shared), "", *table(winners(shared)), _RULE)
+    yield from table(list(losses((shared, repeated))))
+    yield from ("## Tokens per second and memory", "", _TABLE, *smaller(replace(shared, machine=H100), shared))
+    yield from table([row(size, workers, shared, repeated) for size, workers in sizes()])
+    yield from ("## Where the time goes", "", _PARTS.format(**_said(size, workers)))
+    yield from table(parts(size, workers, (shared, repeated)))
+    yield from (_HELPS, *table(list(gains(shared))))
+    yield from ("## Constants", "", *about_constants(machine))
+    yield from ("## Checked", "", _CHECKED, *check(pair))
+    yield _LEFT_OUT
+
+
+def smaller(small: Setting, large: Setting) -> Iterator[str]:
+    """One machine beside a larger one."""
+    ratios, least = [], 0
+    for size, workers in sizes():
+        meshes_of = [setting.best(size, workers) for setting in (small, large)]
+        if meshes_of[0] is not None and meshes_of[1] is not None:
+            ratios.append(large.seconds(size, meshes_of[1]) / small.seconds(size, meshes_of[0]))
+        least += meshes_of[1] is not None
+    yield (
+        f"On {small.machine.name}s {len(ratios)} sizes fit of the {least} that fit on {large.machine.name}s, at "
+        f"{min(ratios):.2f} to {max(ratios):.2f} of their speed (`--gpu {small.machine.name}`)."
+    )
+    yield ""
+
+
+def _said(size: Size, workers: int) -> dict[str, str]:
+    return {
+        "batch": f"{size.batch:,}",
+        "workers": str(workers),
+        "d_in": f"{size.d_in:,}",
+        "d_sae": f"{size.d_sae:,}",
+    }
+
+
+_INTRODUCTION = """\
+# Scaling on paper
+
+    .venv/bin/python -m tests.benchmarks.scaling_on_paper --markdown > tests/benchmarks/SCALING.md
+
+Computed, not run: what training a TopK SAE with k 64 takes on 8, 64 and 512 {gpu} GPUs, by the table of a step's terms in
+[step_on_paper.py](step_on_paper.py) and the constants below. A mesh a x b has a workers that share the rows of a batch and b
+parts of the latents: `train.workers` is a b, `train.latent_shards` is b. Kernels are those that GPUs have ({kernels}), and
+nothing overlaps, because in the code nothing does.
+
+The step is `shared out`: of the workers that hold the same latents each decodes its own rows and updates its part of the
+latents. In `repeated`, the step before that, each decoded all rows and updated all latents.
+"""
+_RULE = """\
+The rule behind it: sharing rows sends each worker 8 d_in d_sae / b bytes of new weights and 6 d_in bytes of every row of the
+batch; sharing latents sends it 10 d_in bytes, and 4 k b of candidates, of each of its batch / a rows. So rows are shared
+where d_sae is not above the rows of a step, latents where it is. On many nodes it is both: the candidates of all parts, and
+longer rings, cost more than they save.
+
+Always sharing the same way makes steps so many times as long as with the best mesh:
+"""
+_TABLE = """\
+The fastest mesh that fits. The ideal is the encoder's product alone, at the speed that products reach, spread evenly. GB are
+float32 weights, two moments and gradients, rows, pre-activations and entries; where nothing fits, the least any mesh needs.
+Tokens per second of a batch of 8,192 on 512 GPUs say how little 16 rows each are: use a larger batch, or fewer GPUs.
+"""
+_PARTS = """\
+Milliseconds of a step, in brackets those in exchanges: d_in {d_in}, d_sae {d_sae}, {batch} rows, {workers} GPUs.
+"""
+_HELPS = """\
+What would help: times as fast as now, each with its best mesh, median over widths.
+"""
+_CHECKED = """\
+Bytes: `tests/train/test_scaling_on_paper.py` lets processes take steps on five meshes, and what each sent is what the table
+says, to the byte. Time: the same table with the constants of one thread of a CPU, against two workers of one thread each
+(`tests.benchmarks.scaling`: d_in 576, d_sae 9216, k 32, batches of 2,048). That checks sums of terms and exchanges within a
+machine; no constant of a GPU, and nothing that crosses nodes, is checked by it.
+"""
+_LEFT_OUT = """\
+## Left out
+
+Reading the rows; checkpoints; AuxK (while latents are dead, up to 2 k more entries per row); what batchtopk sends instead of
+candidates (its entries, up to a quarter more of them, and their counts); workers waiting for slower ones; other jobs on the
+network; trees and sums in the switches, which are faster than rings for small messages. Plain torch's sparse products are
+taken to be as fast as memory allows, which on GPUs has not been measured. `train.workers` must divide `train.lanes`.
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gpu", choices=GPUS, default="H200")
+    parser.add_argument("--kernels", choices=KERNELS, default="torch")
+    parser.add_argument("--markdown", action="store_true", help="the whole page, not the large table alone")
+    for name in PAIR:
+        parser.add_argument(f"--{name.replace('_', '-')}", type=float, help="for the check, in place of what is in machines")
+    options = parser.parse_args()
+    machine, kernels = GPUS[options.gpu], KERNELS[options.kernels]
+    given = {name: Constant(value, "given") for name in PAIR if (value := getattr(options, name)) is not None}
+    if options.markdown:
+        print("\n".join(page(machine, kernels, PAIR | given)), end="")
+        return
+    settings = [Setting(machine, form, kernels) for form in FORMS]
+    print("\n".join(table([row(size, workers, *settings) for size, workers in sizes()])))
+
+
+if __name__ == "__main__":
+    main()
