@@ -13,6 +13,7 @@ class TrainConfig(Settings):
     not_in_recipe: ClassVar[frozenset[str]] = frozenset(
         {
             "workers",
+            "min_workers",
             "latent_shards",
             "cpus_per_worker",
             "use_gpu",
@@ -66,6 +67,9 @@ class TrainConfig(Settings):
     """Virtual lanes that the data is dealt to: batches do not depend on the number of workers."""
     workers: int = Field(2, ge=1)
     """Training processes; must divide lanes."""
+    min_workers: int | None = Field(None, ge=1)
+    """Processes that are enough to train with while the Ray cluster has no room for all, as when it has lost a machine; it
+    grows from its last checkpoint when there is room again. Those that lanes cannot be dealt to evenly wait. Empty: all."""
     latent_shards: int = Field(1, ge=1)
     """Parts that the latents are cut into, each on its own workers: weights and optimizer take as much less memory on each.
     Must divide workers and sae.d_sae; workers / latent_shards of them share the rows of a batch."""
@@ -99,6 +103,12 @@ class TrainConfig(Settings):
             raise ValueError(f"train.workers is {self.workers} but must divide train.lanes ({self.lanes}): one of {fits}.")
         if self.workers % self.latent_shards:
             raise ValueError(f"train.latent_shards is {self.latent_shards} but must divide train.workers ({self.workers}).")
+        least = self.workers if self.min_workers is None else self.min_workers
+        if not self.latent_shards <= least <= self.workers:
+            raise ValueError(
+                f"train.min_workers is {least} but must be between train.latent_shards ({self.latent_shards}) and "
+                f"train.workers ({self.workers})."
+            )
         if self.batch_tokens % self.lanes:
             raise ValueError(
                 f"train.batch_tokens is {self.batch_tokens} but must be a multiple of train.lanes ({self.lanes})."
@@ -118,6 +128,11 @@ class TrainConfig(Settings):
                 "but must be at most 1."
             )
         return self
+
+    def at_work(self, n_workers: int) -> int:
+        """How many of so many processes train: as many as lanes and parts of the latents can be dealt to evenly."""
+        fits = (n for n in range(n_workers, 0, -1) if self.lanes % n == 0 and n % self.latent_shards == 0)
+        return next(fits, n_workers)
 
     @property
     def weights_seed(self) -> int:

@@ -2,7 +2,9 @@
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -90,12 +92,13 @@ class TorchGroup:
 class TorchExchange(TorchGroup):
     """The mesh of all workers: latents lie in ``n_parts`` parts on as many workers that follow each other by rank."""
 
-    def __init__(self, n_parts: int = 1, *, in_memory: bool = True) -> None:
-        """Make the groups; every worker must come here, with the same number. ``in_memory`` as of a group."""
-        n_workers, me = dist.get_world_size(), dist.get_rank()
-        columns = [list(range(first, first + n_parts)) for first in range(0, n_workers, n_parts)]
-        rows = [list(range(part, n_workers, n_parts)) for part in range(n_parts)]
-        groups = {tuple(ranks): dist.new_group(ranks) for ranks in (*rows, *columns)}
+    def __init__(self, n_parts: int = 1, n_workers: int | None = None, *, in_memory: bool = True) -> None:
+        """Make the groups of the first ``n_workers`` (empty: of all), with the same numbers; spares go to ``Spares``.
+
+        ``in_memory`` as of a group.
+        """
+        n_workers, me = n_workers or dist.get_world_size(), dist.get_rank()
+        rows, columns, groups = _groups(n_parts, n_workers)
         traffic = Traffic()
         super().__init__(groups[tuple(rows[me % n_parts])], traffic, in_memory=in_memory)
         self._latents = TorchGroup(groups[tuple(columns[me // n_parts])], traffic, in_memory=in_memory)
@@ -104,3 +107,38 @@ class TorchExchange(TorchGroup):
     def latents(self) -> TorchGroup:
         """The workers that see the same rows and hold other latents."""
         return self._latents
+
+
+def _groups(n_parts: int, n_workers: int) -> tuple[list[list[int]], list[list[int]], dict[tuple[int, ...], Any]]:
+    """Ranks of each row and column of a mesh, and their process groups, which all workers have to make together."""
+    columns = [list(range(first, first + n_parts)) for first in range(0, n_workers, n_parts)]
+    rows = [list(range(part, n_workers, n_parts)) for part in range(n_parts)]
+    return rows, columns, {tuple(ranks): dist.new_group(ranks) for ranks in (*rows, *columns)}
+
+
+class Spares:
+    """Workers that a mesh has no place for, because their number must divide the lanes: they come to checkpoints only.
+
+    The first worker tells them of each; they wait for it as long as it takes.
+    """
+
+    def __init__(self, n_parts: int, n_workers: int) -> None:
+        """Beside a mesh of the first ``n_workers``; every worker must come here, before the mesh is made."""
+        self._n_parts, self._n_workers = n_parts, n_workers
+        members = [0, *range(n_workers, dist.get_world_size())]
+        self._group = dist.new_group(members, timeout=timedelta(days=365), backend="gloo")
+
+    def tell(self, step: int | None) -> None:
+        """Tell them, as the first worker, that a checkpoint is taken at a step, or that the run has ended."""
+        self._shown(step)
+
+    def wait(self, on_checkpoint: Callable[[int], object]) -> None:
+        """A spare worker's part, until the run ends."""
+        _groups(self._n_parts, self._n_workers)
+        while (step := self._shown(None)) is not None:
+            on_checkpoint(step)
+
+    def _shown(self, step: int | None) -> int | None:
+        told = torch.tensor([-1 if step is None else step])
+        dist.broadcast(told, 0, group=self._group)
+        return None if int(told) < 0 else int(told)

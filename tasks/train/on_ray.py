@@ -18,7 +18,7 @@ from tasks.progress import Listener, Progress
 from tasks.sae.exchange import Alone
 from tasks.store.objects import open_store
 from tasks.train.curve import is_spike, spike_told
-from tasks.train.distributed import TorchExchange
+from tasks.train.distributed import Spares, TorchExchange
 from tasks.train.finish import close
 from tasks.train.job.on_ray import (
     check_room,
@@ -57,7 +57,7 @@ def train(config: PipelineConfig, activations: str, out: str, listener: Listener
     drop_unusable_snapshot(out)
     finished = supervise(config, _work, {"activations": activations}, out, lambda told: listener(told[0]))
     prune(open_store(out), f"{CHECKPOINTS}/", config.train.keep_checkpoints)
-    timing = {"seconds": time.perf_counter() - started, "workers": config.train.workers} | finished.pop("timing")
+    timing = {"seconds": time.perf_counter() - started} | finished.pop("timing")
     close(config, activations, out, finished, timing)
 
 
@@ -67,19 +67,28 @@ def _work(task: dict[str, Any]) -> dict[str, Any]:
     context = ray.train.get_context()
     rank, device = context.get_world_rank(), str(ray.train.torch.get_device())
     torch.set_num_threads(max(1, int(config.train.cpus_per_worker)))
-    exchange = TorchExchange(config.train.latent_shards) if context.get_world_size() > 1 else Alone()
+    n_workers = config.train.at_work(context.get_world_size())
+    spares = Spares(config.train.latent_shards, n_workers) if n_workers < context.get_world_size() else None
+    if spares is not None and rank >= n_workers:
+        spares.wait(_report)
+        return {}
+    tell_spares = spares.tell if spares is not None and rank == 0 else ignore
+    exchange = TorchExchange(config.train.latent_shards, n_workers) if n_workers > 1 else Alone()
+    found: dict[str, Any] = {}
     try:
         require_shared(task["out"])
         worker = Worker(config, task["activations"], task["out"], exchange, device)
         with _listener(task, worker, rank) as on_row, told_to_stop(job) if rank == 0 else nullcontext(_never) as stopping:
-            run = worker.train(on_row, partial(_checkpoint, worker=worker), stopping)
+            run = worker.train(on_row, partial(_checkpoint, worker=worker, tell_spares=tell_spares), stopping)
             found = worker.finish(run)
-            return found | {"timing": worker.accounts(run)} if rank == 0 else {}
+            found = found | {"timing": {"workers": n_workers} | worker.accounts(run)} if rank == 0 else {}
     except StoppedError:
-        return {}
+        pass
     except (InputError, ArtifactError) as error:  # a restart would not help
         ray.get(job.refuse.remote(error))
         raise
+    tell_spares(None)
+    return found
 
 
 def _never() -> bool:
@@ -127,7 +136,7 @@ class _Teller:
         self._job.tell.remote(Progress("train", done, self._total, per_second=rate, numbers=numbers))
 
 
-def _checkpoint(run: Run, worker: Worker) -> None:
+def _checkpoint(run: Run, worker: Worker, tell_spares: Callable[[int], object]) -> None:
     """Write a checkpoint, each part of the latents by one worker, and tell Ray Train of it.
 
     Telling is a barrier: Ray Train hears of no checkpoint that is not whole.
@@ -143,9 +152,14 @@ def _checkpoint(run: Run, worker: Worker) -> None:
         storage = ray.train.get_context().get_storage()
         at = storage.build_checkpoint_path_from_name(name)
         checkpoint = ray.train.Checkpoint(at, storage.storage_filesystem)
+    tell_spares(run.state.step)
+    _report(run.state.step, checkpoint)
+
+
+def _report(step: int, checkpoint: ray.train.Checkpoint | None = None) -> None:
     ray.train.report(
-        {"step": run.state.step},
+        {"step": step},
         checkpoint=checkpoint,
-        checkpoint_dir_name=name,
+        checkpoint_dir_name=checkpoint_name(step),
         checkpoint_upload_mode=ray.train.CheckpointUploadMode.NO_UPLOAD,
     )

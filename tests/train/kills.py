@@ -104,7 +104,8 @@ class Command:
     def taken(self) -> list[Taken]:
         """Every step that was begun by any worker, in the order in which they were begun."""
         path = self.folder / "taken.jsonl"
-        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        whole = path.read_text().rpartition("\n")[0] if path.exists() else ""  # what follows is being written
+        lines = [json.loads(line) for line in whole.splitlines()]
         return [Taken(**{**line, "place": tuple(line["place"])}) for line in lines]
 
     def begun(self) -> int:

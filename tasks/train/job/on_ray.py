@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 _SNAPSHOT = f"{CHECKPOINTS}/checkpoint_manager_snapshot.json"
 _MARKER = f"{CHECKPOINTS}/.validate_storage_marker"
 _POLL_S = 0.5
+_RESIZE_S = 30.0
+"""Between two looks at whether there is room for more workers, which begin from the last checkpoint."""
 STOP_S = 20.0
 """How long a job that is told to stop may take to write a checkpoint; Prefect and Kubernetes send SIGKILL after 30 s."""
 
@@ -39,17 +41,18 @@ def check_room(config: PipelineConfig) -> None:
     Raises:
         InputError: there are fewer CPUs or GPUs than the workers want.
     """
-    settings = config.train
-    wanted, there = settings.workers * settings.cpus_per_worker, cluster_cpus()
+    settings, name = config.train, "train.workers" if config.train.min_workers is None else "train.min_workers"
+    least = settings.workers if settings.min_workers is None else settings.min_workers
+    wanted, there = least * settings.cpus_per_worker, cluster_cpus()
     if wanted > there:
         raise InputError(
-            f"train.workers is {settings.workers} with {settings.cpus_per_worker:g} CPUs each (train.cpus_per_worker), "
+            f"{name} is {least} with {settings.cpus_per_worker:g} CPUs each (train.cpus_per_worker), "
             f"but the Ray cluster has {there:g} CPUs. Lower one of them, or raise ray.num_cpus."
         )
-    if settings.use_gpu and settings.workers > cluster_gpus():
+    if settings.use_gpu and least > cluster_gpus():
         raise InputError(
-            f"train.use_gpu is on and train.workers is {settings.workers}, but the Ray cluster has {cluster_gpus():g} GPUs. "
-            "Lower train.workers or turn train.use_gpu off."
+            f"train.use_gpu is on and {name} is {least}, but the Ray cluster has {cluster_gpus():g} GPUs. "
+            f"Lower {name} or turn train.use_gpu off."
         )
 
 
@@ -210,7 +213,8 @@ def _trainer(work: Callable[[dict[str, Any]], dict[str, Any]], task: dict[str, A
         train_loop_config=task,
         torch_config=TorchConfig(backend="nccl" if settings.use_gpu else "gloo", timeout_s=600),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=settings.workers,
+            num_workers=settings.workers if settings.min_workers is None else (settings.min_workers, settings.workers),
+            elastic_resize_monitor_interval_s=_RESIZE_S,
             use_gpu=settings.use_gpu,
             resources_per_worker={"CPU": settings.cpus_per_worker} | ({"GPU": 1} if settings.use_gpu else {}),
         ),
