@@ -180,6 +180,16 @@ def _column(size: Size, mesh: Mesh, setting: Setting) -> dict[str, str]:
 _LAST = ("host", "all")
 
 
+def faster(one: Setting, two: Setting) -> str:
+    """How often one is faster than the other, both with their best mesh, and how much slower at worst."""
+    ratios = [_gain(size, workers, two, one) for size, workers in sizes() if one.best(size, workers) is not None]
+    wins, loses = (sum(wins) for wins in ([r > 1.001 for r in ratios], [r < 0.999 for r in ratios]))
+    return (
+        f"faster in {wins} of {len(ratios)} sizes (up to {max(ratios):.1f} times), slower in {loses} "
+        f"(down to {min(ratios):.2f}), as fast in {len(ratios) - wins - loses}"
+    )
+
+
 def gains(setting: Setting) -> Iterator[dict[str, str]]:
     """Times as fast as now, over the sizes that fit, if one constant were better."""
     machine = setting.machine
