@@ -1,0 +1,58 @@
+"""A Prefect run that is cancelled while it trains: it leaves a checkpoint of where it was, and goes on from there."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.flows.conftest import Served
+
+pytestmark = [pytest.mark.prefect, pytest.mark.ray]
+
+
+@pytest.fixture
+def parameters(served: Served) -> dict[str, Any]:
+    """A run that would train for long."""
+    found: dict[str, Any] = served.deployment("pipeline")["parameters"]
+    found["config"]["name"] = "cancelled"
+    found["config"]["train"] |= {"tokens": 8_000_000, "checkpoint_every_tokens": 30_000}
+    return found
+
+
+def checkpoints(served: Served) -> dict[int, float]:
+    """Steps of the checkpoints that are whole on disk, and when each was written."""
+    found = served.storage.glob("saes/cancelled-*/checkpoints/step-*/state*.json")
+    return {int(path.parent.name.removeprefix("step-")): path.stat().st_mtime for path in found}
+
+
+def cancel(served: Served, run: str) -> list[psutil.Process]:
+    """Cancel a run as the UI does, and wait until it has ended; the processes of it that are still there."""
+    (engine,) = (child for child in served.process.children() if "prefect.engine" in " ".join(child.cmdline()))
+    family = [engine, *engine.children(recursive=True)]
+    assert any("RayTrainWorker" in " ".join(process.cmdline()) for process in family)
+    served.call("POST", f"flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})
+    assert served.wait_until_ended(run)["type"] == "CANCELLED"
+    assert "CRASHED" not in served.history(run)
+    _, alive = psutil.wait_procs(family, timeout=30)
+    return alive
+
+
+def test_a_run_cancelled_while_it_trains_goes_on_from_the_step_where_it_was(
+    served: Served, parameters: dict[str, Any]
+) -> None:
+    first = served.start_run("pipeline", parameters)
+    served.wait(lambda: bool(checkpoints(served)), "training's first checkpoint")
+    every = min(checkpoints(served))
+    assert cancel(served, first) == []
+    stopped_at, began = max(checkpoints(served)), time.time()
+    assert stopped_at % every != 0, "only a checkpoint that was taken because of the cancellation is at no multiple"
+
+    again = served.start_run("pipeline", parameters)
+    served.wait(lambda: max(checkpoints(served)) > stopped_at, "the same flow's next checkpoint")
+    assert cancel(served, again) == []
+    later = [step for step, written in checkpoints(served).items() if written > began]
+    assert later
+    assert min(later) > stopped_at
+    assert not any(Path(served.storage).glob("saes/cancelled-*/manifest.json"))
