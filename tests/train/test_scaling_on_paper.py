@@ -15,9 +15,9 @@ from tasks.train.config import TrainConfig
 from tasks.train.distributed import TorchExchange
 from tasks.train.plan import plan
 from tasks.train.step import initial_state, update
-from tests.benchmarks.machines import H100, H200, PAIR, Constant
+from tests.benchmarks.machines import H100, H200, LINKS, MEASURED, PAIR, Constant
 from tests.benchmarks.meshes_on_paper import FORMS, Setting, meshes, sizes
-from tests.benchmarks.scaling_on_paper import page
+from tests.benchmarks.scaling_on_paper import page, predicted
 from tests.benchmarks.step_on_paper import (
     COMPILED,
     SHARED_OUT,
@@ -147,6 +147,13 @@ def test_what_fits_an_h100_fits_an_h200_and_is_as_fast_there() -> None:
         if mesh is not None:
             assert large.fits(size, mesh)
             assert large.seconds(size, mesh) <= small.seconds(size, mesh)
+
+
+@pytest.mark.parametrize("link", LINKS)
+def test_two_workers_on_a_cpu_are_in_the_measured_order_and_not_far_off(link: str) -> None:
+    found = predicted(PAIR, link)
+    assert sorted(found, key=found.__getitem__) == sorted(found, key=lambda name: MEASURED[link, name])
+    assert all(0.9 < ratio / MEASURED[link, name] < 1.35 for name, ratio in found.items())
 
 
 def test_scaling_md_is_what_the_script_prints() -> None:
