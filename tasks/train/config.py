@@ -20,6 +20,7 @@ class TrainConfig(Settings):
             "checkpoint_every_tokens",
             "keep_checkpoints",
             "max_failures",
+            "max_hours",
             "price_per_hour",
             "tensorboard",
             "mlflow",
@@ -83,6 +84,8 @@ class TrainConfig(Settings):
     """Checkpoints kept on storage."""
     max_failures: int = Field(3, ge=0)
     """Restarts from the last checkpoint, after lost workers, before the run stops."""
+    max_hours: float | None = Field(None, gt=0)
+    """Stop with a checkpoint after so many hours of steps; the same command goes on, for as long again. Empty: never."""
 
     price_per_hour: float | None = Field(None, ge=0)
     """What an hour of all workers together costs, in any currency, to tell the cost of a million tokens."""

@@ -1,29 +1,26 @@
-"""Ray Train for real: two workers, checkpoints on storage, a driver that is killed with everything it started."""
+"""Ray Train for real: two workers, checkpoints on storage, refusals, and runs that are told to stop.
+
+Kills are in test_kill_matrix.py, and in test_end_to_end.py with a cluster of the run's own.
+"""
 
 import json
 import os
-import signal
-import subprocess
-import sys
-import textwrap
 import time
 from pathlib import Path
 
-import psutil
 import pyarrow.parquet as pq
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tasks.artifacts import read_manifest
-from tasks.errors import InputError
+from tasks.errors import InputError, SaemillError
 from tasks.progress import Progress, silent
 from tasks.sae import load
 from tasks.sae.exchange import Alone
 from tasks.train.on_ray import train
 from tasks.train.worker import Worker
 
-ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.ray
 
 
@@ -153,56 +150,17 @@ def test_a_run_told_to_stop_saves_first_and_goes_on_from_there_to_equal_bits(_sh
         assert (out / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
 
 
+def test_a_run_that_is_out_of_time_stops_with_a_checkpoint_and_a_word(_shared, tiny_run, tmp_path):
+    config, activations = tiny_run(tokens=32 * 100_000, checkpoint_every_tokens=32 * 100_000, max_hours=1 / 3600)
+    with pytest.raises(SaemillError, match=r"Training has taken train\.max_hours \(0\.000278\) and stops"):
+        train(config, activations, str(tmp_path / "saes"), silent)
+    (saved,) = (tmp_path / "saes").glob("checkpoints/step-*")
+    assert 0 < int(saved.name.removeprefix("step-")) < 100_000
+
+
 @pytest.mark.s3
 def test_checkpoints_and_sae_go_to_a_bucket(s3, _shared, tiny_run, tmp_path):
     config, activations = tiny_run()
     out = f"{s3}/saes/tiny"
     train(config, activations, out, silent)
     assert load(out).d_sae == 24
-
-
-def test_killed_with_everything_it_started_the_same_command_ends_with_equal_bits(tiny_run, tmp_path):
-    settings = {"tokens": 32 * 4000, "workers": 2, "checkpoint_every_tokens": 32 * 400}
-    config, activations = tiny_run(**settings)
-    (tmp_path / "config.json").write_text(config.model_dump_json())
-    out = tmp_path / "killed"
-    driver = _start(tmp_path / "config.json", activations, out)
-    _wait_for_a_checkpoint(driver, out)
-    _kill_tree(driver)
-    assert read_manifest(str(out)) is None
-    (out / "checkpoints/checkpoint_manager_snapshot.json").write_text('{"ray_ver')  # as a kill in mid-write leaves it
-
-    for folder in (out, tmp_path / "undisturbed"):
-        assert _start(tmp_path / "config.json", activations, folder).wait(timeout=300) == 0
-    for name in ("sae.safetensors", "curve.parquet", "manifest.json"):
-        assert (out / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
-
-
-def _start(config: Path, activations: str, out: Path) -> subprocess.Popen[bytes]:
-    code = f"""
-        from pathlib import Path
-        from tasks.config import PipelineConfig
-        from tasks.progress import silent
-        from tasks.train.on_ray import train
-
-        config = PipelineConfig.model_validate_json(Path({str(config)!r}).read_text())
-        train(config, {activations!r}, {str(out)!r}, silent)
-    """
-    return subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT)
-
-
-def _wait_for_a_checkpoint(driver: subprocess.Popen[bytes], out: Path) -> None:
-    deadline = time.monotonic() + 240
-    while not list(out.glob("checkpoints/step-*/state.json")):
-        assert driver.poll() is None, "the driver ended before its first checkpoint"
-        assert time.monotonic() < deadline, "no checkpoint in time"
-        time.sleep(0.05)
-
-
-def _kill_tree(driver: subprocess.Popen[bytes]) -> None:
-    processes = psutil.Process(driver.pid).children(recursive=True)
-    for process in [psutil.Process(driver.pid), *processes]:
-        if process.is_running():
-            os.kill(process.pid, signal.SIGKILL)
-    driver.wait()
-    psutil.wait_procs(processes, timeout=30)

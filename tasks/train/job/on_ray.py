@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -77,7 +78,7 @@ def supervise(
 
     Raises:
         InputError, ArtifactError: what a worker refused.
-        SaemillError: workers were lost more often than train.max_failures.
+        SaemillError: workers were lost more often than train.max_failures, or it took longer than train.max_hours.
     """
     before = _placement_groups()
     here = NodeAffinitySchedulingStrategy(
@@ -87,7 +88,7 @@ def supervise(
     try:
         done = job.run.remote(work, {**task, "config": config, "out": out, "folder": os.getcwd()})
         with _checkpoint_when_stopped(job, done):
-            return _watched(job, done, listener)
+            return _watched(job, done, listener, config.train.max_hours)
     except ray.exceptions.RayTaskError as error:
         raise _plain(error) from error
     except ray.exceptions.RayActorError as error:
@@ -97,7 +98,12 @@ def supervise(
         _free(_placement_groups() - before)
 
 
-def _watched(job: Any, done: Any, listener: Callable[[list[Progress]], None]) -> dict[str, Any]:
+class _OutOfTimeError(SaemillError):
+    """Training has taken as long as it may."""
+
+
+def _watched(job: Any, done: Any, listener: Callable[[list[Progress]], None], max_hours: float | None) -> dict[str, Any]:
+    until = None
     while True:
         ready, _ = ray.wait([done], timeout=_POLL_S)
         progress, refusal, warnings = ray.get(job.news.remote())
@@ -106,10 +112,16 @@ def _watched(job: Any, done: Any, listener: Callable[[list[Progress]], None]) ->
         if refusal is not None:
             raise refusal
         if progress:
+            until = until or time.monotonic() + 3600 * (max_hours or float("inf"))
             listener(progress)
         if ready:
             result: dict[str, Any] = ray.get(done)
             return result
+        if until is not None and time.monotonic() > until:
+            raise _OutOfTimeError(
+                f"Training has taken train.max_hours ({max_hours:.3g}) and stops with a checkpoint. The same command goes "
+                "on from there, for as long again."
+            )
 
 
 @contextmanager
@@ -117,7 +129,7 @@ def _checkpoint_when_stopped(job: Any, done: Any) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if _is_signal(error):
+        if _is_signal(error) or isinstance(error, _OutOfTimeError):
             logger.warning("training: told to stop; a checkpoint is taken first, within %d s", STOP_S)
             job.stop.remote()
             ray.wait([done], timeout=STOP_S)

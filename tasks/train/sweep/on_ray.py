@@ -67,7 +67,9 @@ def train_sweep(
     d_in, d_out = (open_split(activations, hooks, "train").d_in for hooks in (config.input_hooks, config.output_hooks))
     needed = [state_bytes(target.member.config, d_in, d_out) for target in targets]
     packs = packed([target.member.config.sae.d_sae * (d_in + d_out) for target in targets], config.train.workers)
-    config = config.model_copy(update={"train": config.train.model_copy(update={"workers": len(packs), "min_workers": None})})
+    config = config.model_copy(
+        update={"train": config.train.model_copy(update={"workers": len(packs), "min_workers": None})}
+    )
     check_room(config)
     require_memory([sum(needed[i] for i in pack) for pack in packs], _memory_by_node())
     tell_mixing(config, activations, tokens, *(target.out for target in targets))
