@@ -5,7 +5,6 @@ not measured.
 """
 
 import argparse
-import dataclasses
 import json
 import logging
 import tempfile
