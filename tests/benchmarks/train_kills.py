@@ -37,12 +37,8 @@ def main() -> None:
         survived = survive(make, options.kills, options.seed)
         seconds = time.monotonic() - began
     checks = {"train_kills_survived": survived.kills.total()}
-    found = {
-        **dataclasses.asdict(survived),
-        "seed": options.seed,
-        "latent_shards": options.latent_shards,
-        "seconds": seconds,
-    }
+    how = {"seed": options.seed, "latent_shards": options.latent_shards, "seconds": seconds}
+    found = {**vars(survived), "kills": dict(survived.kills), **how}
     print(json.dumps({"checks": checks, **found}, indent=1))
     if options.json is not None:
         options.json.write_text(json.dumps({"checks": checks, "rows": [found], "environment": where}, indent=1) + "\n")
