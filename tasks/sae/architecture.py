@@ -39,7 +39,9 @@ class Batch:
     """Raw activations, in any precision: the input's features and, where something else is rebuilt, its features after."""
     scaling: Scaling
     dead: Bool[Tensor, "d_sae"]
-    """Latents that count as dead, the same on every worker."""
+    """Latents that count as dead, the same on every worker that holds them."""
+    n_dead: int | None = None
+    """How many do of all workers' latents; empty: as many as here, where all latents are."""
     k: int = 1
     """Latents per row in force, where the architecture has such a number."""
     sparsity: float = 1.0

@@ -108,19 +108,23 @@ def own_latents(exchange: Group, d_sae: int) -> tuple[int, int]:
     return exchange.rank * size, (exchange.rank + 1) * size
 
 
-def gather_entries(exchange: Group, entries: Entries) -> Entries:
+def gather_entries(exchange: Group, entries: Entries, most: int | None = None) -> Entries:
     """The active latents of all workers' rows, in the order of ranks; every worker has the same number of rows.
 
-    Workers have different numbers of entries, so all send as many as the one with most: their counts go first.
+    Workers have different numbers of entries, so all send as many as the one with most: their counts go first, unless it is
+    known that no worker has more than ``most``.
     """
     if exchange.world_size == 1:
         return entries
-    per_row = entries.start.diff()
-    (per_row,) = exchange.gather([per_row])
+    per_row, coded = entries.start.diff(), (entries.values, entries.latents)
+    if most is None:
+        (per_row,) = exchange.gather([per_row])
+        room = int(per_row.view(exchange.world_size, -1).sum(1).max())
+        values, latents = exchange.gather([_padded(tensor, room) for tensor in coded])
+    else:
+        room = most
+        per_row, values, latents = exchange.gather([per_row, *(_padded(tensor, room) for tensor in coded)])
     counts = per_row.view(exchange.world_size, -1).sum(1).tolist()
-    room = max(counts)
-    values, latents = (_padded(tensor, room) for tensor in (entries.values, entries.latents))
-    values, latents = exchange.gather([values, latents])
     pieces = [slice(rank * room, rank * room + count) for rank, count in enumerate(counts)]
     start = torch.cat([per_row.new_zeros(1), per_row.cumsum(0)])
     return Entries(torch.cat([values[piece] for piece in pieces]), torch.cat([latents[piece] for piece in pieces]), start)

@@ -115,10 +115,14 @@ class _Bag:
 
 
 def by_latent(
-    parts: Sequence[Part], d_sae: int, radial: Tensor | None = None, bias: Tensor | None = None
+    parts: Sequence[Part], own: tuple[int, int], radial: Tensor | None = None, bias: Tensor | None = None
 ) -> "TransposedProducts":
-    """Group the entries of all parts by latent; ``radial [d_sae]`` times W_dec and ``bias [d_sae]`` are added."""
-    return TransposedProducts(parts, d_sae, radial, bias)
+    """Group the entries of all parts by latent, from the first to the end of ``own``, m of them.
+
+    ``radial [m]`` times W_dec and ``bias [m]`` are added to their gradients.
+    """
+    low, high = own
+    return TransposedProducts([part.within(low, high) for part in parts], high - low, radial, bias)
 
 
 class TransposedProducts:

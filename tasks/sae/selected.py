@@ -107,7 +107,7 @@ def _dead_entries(
     config: SAEConfig, pre_acts: Tensor, batch: Batch, parameters: Parameters, latents: Group
 ) -> Entries | None:
     """The largest of all dead latents in each of this worker's rows, as far as they are its own; None where none is dead."""
-    aux_k = min(resolved_aux_k(config), int(total(batch.dead.sum(), latents)))
+    aux_k = min(resolved_aux_k(config), int(batch.dead.sum()) if batch.n_dead is None else batch.n_dead)
     if aux_k == 0:
         return None
     columns, dtype = batch.dead.nonzero().squeeze(1), parameters.flat.dtype

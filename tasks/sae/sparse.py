@@ -98,11 +98,9 @@ def by_latent(
         bias: adds bias[i] to the gradient of b_enc[i].
         own: first and end of the latents to look at, which are numbered from 0 in what is returned; empty: all.
     """
-    if own is not None and own != (0, d_sae):
-        low, high = own
-        parts, d_sae = [part.within(low, high) for part in parts], high - low
-        radial, bias = (None if given is None else given[low:high] for given in (radial, bias))
-    return _operations(parts[0].x).by_latent(parts, d_sae, radial, bias)
+    low, high = own or (0, d_sae)
+    radial, bias = (None if given is None else given[low:high] for given in (radial, bias))
+    return _operations(parts[0].x).by_latent(parts, (low, high), radial, bias)
 
 
 @runtime_checkable  # tests execute annotations
@@ -127,7 +125,9 @@ class _Operations(Protocol):
 
     def decode_groups(self, entries: Entries, W_dec: Tensor, bounds: tuple[int, ...]) -> Tensor: ...
 
-    def by_latent(self, parts: Sequence[Part], d_sae: int, radial: Tensor | None, bias: Tensor | None) -> ByLatent: ...
+    def by_latent(
+        self, parts: Sequence[Part], own: tuple[int, int], radial: Tensor | None, bias: Tensor | None
+    ) -> ByLatent: ...
 
 
 def _operations(tensor: Tensor) -> _Operations:

@@ -27,6 +27,8 @@ _LINE = 8
 """Numbers of 8 bytes in a cache line; each process's own lie in one of their own."""
 _POSTED, _READ, _FILE, _BYTES = range(4)
 _ALIGNMENT = 64
+_FEW = 1024
+"""Numbers that each process adds up by itself, which takes one wait less than doing so together."""
 _SPINS = 2000
 """Looks at the others' numbers before a wait gives its core away for longer than a moment."""
 _NAP_S = 5e-5
@@ -113,6 +115,9 @@ class SharedMemory:
         Raises:
             TimeoutError: a process did not come.
         """
+        if tensor.numel() <= _FEW:
+            tensor.copy_(self.gather([tensor[None]])[0].view(self.world_size, *tensor.shape).sum(0))
+            return
         given = tensor.contiguous().flatten()
         stretch = -(-len(given) // self.world_size)
         (place,) = self._post([given])

@@ -100,10 +100,13 @@ def initial_state(
 def update(state: TrainState, raw: Tensor, plan: Plan, scaling: Scaling, exchange: Exchange) -> StepResult:
     """Advance ``state`` in place by one step on this worker's raw rows ``[n, d_in]``; a transcoder's targets lie beside."""
     kind, parameters, step = architecture(plan.sae.arch), state.parameters, state.step
+    dead = state.silent >= plan.dead_after
+    raw, n_dead = exchange.latents.gather([raw, dead.sum()[None]])
     batch = Batch(
-        raw=exchange.latents.gather([raw])[0],
+        raw=raw,
         scaling=scaling,
-        dead=state.silent >= plan.dead_after,
+        dead=dead,
+        n_dead=int(n_dead.sum()),
         k=plan.k_at(step),
         sparsity=plan.sparsity_at(step),
         progress=step / plan.n_steps,

@@ -4,7 +4,6 @@ Every harvest must end with the bytes of an undisturbed one's manifest, or this 
 """
 
 import argparse
-import dataclasses
 import json
 import tempfile
 import time
@@ -37,7 +36,8 @@ def main() -> None:
         began = time.monotonic()
         survived = survive(undisturbed, folder, settings, options.kills, options.seed)
         seconds = time.monotonic() - began
-    found = {**dataclasses.asdict(survived), "total_kills": survived.kills.total(), "seed": options.seed, "seconds": seconds}
+    kills = {"kills": dict(survived.kills), "total_kills": survived.kills.total()}
+    found = {**vars(survived), **kills, "seed": options.seed, "seconds": seconds}
     print(json.dumps(found, indent=1))
     if options.json is not None:
         options.json.write_text(json.dumps(found, indent=1) + "\n")

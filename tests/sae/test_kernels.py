@@ -113,7 +113,7 @@ def test_decoding_and_gradients_equal_plain_torchs_to_rounding(dtype, tolerance)
     written = []
     for ops in (kernels, reference):
         out = parameters(part, W_dec)
-        ops.by_latent([part, part], len(W_dec), None).write(W_dec, out)
+        ops.by_latent([part, part], (0, len(W_dec)), None).write(W_dec, out)
         written.append(out)
     assert_close(written[0].encoder, written[1].encoder, tolerance)
     assert_close(written[0].W_dec, written[1].W_dec, tolerance)
@@ -146,7 +146,7 @@ def test_any_number_of_threads_gives_the_same_bits():
         state = [parameters(part, W_dec) for _ in range(3)]
         state[0].W_dec.copy_(torch.nn.functional.normalize(W_dec))
         settings = AdamStep(lr=0.1, betas=(0.9, 0.999), eps=1e-8, step=1, unit_norm=True)
-        square = kernels.by_latent([part], len(W_dec), None).adam(*state, settings)
+        square = kernels.by_latent([part], (0, len(W_dec)), None).adam(*state, settings)
         results.append([part.entries.values, part.d_values, square, *(p.flat for p in state)])
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
@@ -157,7 +157,7 @@ def test_decoder_rows_keep_norm_1_when_told_to():
     state = [parameters(part, W_dec) for _ in range(3)]
     state[0].W_dec.copy_(torch.nn.functional.normalize(W_dec))
     settings = AdamStep(lr=0.1, betas=(0.9, 0.999), eps=1e-8, step=1, unit_norm=True)
-    kernels.by_latent([part], len(W_dec), None).adam(*state, settings)
+    kernels.by_latent([part], (0, len(W_dec)), None).adam(*state, settings)
     assert torch.allclose(state[0].W_dec.norm(dim=1), torch.ones(len(W_dec)), atol=1e-6)
 
 

@@ -63,7 +63,7 @@ def test_gradients_of_nested_prefixes_equal_dense_autograd(ops, bounds):
     leaves = [tensor.clone().requires_grad_() for tensor in tensors(parameters)]
     loss = dense_loss(leaves, part.entries, x, target, bounds)
     out = random_parameters(seed=9)  # every number has to be overwritten
-    ops.by_latent([part], D_SAE, None).write(parameters.W_dec, out)
+    ops.by_latent([part], (0, D_SAE), None).write(parameters.W_dec, out)
     assert float(rows.squared_error @ torch.tensor(WEIGHTS[bounds], dtype=torch.float64)) == pytest.approx(loss.item())
     for ours, theirs in zip(tensors(out), torch.autograd.grad(loss, leaves), strict=True):
         assert_same(ours, theirs)
@@ -87,9 +87,9 @@ def test_parts_add_up_and_radial_and_bias_add_multiples_of_decoder_rows_and_numb
     second, _ = sparse_gradients(ops, parameters, x if same_x else x + 1, rows.residual, (D_SAE,))
     radial, bias = randn(D_SAE, seed=3), randn(D_SAE, seed=4)
     together, apart = random_parameters(seed=9), [random_parameters(seed=9), random_parameters(seed=9)]
-    ops.by_latent([first, second], D_SAE, radial, bias).write(parameters.W_dec, together)
+    ops.by_latent([first, second], (0, D_SAE), radial, bias).write(parameters.W_dec, together)
     for part, out in zip((first, second), apart, strict=True):
-        ops.by_latent([part], D_SAE, None).write(parameters.W_dec, out)
+        ops.by_latent([part], (0, D_SAE), None).write(parameters.W_dec, out)
     assert_same(together.W_dec, apart[0].W_dec + apart[1].W_dec + radial[:, None] * parameters.W_dec)
     assert_same(together.encoder, apart[0].encoder + apart[1].encoder)
     assert_same(together.b_enc, apart[0].b_enc + apart[1].b_enc + bias)
@@ -106,7 +106,7 @@ def test_the_fused_update_is_adams_on_the_same_gradient(ops, unit_norm):
     for step in range(1, 6):
         x, target, radial = randn(N, D_IN, seed=step), randn(N, D_OUT, seed=-step), randn(D_SAE, seed=10 + step)
         part, _ = sparse_gradients(ops, ours, x, target, (D_SAE,))
-        by_latent = ops.by_latent([part], D_SAE, radial, randn(D_SAE, seed=20 + step))
+        by_latent = ops.by_latent([part], (0, D_SAE), radial, randn(D_SAE, seed=20 + step))
         settings = AdamStep(lr=0.05, betas=(0.8, 0.97), eps=1e-5, step=step, unit_norm=unit_norm)
         square = adam_by_torch(optimizer, by_latent, theirs, unit_norm)
         assert_same(by_latent.adam(ours, *moments, settings), square)
@@ -139,7 +139,7 @@ def test_latents_without_entries_move_on_by_their_momentum(ops):
     before, part = parameters.encoder[3].clone(), sparse_gradients(ops, parameters, x, target, (D_SAE,))[0]
     settings = AdamStep(lr=0.05, betas=(0.9, 0.999), eps=1.0, step=1)
     pushed = -0.05 / (1 - 0.9) * 0.9 * moments[0].encoder[3]
-    ops.by_latent([part], D_SAE, None).adam(parameters, *moments, settings)
+    ops.by_latent([part], (0, D_SAE), None).adam(parameters, *moments, settings)
     assert_same(parameters.encoder[3] - before, pushed, 1e-10)
 
 

@@ -1,6 +1,6 @@
 """Steps at few latents only, against the dense steps of the same architectures, in float64."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 from tasks.sae.architecture import Batch, StepSums, layout
 from tasks.sae.config import SAEConfig
 from tasks.sae.dense import DenseArchitecture
-from tasks.sae.exchange import Alone, Exchange
+from tasks.sae.exchange import Alone, Exchange, own_latents
 from tasks.sae.parameters import Parameters, view, zeros
 from tasks.sae.registry import NAMES, architecture
 from tasks.train.config import TrainConfig
@@ -66,10 +66,14 @@ class Problem:
         scaling = identity(rows.shape[1], rows.dtype)
         at = {"sparsity": 0.7, "progress": self.progress, "bf16": bf16, "buffers": buffers}
         batch = Batch(raw=rows, scaling=scaling, dead=dead_mask(0), **at)
-        sums, by_latent = kind.gradients(self.config, self.parameters, out, batch, exchange or Alone())
+        exchange = exchange or Alone()
+        sums, by_latent = kind.gradients(self.config, self.parameters, out, batch, exchange)
         assert (by_latent is None) == (density == 1.0)
-        if by_latent is not None:
-            by_latent.write(self.parameters.W_dec, out)
+        if by_latent is not None:  # the gradients of this worker's latents
+            low, high = own_latents(exchange, len(out.b_enc))
+            encoder, W_dec, b_enc = (tensor[low:high] for tensor in (out.encoder, out.W_dec, out.b_enc))
+            by_latent.write(self.parameters.W_dec[low:high], replace(out, encoder=encoder, W_dec=W_dec, b_enc=b_enc))
+            exchange.complete([out.encoder, out.W_dec, out.b_enc])
         return sums, out.flat, buffers
 
     def assert_both_ways_are_the_same(self) -> None:

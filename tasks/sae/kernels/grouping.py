@@ -15,7 +15,7 @@ class Grouped(NamedTuple):
     """What the gradients of each latent are sums over; d_in, d_out and the rows of x and gradient are the parts'."""
 
     start: NDArray[np.int64]
-    """Entries of latent i are start[i]:start[i + 1]."""
+    """Entries of the i-th latent are start[i]:start[i + 1]."""
     values: NDArray[Any]
     d_values: NDArray[Any]
     gradient_rows: NDArray[np.int32]
@@ -31,12 +31,13 @@ class Grouped(NamedTuple):
 
 
 def grouped(
-    parts: Sequence[Part], d_sae: int, radial: torch.Tensor | None = None, bias: torch.Tensor | None = None
+    parts: Sequence[Part], own: tuple[int, int], radial: torch.Tensor | None = None, bias: torch.Tensor | None = None
 ) -> Grouped:
-    """Sort the entries of all parts by latent."""
-    start = np.zeros(d_sae + 1, np.int64)
+    """Sort the entries of all parts by latent; those of latents from the first to the end of ``own`` only."""
+    low, high = own
+    start = np.zeros(high - low + 1, np.int64)
     for part in parts:
-        _count(part.entries.latents.numpy(), start)
+        _count(part.entries.latents.numpy(), low, high, start)
     np.cumsum(start, out=start)
     size, dtype = int(start[-1]), parts[0].x.numpy().dtype
     sums = np.empty(size, dtype), np.empty(size, dtype), np.empty(size, np.int32), np.empty(size, np.int32)
@@ -44,7 +45,8 @@ def grouped(
     place, x_offset, gradient_offset = start[:-1].copy(), 0, 0
     for part in parts:
         coded = tuple(t.detach().numpy() for t in (part.entries.latents, part.entries.values, part.d_values))
-        _scatter(*coded, part.entries.start.numpy(), np.array(part.bounds), x_offset, gradient_offset, place, *sums)
+        rows = part.entries.start.numpy(), np.array(part.bounds), low, high
+        _scatter(*coded, *rows, x_offset, gradient_offset, place, *sums)
         x_offset += 0 if one_x else len(part.x)
         gradient_offset += len(part.output_gradient)
     gradient = _joined([part.output_gradient for part in parts])
@@ -60,10 +62,11 @@ def _joined(tensors: list[torch.Tensor]) -> NDArray[Any]:
 
 @kernel
 @no_type_check
-def _count(latents: Any, start: Any) -> None:
-    """Add the number of entries of latent i to start[i + 1]."""
+def _count(latents: Any, low: Any, high: Any, start: Any) -> None:
+    """Add the number of entries of latent low + i to start[i + 1]."""
     for latent in latents:
-        start[latent + 1] += 1
+        if low <= latent < high:
+            start[latent - low + 1] += 1
 
 
 @kernel
@@ -74,6 +77,8 @@ def _scatter(
     d_values: Any,
     row_start: Any,
     bounds: Any,
+    low: Any,
+    high: Any,
     x_offset: Any,
     gradient_offset: Any,
     place: Any,
@@ -87,9 +92,11 @@ def _scatter(
     for r in range(n):
         for e in range(row_start[r], row_start[r + 1]):
             latent, group = latents[e], 0
+            if latent < low or latent >= high:
+                continue
             while latent >= bounds[group]:
                 group += 1
-            to = place[latent]
-            place[latent] += 1
+            to = place[latent - low]
+            place[latent - low] += 1
             to_values[to], to_d_values[to] = values[e], d_values[e]
             to_gradient_rows[to], to_x_rows[to] = gradient_offset + group * n + r, x_offset + r

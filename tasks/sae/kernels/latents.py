@@ -20,12 +20,15 @@ _CHUNK = 64  # latents
 
 def by_latent(
     parts: Sequence[Part],
-    d_sae: int,
-    radial: Float[Tensor, "d_sae"] | None = None,
-    bias: Float[Tensor, "d_sae"] | None = None,
+    own: tuple[int, int],
+    radial: Float[Tensor, "m"] | None = None,
+    bias: Float[Tensor, "m"] | None = None,
 ) -> "FusedByLatent":
-    """Group the entries of all parts by latent; ``radial`` times W_dec and ``bias`` are added to the gradients."""
-    return FusedByLatent(grouped(parts, d_sae, radial, bias))
+    """Group the entries of all parts by latent, from the first to the end of ``own``, m of them.
+
+    ``radial`` times W_dec and ``bias`` are added to their gradients.
+    """
+    return FusedByLatent(grouped(parts, own, radial, bias))
 
 
 class FusedByLatent:
