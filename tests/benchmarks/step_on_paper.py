@@ -185,7 +185,7 @@ def _chosen(size: Size, mesh: Mesh, kernels: Kernels, mine: Own) -> Iterator[Ter
     yield Term(
         "select",
         memory_bytes=BFLOAT16 * pre_acts + kernels.candidate_bytes * mine.rows * sqrt(size.k * mine.latents),
-        messages=(Message("sum", "latents", INT64),),  # how many are dead
+        messages=(Message("gather", "latents", INT64),),  # how many are dead, with the rows
     )
     yield Term(
         "choose among parts",
