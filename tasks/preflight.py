@@ -42,8 +42,7 @@ def check_cpus(config: PipelineConfig) -> None:
     if config.ray.address is not None:
         return
     there = config.ray.num_cpus or os.cpu_count() or 1
-    least = config.train.min_workers
-    pools = {"train.workers": (config.train.workers if least is None else least, config.train.cpus_per_worker)}
+    pools = {"train.workers": (config.train.least_workers, config.train.cpus_per_worker)}
     if config.harvest.actors is not None and config.activations.source is None:
         pools["harvest.actors"] = (config.harvest.actors, config.harvest.cpus_per_actor)
     for name, (processes, cpus) in pools.items():

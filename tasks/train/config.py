@@ -106,11 +106,10 @@ class TrainConfig(Settings):
             raise ValueError(f"train.workers is {self.workers} but must divide train.lanes ({self.lanes}): one of {fits}.")
         if self.workers % self.latent_shards:
             raise ValueError(f"train.latent_shards is {self.latent_shards} but must divide train.workers ({self.workers}).")
-        least = self.workers if self.min_workers is None else self.min_workers
-        if not self.latent_shards <= least <= self.workers:
+        if not self.latent_shards <= self.least_workers <= self.workers:
             raise ValueError(
-                f"train.min_workers is {least} but must be between train.latent_shards ({self.latent_shards}) and "
-                f"train.workers ({self.workers})."
+                f"train.min_workers is {self.least_workers} but must be between train.latent_shards ({self.latent_shards}) "
+                f"and train.workers ({self.workers})."
             )
         if self.batch_tokens % self.lanes:
             raise ValueError(
@@ -131,6 +130,11 @@ class TrainConfig(Settings):
                 "but must be at most 1."
             )
         return self
+
+    @property
+    def least_workers(self) -> int:
+        """Fewest processes that a run starts or goes on with."""
+        return self.workers if self.min_workers is None else self.min_workers
 
     def at_work(self, n_workers: int) -> int:
         """How many of so many processes train: as many as lanes and parts of the latents can be dealt to evenly."""

@@ -20,14 +20,8 @@ from tasks.store.objects import open_store
 from tasks.train.curve import is_spike, spike_told
 from tasks.train.distributed import Spares, TorchExchange
 from tasks.train.finish import close
-from tasks.train.job.on_ray import (
-    check_room,
-    drop_forgotten_checkpoints,
-    drop_unusable_snapshot,
-    require_shared,
-    supervise,
-    told_to_stop,
-)
+from tasks.train.job.on_ray import check_room, supervise, told_to_stop
+from tasks.train.job.stored import drop_forgotten_checkpoints, drop_unusable_snapshot, require_shared
 from tasks.train.loggers import open_loggers
 from tasks.train.loop import Run, StoppedError, ignore
 from tasks.train.mixing import tell_mixing

@@ -8,7 +8,7 @@ import ray
 
 from tasks.errors import InputError
 from tasks.store.objects import open_store
-from tasks.train.job.on_ray import drop_forgotten_checkpoints, drop_unusable_snapshot, require_shared
+from tasks.train.job.stored import drop_forgotten_checkpoints, drop_unusable_snapshot, require_shared
 from tasks.train.state import checkpoint_name, prune
 
 SNAPSHOT = "checkpoint_manager_snapshot.json"

@@ -20,7 +20,8 @@ from tasks.sae.exchange import Alone
 from tasks.store.joined import open_split
 from tasks.train.curve import is_spike, spike_told
 from tasks.train.finish import close
-from tasks.train.job.on_ray import check_room, drop_unusable_snapshot, supervise, told_to_stop
+from tasks.train.job.on_ray import check_room, supervise, told_to_stop
+from tasks.train.job.stored import drop_unusable_snapshot
 from tasks.train.loggers import open_loggers
 from tasks.train.loop import Run, StoppedError
 from tasks.train.mixing import tell_mixing
