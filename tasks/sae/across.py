@@ -3,21 +3,27 @@
 Each holds d_sae / n latents in a row, and numbers its own from 0.
 """
 
+from dataclasses import replace
 from itertools import pairwise
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from tasks.sae.entries import Entries, Rows
-from tasks.sae.exchange import Exchange, Group
-from tasks.sae.sparse import decode_groups, decode_rows, select_top_k
+from tasks.sae.exchange import Exchange, Group, padded
+from tasks.sae.sparse import compare, decode_groups, decode_rows, keep_largest, pull_back
 
 
 def own_bounds(bounds: tuple[int, ...], d_own: int, latents: Group) -> tuple[int, ...]:
     """Ends of groups of latents, in the numbering of this worker's ``d_own``."""
     first = d_own * latents.rank
     return tuple(min(max(bound - first, 0), d_own) for bound in bounds)
+
+
+def own_stretch(rows: Float[Tensor, "n width"], latents: Group) -> Float[Tensor, "n_own width"]:
+    """Of rows of which others hold other latents, those that this worker compares with what all latents decode to."""
+    return rows.chunk(latents.world_size)[latents.rank]
 
 
 def decode_together(
@@ -27,67 +33,82 @@ def decode_together(
     weight: Float[Tensor, "g"],
     bounds: tuple[int, ...],
     exchange: Exchange,
+    *,
+    pull: bool = True,
 ) -> Rows:
     """``decode_rows`` of all workers' rows by all workers' latents; what belongs to rows has the same bits on all of them.
 
     Each worker decodes its own rows, which it shares with those that hold other latents, and shows them to the others.
 
     Args:
-        target: what the latents have to rebuild, of this worker's rows.
+        target: what the latents have to rebuild, of this worker's stretch of its rows.
         entries: this worker's active latents, of all rows.
         W_dec: their decoder rows.
         weight: of each prefix's squared error in the loss.
         bounds: ends of the prefixes, in this worker's numbering.
         exchange: the workers.
+        pull: as for ``decode_rows``.
     """
-    own = entries if exchange.world_size == 1 else entries.of_rows(exchange.rank * len(target), len(target))
-    decoded = None
-    if exchange.latents.world_size > 1:
-        decoded = decode_groups(own, W_dec, bounds)
-        exchange.latents.add_up(decoded)
-    rows = decode_rows(target, own, W_dec, weight, bounds, decoded)
+    n_own = entries.n // exchange.world_size
+    own = entries if exchange.world_size == 1 else entries.of_rows(exchange.rank * n_own, n_own)
+    if exchange.latents.world_size == 1:
+        rows = decode_rows(target, own, W_dec, weight, bounds, pull=pull)
+    else:
+        rows = _decode_parts(target, own, W_dec, weight, bounds, exchange.latents)
+        if pull:
+            rows = replace(rows, d_values=pull_back(rows.output_gradient, own, W_dec, bounds))
     return rows if exchange.world_size == 1 else _of_all_rows(rows, entries, exchange)
+
+
+def _decode_parts(
+    target: Tensor, entries: Entries, W_dec: Tensor, weight: Tensor, bounds: tuple[int, ...], latents: Group
+) -> Rows:
+    """``decode_rows`` where others have latents of the same rows: each compares a stretch of them, for all."""
+    decoded = latents.sum_of_own(decode_groups(entries, W_dec, bounds), axis=1)
+    compared = compare(target, decoded, weight)
+    gradient, error, count = latents.gather(
+        [compared.output_gradient.transpose(0, 1), compared.squared_error[None], entries.count[None]]
+    )
+    gradient = gradient.transpose(0, 1).reshape(len(bounds) * entries.n, -1)
+    return Rows(lambda: target - decoded.sum(0), gradient, None, error.sum(0), count.sum())
 
 
 def _of_all_rows(rows: Rows, entries: Entries, exchange: Group) -> Rows:
     """The same of all workers' rows, from what each found for its own ones."""
-    n_workers, d_out = exchange.world_size, rows.residual.shape[1]
+    n_workers, d_out = exchange.world_size, rows.output_gradient.shape[1]
     n_own, n_groups = entries.n // n_workers, len(rows.squared_error)
-    ends = entries.start[::n_own].tolist()
-    counts = [end - start for start, end in pairwise(ends)]
-    d_values = rows.d_values.new_zeros(max(counts))
-    d_values[: len(rows.d_values)] = rows.d_values
-    gradient, d_values, error = exchange.gather([rows.output_gradient, d_values, rows.squared_error])
+    counts = [end - start for start, end in pairwise(entries.start[::n_own].tolist())]
+    pulled = [] if rows.d_values is None else [padded(rows.d_values, max(counts))]
+    told = [rows.output_gradient, rows.squared_error, rows.n_entries[None], *pulled]
+    gradient, error, n_entries, *found = exchange.gather(told)
     if n_groups > 1:  # workers follow each other within a group
         gradient = gradient.view(n_workers, n_groups, n_own, d_out).transpose(0, 1).reshape(-1, d_out)
-    pieces = [padded[:count] for padded, count in zip(d_values.view(n_workers, -1), counts, strict=True)]
-    return Rows(rows.residual, gradient, torch.cat(pieces), error.view(n_workers, -1).sum(0))
+    pieces = [of[:count] for all_of in found for of, count in zip(all_of.view(n_workers, -1), counts, strict=True)]
+    d_values = torch.cat(pieces) if found else None
+    return Rows(rows.residual, gradient, d_values, error.view(n_workers, -1).sum(0), n_entries.sum())
 
 
-def largest_of_rows(entries: Entries, k: int, latents: Group) -> Entries:
-    """Of this worker's k largest of each row, those that are among the k largest of all workers'."""
+def largest_of_rows(entries: Entries, k: int, latents: Group, dtype: torch.dtype) -> Entries:
+    """Of this worker's k largest of each row, those that are among the k largest of all workers'.
+
+    ``dtype`` is one that holds the values exactly, in which they are sent.
+    """
     if latents.world_size == 1:
         return entries
-    values, numbers = _in_columns(entries, k)
-    (found,) = latents.gather([values])
-    rivals = found.view(latents.world_size, entries.n, k).transpose(0, 1).flatten(1)
-    chosen = select_top_k(rivals, k, values.dtype)  # of equal numbers all workers choose the same
-    column = chosen.latents - latents.rank * k
-    own = (column >= 0) & (column < k)
-    kept = chosen.only(own)
-    return Entries(kept.values, numbers[kept.rows, column[own]], kept.start)
+    (found,) = latents.gather([_in_columns(entries, k, dtype)])
+    return keep_largest(entries, found.view(latents.world_size, entries.n, k), latents.rank)
 
 
-def _in_columns(entries: Entries, k: int) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
-    """Values and latents of each row side by side; where a row has fewer than ``k``, the values are minus infinity."""
+def _in_columns(entries: Entries, k: int, dtype: torch.dtype) -> Float[Tensor, "n k"]:
+    """Values of each row side by side; where a row has fewer than ``k``, minus infinity after them."""
     shape = (entries.n, k)
     if len(entries.values) == entries.n * k:
-        return entries.values.view(shape), entries.latents.view(shape)
+        return entries.values.to(dtype).view(shape)
     rows = entries.rows.long()
     place = torch.arange(len(rows), device=rows.device) - entries.start[rows]
-    values, numbers = entries.values.new_full(shape, -torch.inf), entries.latents.new_zeros(shape)
-    values[rows, place], numbers[rows, place] = entries.values, entries.latents
-    return values, numbers
+    values = entries.values.new_full(shape, -torch.inf, dtype=dtype)
+    values[rows, place] = entries.values.to(dtype)
+    return values
 
 
 def largest_of_batch(entries: Entries, count: int, latents: Group) -> Entries:

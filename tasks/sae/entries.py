@@ -1,7 +1,8 @@
 """What the sparse operations of ``tasks.sae.sparse`` take and give: active latents of many rows, and what they lead to."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -35,6 +36,11 @@ class Entries:
         rows = torch.arange(self.n, dtype=torch.int32, device=counts.device)
         return rows.repeat_interleave(counts, output_size=len(self.latents))
 
+    @property
+    def count(self) -> Int[Tensor, ""]:
+        """Number of entries, int64."""
+        return self.start[-1]
+
     def sum_by_latent(self, values: Float[Tensor, "m"], d_sae: int) -> Float[Tensor, "{d_sae}"]:
         """Sums over each latent's entries of what stands beside them."""
         return values.new_zeros(d_sae).index_add_(0, self.latents, values)
@@ -58,6 +64,13 @@ def no_entries(n: int, like: Tensor, dtype: torch.dtype) -> Entries:
     return Entries(none, none.to(torch.int32), torch.zeros(n + 1, dtype=torch.int64, device=like.device))
 
 
+class Compared(NamedTuple):
+    """What rows and their reconstructions differ by; see ``Rows``."""
+
+    output_gradient: Float[Tensor, "g n d_out"]
+    squared_error: Float[Tensor, "g"]
+
+
 @dataclass(frozen=True, slots=True)
 class Rows:
     """What one look at every row gives, for g nested prefixes of the latents (TopK: g = 1, the prefix is all of them).
@@ -65,15 +78,17 @@ class Rows:
     The loss is the sum over prefixes p of weight[p] * squared_error[p].
     """
 
-    residual: Float[Tensor, "n_own d_out"]
-    """Target minus what all latents decode to, of this worker's rows; all else here is of all workers' rows."""
+    residual: Callable[[], Tensor]
+    """Gives what all latents leave over of the rows that this worker compares; all else here is of all workers' rows."""
     output_gradient: Float[Tensor, "g_times_n d_out"]
     """For each group q of latents, n rows: the loss's gradient on what these latents decode to, the sum over
     p >= q of -2 weight[p] residual_p."""
-    d_values: Float[Tensor, "m"]
-    """The loss's gradient on each entry's value."""
+    d_values: Float[Tensor, "m"] | None
+    """The loss's gradient on each entry's value; empty where ``by_latent`` is to find it."""
     squared_error: Float[Tensor, "g"]
     """Sum over rows of ||residual_p||^2, in float64."""
+    n_entries: Int[Tensor, ""]
+    """Active latents of all workers, int64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +100,8 @@ class Part:
     """
 
     entries: Entries
-    d_values: Float[Tensor, "m"]
+    d_values: Float[Tensor, "m"] | None
+    """Empty for W_dec[i] @ output_gradient[q * n + r]."""
     output_gradient: Float[Tensor, "g_times_n d_out"]
     x: Float[Tensor, "n d_in"]
     bounds: tuple[int, ...]
@@ -97,7 +113,8 @@ class Part:
         entries = self.entries.only(mask)
         own = Entries(entries.values, entries.latents - low, entries.start)
         bounds = tuple(min(max(bound, low), high) - low for bound in self.bounds)
-        return Part(own, self.d_values[mask], self.output_gradient, self.x, bounds)
+        d_values = None if self.d_values is None else self.d_values[mask]
+        return Part(own, d_values, self.output_gradient, self.x, bounds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

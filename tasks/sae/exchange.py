@@ -44,12 +44,23 @@ class Group(Protocol):
         """Replace a tensor by its sum over all workers."""
         ...
 
+    def sum_of_own(self, tensor: Tensor, axis: int = 0) -> Tensor:
+        """Of the sum of a tensor over all workers, the stretch along ``axis`` that is this worker's; stretches are equal."""
+        ...
+
     def complete(self, tensors: Sequence[Tensor]) -> None:
         """Fill in what the others have: of each tensor, worker r brings the r-th of equal parts along the first axis."""
         ...
 
-    def lay_open(self, tensor: Tensor) -> Tensor:
-        """The same numbers where the others can read them, if there is such memory: what lies there is completed faster."""
+    def in_common(self, tensor: Tensor) -> Tensor | None:
+        """The first worker's numbers in memory that all of them read and write, if there is such memory.
+
+        All come here with tensors of equal sizes. What each of them writes the others see after they ``meet``.
+        """
+        ...
+
+    def meet(self) -> None:
+        """Wait until all are here, if they have memory in common."""
         ...
 
 
@@ -84,11 +95,17 @@ class Alone:
     def add_up(self, tensor: Tensor) -> None:  # noqa: D102
         return None
 
+    def sum_of_own(self, tensor: Tensor, axis: int = 0) -> Tensor:  # noqa: D102
+        return tensor
+
     def complete(self, tensors: Sequence[Tensor]) -> None:  # noqa: D102
         return None
 
-    def lay_open(self, tensor: Tensor) -> Tensor:  # noqa: D102
-        return tensor
+    def in_common(self, tensor: Tensor) -> Tensor | None:  # noqa: D102
+        return None
+
+    def meet(self) -> None:  # noqa: D102
+        return None
 
 
 def add_up_everywhere(exchange: Exchange, tensor: Tensor) -> None:
@@ -120,17 +137,18 @@ def gather_entries(exchange: Group, entries: Entries, most: int | None = None) -
     if most is None:
         (per_row,) = exchange.gather([per_row])
         room = int(per_row.view(exchange.world_size, -1).sum(1).max())
-        values, latents = exchange.gather([_padded(tensor, room) for tensor in coded])
+        values, latents = exchange.gather([padded(tensor, room) for tensor in coded])
     else:
         room = most
-        per_row, values, latents = exchange.gather([per_row, *(_padded(tensor, room) for tensor in coded)])
+        per_row, values, latents = exchange.gather([per_row, *(padded(tensor, room) for tensor in coded)])
     counts = per_row.view(exchange.world_size, -1).sum(1).tolist()
     pieces = [slice(rank * room, rank * room + count) for rank, count in enumerate(counts)]
     start = torch.cat([per_row.new_zeros(1), per_row.cumsum(0)])
     return Entries(torch.cat([values[piece] for piece in pieces]), torch.cat([latents[piece] for piece in pieces]), start)
 
 
-def _padded(tensor: Tensor, size: int) -> Tensor:
-    padded = tensor.new_zeros(size)
-    padded[: len(tensor)] = tensor
-    return padded
+def padded(tensor: Tensor, size: int) -> Tensor:
+    """The same numbers, and zeros up to ``size``."""
+    found = tensor.new_zeros(size)
+    found[: len(tensor)] = tensor
+    return found

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 from torch.optim.adam import adam
 
-from tasks.sae.entries import AdamStep, Entries, Part, Rows
+from tasks.sae.entries import AdamStep, Compared, Entries, Part, Rows
 from tasks.sae.ops import largest
 from tasks.sae.parameters import Parameters
 
@@ -51,67 +51,90 @@ def _entries(values: Tensor, latents: Tensor, keep: Bool[Tensor, "n w"]) -> Entr
     return Entries(values[keep], latents[keep].int(), start)
 
 
+def keep_largest(entries: Entries, rivals: Float[Tensor, "n_parts n k"], part: int) -> Entries:
+    """Of a worker's entries those among the ``k`` largest of all ``rivals``, of which ``rivals[part]`` are its own."""
+    k = rivals.shape[2]
+    chosen = select_top_k(rivals.transpose(0, 1).flatten(1), k, rivals.dtype)
+    column = chosen.latents - part * k
+    kept = chosen.only((column >= 0) & (column < k))
+    place = entries.start[kept.rows.long()] + kept.latents - part * k
+    return Entries(entries.values[place], entries.latents[place], kept.start)
+
+
 def decode_rows(
     target: Float[Tensor, "n d_out"],
     entries: Entries,
     W_dec: Float[Tensor, "d_sae d_out"],
     weight: Float[Tensor, "g"],
     bounds: tuple[int, ...],
-    decoded: Float[Tensor, "g n d_out"] | None = None,
+    *,
+    pull: bool = True,
 ) -> Rows:
-    """Decode, compare with the target, and pull the gradient of the loss back to the entries' values."""
-    bags = _bags(entries, W_dec, bounds)
+    """Decode, compare with the target, and pull the gradient of the loss back to the entries' values if told to."""
+    decoded = decode_groups(entries, W_dec, bounds)
+    compared = compare(target, decoded, weight)
+    gradient = compared.output_gradient.flatten(0, 1)
+    d_values = pull_back(gradient, entries, W_dec, bounds) if pull else None
+    return Rows(lambda: target - decoded.sum(0), gradient, d_values, compared.squared_error, entries.count)
+
+
+def compare(target: Float[Tensor, "n d_out"], decoded: Float[Tensor, "g n d_out"], weight: Float[Tensor, "g"]) -> Compared:
+    """Hold what each group of latents decodes to against what prefixes of the groups have to rebuild."""
     residuals: list[Tensor] = []
-    for p, bag in enumerate(bags):
-        part = bag.decoded.detach() if decoded is None else decoded[p]
+    for part in decoded:
         residuals.append((residuals[-1] if residuals else target) - part)
     gradients = [-2 * w * residual for w, residual in zip(weight, residuals, strict=True)]
     for q in reversed(range(len(gradients) - 1)):
         gradients[q] += gradients[q + 1]
-    d_values = torch.zeros_like(entries.values)
-    for bag, gradient in zip(bags, gradients, strict=True):
-        bag.pull_back(gradient, d_values)
     squared_error = torch.stack([residual.square().sum(dtype=torch.float64) for residual in residuals])
-    return Rows(residuals[-1], torch.cat(gradients), d_values, squared_error)
+    return Compared(torch.stack(gradients), squared_error)
+
+
+def pull_back(
+    output_gradient: Float[Tensor, "g_times_n d_out"],
+    entries: Entries,
+    W_dec: Float[Tensor, "d_sae d_out"],
+    bounds: tuple[int, ...],
+) -> Float[Tensor, "m"]:
+    """The loss's gradient on each entry's value: the product of its decoder row with the gradient on its row."""
+    d_values = torch.zeros_like(entries.values)
+    for group, gradient in zip(_groups(entries, bounds), output_gradient.chunk(len(bounds)), strict=True):
+        coded = entries if group is None else entries.only(group)
+        d_values[slice(None) if group is None else group] = _by_weights(
+            gradient, W_dec, coded.latents.long(), coded.start[:-1], coded.rows.long(), _SUM
+        )
+    return d_values
+
+
+_by_weights = torch.ops.aten._embedding_bag_per_sample_weights_backward
+_SUM = 0
+"""The mode in which an embedding bag adds up."""
 
 
 def decode_groups(
     entries: Entries, W_dec: Float[Tensor, "d_sae d_out"], bounds: tuple[int, ...]
 ) -> Float[Tensor, "g n d_out"]:
     """What each group of latents decodes to."""
-    return torch.stack([bag.decoded.detach() for bag in _bags(entries, W_dec, bounds)])
+    groups = [entries if group is None else entries.only(group) for group in _groups(entries, bounds)]
+    return torch.stack([_sums(group, W_dec) for group in groups])
 
 
-def _bags(entries: Entries, W_dec: Tensor, bounds: tuple[int, ...]) -> list["_Bag"]:
-    masks = [None] if len(bounds) == 1 else [_group(entries, low, high) for low, high in pairwise((0, *bounds))]
-    return [_Bag(entries, mask, W_dec) for mask in masks]
+def _sums(entries: Entries, W_dec: Tensor) -> Tensor:
+    return embedding_bag(
+        entries.latents.long(),
+        W_dec.detach(),
+        entries.start,
+        mode="sum",
+        per_sample_weights=entries.values.detach(),
+        include_last_offset=True,
+    )
 
 
-def _group(entries: Entries, low: int, high: int) -> Bool[Tensor, "m"]:
-    return (entries.latents >= low) & (entries.latents < high)
-
-
-class _Bag:
-    """Some of the entries, decoded: embedding_bag's sums, and its derivative by the per-sample weights."""
-
-    def __init__(self, entries: Entries, mask: Tensor | None, W_dec: Tensor) -> None:
-        entries = entries if mask is None else entries.only(mask)
-        self.mask = mask
-        self.values = entries.values.detach().requires_grad_()
-        with torch.enable_grad():
-            self.decoded = embedding_bag(
-                entries.latents.long(),
-                W_dec.detach(),
-                entries.start,
-                mode="sum",
-                per_sample_weights=self.values,
-                include_last_offset=True,
-            )
-
-    def pull_back(self, gradient: Tensor, out: Tensor) -> None:
-        """Write into ``out`` the products of each entry's decoder row with the gradient on its row."""
-        (d_values,) = torch.autograd.grad(self.decoded, self.values, gradient)
-        out[slice(None) if self.mask is None else self.mask] = d_values
+def _groups(entries: Entries, bounds: tuple[int, ...]) -> list[Bool[Tensor, "m"] | None]:
+    """Which entries are of each group of latents; empty where there is one only."""
+    if len(bounds) == 1:
+        return [None]
+    return [(entries.latents >= low) & (entries.latents < high) for low, high in pairwise((0, *bounds))]
 
 
 def by_latent(
@@ -134,7 +157,7 @@ class TransposedProducts:
 
     def write(self, W_dec: Tensor, out: Parameters) -> None:  # noqa: D102
         for i, part in enumerate(self.parts):
-            part.write(out, beta=1 if i else 0)
+            part.write(W_dec, out, beta=1 if i else 0)
         if self.radial is not None:
             out.W_dec.addcmul_(W_dec, self.radial[:, None])
         if self.bias is not None:
@@ -202,11 +225,13 @@ class _Transposed:
         group = torch.searchsorted(inner, latents, right=True, out_int32=True)
         self.gradient_row = (group * part.entries.n + rows)[self.order]
 
-    def write(self, out: Parameters, beta: int) -> None:
-        part = self.part
+    def write(self, W_dec: Tensor, out: Parameters, beta: int) -> None:
+        part, d_values = self.part, self.part.d_values
+        if d_values is None:
+            d_values = pull_back(part.output_gradient, part.entries, W_dec, part.bounds)
         self._product(part.entries.values, self.gradient_row, part.output_gradient, out.W_dec, beta)
-        self._product(part.d_values, self.row, part.x, out.encoder, beta)
-        self._product(part.d_values, self.row, torch.ones_like(part.x[:, :1]), out.b_enc.unsqueeze(1), beta)
+        self._product(d_values, self.row, part.x, out.encoder, beta)
+        self._product(d_values, self.row, torch.ones_like(part.x[:, :1]), out.b_enc.unsqueeze(1), beta)
 
     def _product(self, values: Tensor, column: Tensor, rows: Tensor, out: Tensor, beta: int) -> None:
         shape = (len(out), len(rows))

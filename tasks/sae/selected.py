@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from tasks.sae.across import decode_together, largest_of_rows, own_bounds, total
+from tasks.sae.across import decode_together, largest_of_rows, own_bounds, own_stretch
 from tasks.sae.architecture import Batch, StepSums
 from tasks.sae.config import SAEConfig
 from tasks.sae.entries import no_entries
@@ -50,9 +50,9 @@ def selected_gradients(
     x, y = batch.rows(batch.raw, d_in)
     pre_acts = encode(parameters, x, batch)
     entries, dead = select(pre_acts), _dead_entries(config, pre_acts, batch, parameters, latents)
-    target = rest_to_rebuild(parameters, x, y)
+    target = rest_to_rebuild(parameters, *(own_stretch(rows, latents) for rows in (x, y)))
     weight = x.new_full((len(bounds),), 1 / (len(bounds) * y.numel() * exchange.world_size))
-    rows = decode_together(target, entries, parameters.W_dec, weight, bounds, exchange)
+    rows = decode_together(target, entries, parameters.W_dec, weight, bounds, exchange, pull=False)
     if exchange.world_size > 1:
         dead = None if dead is None else gather_entries(exchange, dead)
         x, _ = batch.rows(exchange.gather([batch.raw])[0], d_in)
@@ -65,8 +65,7 @@ def selected_gradients(
         parts.append(part)
     fired = torch.zeros(d_own, dtype=torch.bool, device=x.device)
     fired[entries.latents.long()] = True
-    n_active = total(loss.new_tensor(len(entries.values)), latents)
-    sums = StepSums(len(x), loss, rows.squared_error[-1].to(loss.dtype), n_active, fired)
+    sums = StepSums(len(x), loss, rows.squared_error[-1].to(loss.dtype), rows.n_entries.to(loss.dtype), fired)
     return sums, by_latent(parts, d_own, own=own_latents(exchange, d_own))
 
 
@@ -112,7 +111,7 @@ def _dead_entries(
         return None
     columns, dtype = batch.dead.nonzero().squeeze(1), parameters.flat.dtype
     found = select_columns(pre_acts, columns, aux_k, dtype) if len(columns) else no_entries(len(pre_acts), pre_acts, dtype)
-    return largest_of_rows(found, aux_k, latents)
+    return largest_of_rows(found, aux_k, latents, pre_acts.dtype)
 
 
 def _revival(
@@ -122,6 +121,6 @@ def _revival(
     size = rows.squared_error[-1]
     weight = torch.where(size > 0, config.aux_coefficient / size, 0.0).to(x.dtype).reshape(1)
     bounds = (len(parameters.W_dec),)
-    again = decode_together(rows.residual, dead, parameters.W_dec, weight, bounds, exchange)
+    again = decode_together(rows.residual(), dead, parameters.W_dec, weight, bounds, exchange, pull=False)
     loss = (again.squared_error.to(weight.dtype) * weight).sum()
     return loss, Part(dead, again.d_values, again.output_gradient, x, bounds)

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tasks.sae import reference
-from tasks.sae.entries import AdamStep, ByLatent, Entries, Part, Rows
+from tasks.sae.entries import AdamStep, ByLatent, Compared, Entries, Part, Rows
 
 __all__ = [
     "AdamStep",
@@ -24,8 +24,11 @@ __all__ = [
     "Part",
     "Rows",
     "by_latent",
+    "compare",
     "decode_groups",
     "decode_rows",
+    "keep_largest",
+    "pull_back",
     "select_above",
     "select_columns",
     "select_top_k",
@@ -54,13 +57,23 @@ def select_above(pre_acts: Float[Tensor, "n d_sae"], level: float | Float[Tensor
     return _operations(pre_acts).select_above(pre_acts, level, dtype)
 
 
+def keep_largest(entries: Entries, rivals: Float[Tensor, "n_parts n k"], part: int) -> Entries:
+    """Of a worker's entries those among the ``k`` largest of all ``rivals``, where ``rivals[part]`` are its own, in order.
+
+    Rivals that there are fewer of than k are followed by minus infinity. Of equal ones those of the first parts are kept, or
+    others, but on all workers by one choice.
+    """
+    return _operations(entries.values).keep_largest(entries, rivals, part)
+
+
 def decode_rows(
     target: Float[Tensor, "n d_out"],
     entries: Entries,
     W_dec: Float[Tensor, "d_sae d_out"],
     weight: Float[Tensor, "g"],
     bounds: tuple[int, ...],
-    decoded: Float[Tensor, "g n d_out"] | None = None,
+    *,
+    pull: bool = True,
 ) -> Rows:
     """Decode, compare with the target, and pull the gradient of the loss back to the entries' values.
 
@@ -70,9 +83,9 @@ def decode_rows(
         W_dec: the decoder.
         weight: of each prefix's squared error in the loss.
         bounds: the latents below ``bounds[p]`` are prefix p; the last is d_sae. Residual p is what prefix p leaves over.
-        decoded: what all workers' latents decode to, group by group, where this one has only some of them.
+        pull: give the gradient on values; else it may be left to ``by_latent``, which needs the same memory anyway.
     """
-    return _operations(target).decode_rows(target, entries, W_dec, weight, bounds, decoded)
+    return _operations(target).decode_rows(target, entries, W_dec, weight, bounds, pull=pull)
 
 
 def decode_groups(
@@ -80,6 +93,21 @@ def decode_groups(
 ) -> Float[Tensor, "g n d_out"]:
     """What the latents between one bound and the next decode to, from 0 on."""
     return _operations(W_dec).decode_groups(entries, W_dec, bounds)
+
+
+def compare(target: Float[Tensor, "n d_out"], decoded: Float[Tensor, "g n d_out"], weight: Float[Tensor, "g"]) -> Compared:
+    """Hold what each group of latents decodes to against what prefixes of the groups have to rebuild."""
+    return _operations(target).compare(target, decoded, weight)
+
+
+def pull_back(
+    output_gradient: Float[Tensor, "g_times_n d_out"],
+    entries: Entries,
+    W_dec: Float[Tensor, "d_sae d_out"],
+    bounds: tuple[int, ...],
+) -> Float[Tensor, "m"]:
+    """The loss's gradient on each entry's value, from that on what its group of latents decodes to (see ``Rows``)."""
+    return _operations(W_dec).pull_back(output_gradient, entries, W_dec, bounds)
 
 
 def by_latent(
@@ -113,15 +141,15 @@ class _Operations(Protocol):
 
     def select_above(self, pre_acts: Tensor, level: float | Tensor, dtype: torch.dtype) -> Entries: ...
 
+    def keep_largest(self, entries: Entries, rivals: Tensor, part: int) -> Entries: ...
+
     def decode_rows(
-        self,
-        target: Tensor,
-        entries: Entries,
-        W_dec: Tensor,
-        weight: Tensor,
-        bounds: tuple[int, ...],
-        decoded: Tensor | None,
+        self, target: Tensor, entries: Entries, W_dec: Tensor, weight: Tensor, bounds: tuple[int, ...], *, pull: bool
     ) -> Rows: ...
+
+    def compare(self, target: Tensor, decoded: Tensor, weight: Tensor) -> Compared: ...
+
+    def pull_back(self, output_gradient: Tensor, entries: Entries, W_dec: Tensor, bounds: tuple[int, ...]) -> Tensor: ...
 
     def decode_groups(self, entries: Entries, W_dec: Tensor, bounds: tuple[int, ...]) -> Tensor: ...
 

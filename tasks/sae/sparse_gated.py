@@ -35,11 +35,11 @@ def sparse_gated_step(
     gate, latents, d_sae = seen.entries, seen.entries.latents, len(parameters.b_enc)
     own, gain = gate.values - parameters.b_enc[latents], parameters.extra["r_mag"].exp()[latents]
     codes = replace(gate, values=(gain * own + parameters.extra["b_mag"][latents]).relu())
-    rows, alone = seen.decode(codes), seen.decode(gate)
+    (rows, d_values), (alone, d_alone) = seen.decode(codes), seen.decode(gate)
     write_rest(out, rows, seen.x)
     price = coefficient / len(seen.x)
-    d_magnitude = rows.d_values.where(codes.values > 0, 0.0)
-    d_own, d_gate = d_magnitude * gain, alone.d_values + price
+    d_magnitude = d_values.where(codes.values > 0, 0.0)
+    d_own, d_gate = d_magnitude * gain, d_alone + price
     out.extra["b_mag"].copy_(gate.sum_by_latent(d_magnitude, d_sae))
     out.extra["r_mag"].copy_(gate.sum_by_latent(d_own * own, d_sae))
     # Magnitudes do not see b_enc: what they add to its gradient beside the encoder's is taken away again.

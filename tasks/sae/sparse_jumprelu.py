@@ -45,15 +45,15 @@ def sparse_jumprelu_step(
     n, z, level = len(seen.x), seen.entries.values, threshold[seen.entries.latents]
     active = z > level
     entries = replace(seen.entries, values=z.where(active, 0.0))
-    rows = seen.decode(entries)
+    rows, d_values = seen.decode(entries)
     write_rest(out, rows, seen.x)
     penalty, slope = price(seen.total(active.sum().to(z.dtype)) / n)
     in_window = (z - level).abs() < width / 2
     # Times -1 / width the loss's derivative by t: the jump's height is t, and one more active latent raises l0 by 1 / n.
-    jumps = entries.only(in_window).sum_by_latent((level * rows.d_values + slope / n)[in_window], len(threshold))
+    jumps = entries.only(in_window).sum_by_latent((level * d_values + slope / n)[in_window], len(threshold))
     torch.mul(jumps, threshold / -width, out=out.extra["log_threshold"])
     kept = entries.only(active)
-    gradients = seen.by_latent(seen.part(kept, rows.d_values[active], rows))
+    gradients = seen.by_latent(seen.part(kept, d_values[active], rows))
     return Found(seen.sums(rows.squared_error, penalty, kept), gradients, seen.total(penalty.new_tensor(len(z))))
 
 

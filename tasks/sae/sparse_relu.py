@@ -51,9 +51,9 @@ def sparse_relu_step(
     """
     seen = look(parameters, batch, exchange, 0.0)
     entries, n = seen.entries, len(seen.x)
-    rows, cost = seen.decode(entries), penalty(entries)
+    (rows, d_values), cost = seen.decode(entries), penalty(entries)
     write_rest(out, rows, seen.x)
     radial = None if cost.radial is None else cost.radial / n
-    gradients = seen.by_latent(seen.part(entries, rows.d_values + cost.slope / n, rows), radial)
+    gradients = seen.by_latent(seen.part(entries, d_values + cost.slope / n, rows), radial)
     sums = seen.sums(rows.squared_error, seen.total(cost.total) / n, entries)
     return Found(sums, gradients, sums.n_active)

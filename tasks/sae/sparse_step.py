@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tasks.sae.across import decode_together, total
+from tasks.sae.across import decode_together, own_stretch, total
 from tasks.sae.architecture import Batch, StepSums
 from tasks.sae.exchange import Exchange, gather_entries, own_latents
 from tasks.sae.parameters import Parameters
@@ -23,15 +23,17 @@ class Seen:
 
     x: Float[Tensor, "n d_in"]
     target: Float[Tensor, "n_own d_out"]
-    """What the latents have to rebuild of this worker's rows."""
+    """What the latents have to rebuild of this worker's stretch of its rows."""
     entries: Entries
     W_dec: Float[Tensor, "d_own d_out"]
     exchange: Exchange
 
-    def decode(self, entries: Entries) -> Rows:
-        """Compare what ``entries`` decode to with the target; the loss is the mean over rows of the squared error."""
+    def decode(self, entries: Entries) -> tuple[Rows, Float[Tensor, "m"]]:
+        """Compare what ``entries`` decode to with the target; the mean over rows of the squared error by their values."""
         weight = self.x.new_full((1,), 1 / len(self.x))
-        return decode_together(self.target, entries, self.W_dec, weight, self._bounds, self.exchange)
+        rows = decode_together(self.target, entries, self.W_dec, weight, self._bounds, self.exchange)
+        assert rows.d_values is not None
+        return rows, rows.d_values
 
     def total(self, value: Tensor) -> Tensor:
         """Its sum over the workers that hold other latents."""
@@ -66,7 +68,7 @@ def look(parameters: Parameters, batch: Batch, exchange: Exchange, level: float 
     d_in = parameters.encoder.shape[1]
     x, y = batch.rows(batch.raw, d_in)
     entries = gather_entries(exchange, select_above(encode(parameters, x, batch), level, parameters.flat.dtype))
-    target = rest_to_rebuild(parameters, x, y)
+    target = rest_to_rebuild(parameters, *(own_stretch(rows, exchange.latents) for rows in (x, y)))
     if exchange.world_size > 1:
         x, _ = batch.rows(exchange.gather([batch.raw])[0], d_in)
     return Seen(x, target, entries, parameters.W_dec, exchange)

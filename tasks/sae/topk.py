@@ -34,7 +34,9 @@ class TopK(Architecture):
     ) -> tuple[StepSums, ByLatent | None]:
         def select(pre_acts: Tensor) -> Entries:
             k = min(batch.k, pre_acts.shape[1])
-            kept = largest_of_rows(select_top_k(pre_acts, k, parameters.flat.dtype), batch.k, exchange.latents)
+            kept = largest_of_rows(
+                select_top_k(pre_acts, k, parameters.flat.dtype), batch.k, exchange.latents, pre_acts.dtype
+            )
             return gather_entries(exchange, kept, most=len(pre_acts) * k if exchange.latents.world_size == 1 else None)
 
         return selected_gradients(config, parameters, out, batch, exchange, select, (config.d_sae,))

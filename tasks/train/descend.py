@@ -1,8 +1,9 @@
 """Adam's update of all weights, of which each worker takes a part where gradients are at few latents only.
 
 Workers with other rows and equal latents (an ``Exchange``) share these out: each sums up the gradients of its own latents
-over all rows, updates their weights and moments, and shows the others the weights. The moments of the others' latents are
-fetched only when they are needed: for a checkpoint, or where a step falls back to dense gradients.
+over all rows, and updates their weights and moments. On one machine these lie in memory that the workers have in common.
+Else each shows the others the weights, and the moments of the others' latents are fetched only when they are needed: for a
+checkpoint, or where a step falls back to dense gradients.
 """
 
 from collections.abc import Callable
@@ -40,51 +41,48 @@ def _of_latents(parameters: Parameters) -> list[Tensor]:
 
 def descend(state: "TrainState", plan: Plan, kind: Architecture, by_latent: ByLatent | None, exchange: Exchange) -> Tensor:
     """Take Adam's step; the norm of the gradient before clipping."""
-    state.optimizer.param_groups[0]["lr"] = plan.lr_at(state.step)
-    if by_latent is not None:
-        return _descend_by_latent(state, plan, kind, by_latent, exchange)
-    gather_moments(state, exchange)
-    parameters, gradients = state.parameters, state.gradients
-    if kind.unit_norm_decoder:
-        _drop_parallel_part(gradients.W_dec, parameters.W_dec)
-    norm = _norm(gradients.flat.square().sum(), gradients, exchange.latents)
-    if plan.max_grad_norm is not None:
-        gradients.flat.mul_(_clipping(norm, plan.max_grad_norm))
-    state.optimizer.step()
-    if kind.unit_norm_decoder:
-        parameters.W_dec.div_(parameters.W_dec.norm(dim=1, keepdim=True))
-    return norm
-
-
-def _descend_by_latent(
-    state: "TrainState", plan: Plan, kind: Architecture, by_latent: ByLatent, exchange: Exchange
-) -> Tensor:
-    """The same, each worker with its part of the latents, which all get to see."""
-    d_sae = len(state.parameters.b_enc)
-    own = _own_of(state, *own_latents(exchange, d_sae))
-    settings = AdamStep(
-        lr=plan.lr_at(state.step), betas=plan.betas, eps=EPS, step=state.step + 1, unit_norm=kind.unit_norm_decoder
-    )
-    by, rest = state.optimizer.param_groups[0]["params"]
+    d_sae, lr = len(state.parameters.b_enc), plan.lr_at(state.step)
+    settings = AdamStep(lr=lr, betas=plan.betas, eps=EPS, step=state.step + 1, unit_norm=kind.unit_norm_decoder)
+    shared_out = by_latent is not None or state.common
+    if not shared_out:
+        gather_moments(state, exchange)
+    own = _own_of(state, *(own_latents(exchange, d_sae) if shared_out else (0, d_sae)))
+    is_part = len(own.parameters.b_enc) < d_sae
+    others = state.optimizer.param_groups[0]["params"][1].grad
 
     def norm_of(square: Tensor) -> Tensor:
-        if len(own.parameters.b_enc) < d_sae:
+        if is_part:
             exchange.add_up(square)
-        return _norm(square + rest.grad.square().sum(), state.gradients, exchange.latents)
+        return _norm(square + others.square().sum(), state.gradients, exchange.latents)
 
-    if plan.max_grad_norm is None:  # no gradient of these is ever written to memory
+    exchange.meet()  # nobody reads these weights any more
+    if by_latent is not None and plan.max_grad_norm is None:  # no gradient of these is ever written to memory
         norm = norm_of(by_latent.adam(own.parameters, own.exp_avg, own.exp_avg_sq, settings))
     else:
-        by_latent.write(own.parameters.W_dec, own.gradients)
-        norm = _descend_clipped(own, rest.grad, settings, norm_of, plan.max_grad_norm)
-    by_grad, by.grad = by.grad, None  # Adam passes over what has no gradient
-    state.optimizer.step()
-    by.grad = by_grad
-    state.optimizer.state[by]["step"] += 1
-    state.apart = len(own.parameters.b_enc) < d_sae
-    if state.apart:
+        if by_latent is not None:
+            by_latent.write(own.parameters.W_dec, own.gradients)
+        norm = _descend_written(own, others, settings, norm_of, plan.max_grad_norm)
+    _descend_others(state.optimizer, lr, mine=not state.common or exchange.rank == 0)
+    if state.common:
+        exchange.meet()
+    elif is_part:
+        state.apart = True
         exchange.complete(_of_latents(state.parameters))
     return norm
+
+
+def _descend_others(optimizer: torch.optim.Adam, lr: float, *, mine: bool) -> None:
+    """Update what belongs to no latent, or is the architecture's own, if that is this worker's to do; count the step."""
+    (group,) = optimizer.param_groups
+    by_latent, others = group["params"]
+    group["lr"] = lr
+    if mine:
+        kept, by_latent.grad = by_latent.grad, None  # Adam passes over what has no gradient
+        optimizer.step()
+        by_latent.grad = kept
+    else:
+        optimizer.state[others]["step"] += 1
+    optimizer.state[by_latent]["step"] += 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,16 +105,17 @@ def _own_of(state: "TrainState", low: int, high: int) -> _Own:
     return _Own(*map(within, (state.parameters, state.gradients, *state.moments)))
 
 
-def _descend_clipped(
-    own: _Own, others: Tensor, settings: AdamStep, norm_of: Callable[[Tensor], Tensor], most: float
+def _descend_written(
+    own: _Own, others: Tensor, settings: AdamStep, norm_of: Callable[[Tensor], Tensor], most: float | None
 ) -> Tensor:
     """Update one's own latents by gradients that are there; those of the parameters that belong to none are only clipped."""
     gradients = _of_latents(own.gradients)
     if settings.unit_norm:
         _drop_parallel_part(own.gradients.W_dec, own.parameters.W_dec)
     norm = norm_of(torch.stack([tensor.square().sum() for tensor in gradients]).sum())
-    for tensor in (*gradients, others):
-        tensor.mul_(_clipping(norm, most))
+    if most is not None:
+        for tensor in (*gradients, others):
+            tensor.mul_(_clipping(norm, most))
     adam_rows(_of_latents(own.parameters), gradients, _of_latents(own.exp_avg), _of_latents(own.exp_avg_sq), settings)
     if settings.unit_norm:
         own.parameters.W_dec.div_(own.parameters.W_dec.norm(dim=1, keepdim=True))

@@ -66,6 +66,18 @@ class TorchGroup:
             else:
                 dist.all_reduce(tensor, group=self._group)
 
+    def sum_of_own(self, tensor: Tensor, axis: int = 0) -> Tensor:
+        """Of the sum of a tensor over all workers, the stretch along ``axis`` that is this worker's."""
+        if self.world_size == 1:
+            return tensor
+        with self._counted(tensor.nbytes * (self.world_size - 1) / self.world_size):
+            if self._memory is not None:
+                return self._memory.sum_of_own(tensor, axis)
+            stretches = torch.stack(tensor.chunk(self.world_size, axis))
+            own = torch.empty_like(stretches[0])
+            dist.reduce_scatter_single(own.view(-1), stretches.view(-1), group=self._group)
+            return own
+
     def complete(self, tensors: Sequence[Tensor]) -> None:
         """Fill in the other workers' parts of each tensor, which are equal and follow each other by rank."""
         if self.world_size == 1:
@@ -77,9 +89,15 @@ class TorchGroup:
             for tensor in tensors:
                 dist.all_gather_single(tensor, tensor.chunk(self.world_size)[self.rank], group=self._group)
 
-    def lay_open(self, tensor: Tensor) -> Tensor:
-        """The same numbers where the others can read them, or the tensor itself; all workers come here with equal sizes."""
-        return tensor if self._memory is None else self._memory.lay_open(tensor)
+    def in_common(self, tensor: Tensor) -> Tensor | None:
+        """The first worker's numbers in memory that all of them read and write, if they share memory."""
+        return None if self._memory is None else self._memory.in_common(tensor)
+
+    def meet(self) -> None:
+        """Wait until all are here, if they share memory."""
+        if self._memory is not None:
+            with self._counted(0):
+                self._memory.meet()
 
     @contextlib.contextmanager
     def _counted(self, sent_bytes: float) -> Iterator[None]:

@@ -36,12 +36,14 @@ def resample(state: "TrainState", batch: Batch, plan: Plan, exchange: Exchange) 
         return
     chosen = torch.split(drawn, counts)[latents.rank]
     size = ENCODER_SHARE * _mean_norm(p, ~batch.dead, latents)
+    exchange.meet()  # weights in common are read by all before they are written, with the same numbers by all
     p.W_dec[dead] = normalize(y[chosen])
     p.encoder[dead] = normalize(x[chosen]) * size
     p.b_enc[dead] = 0.0
     for moment in state.moments:
         for part in (moment.encoder, moment.W_dec, moment.b_enc):
             part[dead] = 0.0
+    exchange.meet()
     state.silent[dead] = 0
 
 

@@ -44,7 +44,6 @@ class SharedMemory:
         self._mine = torch.empty(0, dtype=torch.uint8)
         self._file = -1
         self._theirs: dict[int, tuple[int, Tensor]] = {}
-        self._open: list[list[Tensor]] = []
 
     @property
     def world_size(self) -> int:
@@ -72,42 +71,55 @@ class SharedMemory:
             TimeoutError: a process did not come.
         """
         parts = [tensor.view(self.world_size, -1) for tensor in tensors]
-        seen = [self._laid_open(part) for part in parts]
-        hidden = [part for part, found in zip(parts, seen, strict=True) if found is None]
-        places = iter(self._post([part[self._rank] for part in hidden]))
-        for part, found in zip(parts, seen, strict=True):
-            place = next(places) if found is None else 0
+        places = self._post([part[self._rank] for part in parts])
+        for part, place in zip(parts, places, strict=True):
             for rank in self._others():
-                part[rank].copy_(self._seen(rank, place, part[rank]) if found is None else found[rank][rank])
+                part[rank].copy_(self._seen(rank, place, part[rank]))
         self._finish()
-        if len(hidden) < len(parts):
-            self._wait(_READ, self._message)  # what lies open may be changed from here on
 
-    def lay_open(self, tensor: Tensor) -> Tensor:
-        """The same numbers in a file of their own, which the others map: ``complete`` needs not post what lies there.
-
-        All must come here with tensors of equal sizes.
+    def meet(self) -> None:
+        """Wait until all are here.
 
         Raises:
             TimeoutError: a process did not come.
         """
-        file = _made(tensor.nbytes)
-        (files,) = self.gather([torch.tensor([file])])
-        mapped = [_mapped(_opened(pid, int(of)), tensor.nbytes) for pid, of in zip(self._pids, files, strict=True)]
-        self.gather([torch.zeros(1)])  # all have opened it
-        os.close(file)
-        self._open.append([data.view(tensor.dtype).view(tensor.shape) for data in mapped])
-        return self._open[-1][self._rank].copy_(tensor)
+        self._post([])
+        self._finish()
 
-    def _laid_open(self, part: Tensor) -> list[Tensor] | None:
-        """Where the same piece of memory lies that each process has laid open, if this one has."""
-        for tensors in self._open:
-            own = tensors[self._rank]
-            offset = part.data_ptr() - own.data_ptr()
-            if 0 <= offset < own.nbytes:
-                first = offset // own.element_size()
-                return [tensor.flatten()[first : first + part.numel()].view(part.shape) for tensor in tensors]
-        return None
+    def in_common(self, tensor: Tensor) -> Tensor:
+        """The first process's numbers in memory that all of them read and write; all come here with tensors of equal sizes.
+
+        Raises:
+            TimeoutError: a process did not come.
+        """
+        file = _made(tensor.nbytes) if self._rank == 0 else -1
+        (files,) = self.gather([torch.tensor([file])])
+        data = _mapped(_opened(self._pids[0], int(files[0])), tensor.nbytes)
+        found = data.view(tensor.dtype).view(tensor.shape)
+        if self._rank == 0:
+            found.copy_(tensor)
+        self.meet()  # all have opened it
+        if self._rank == 0:
+            os.close(file)
+        return found
+
+    def sum_of_own(self, tensor: Tensor, axis: int) -> Tensor:
+        """Of the sum over all, in the order of ranks, the stretch along ``axis`` that is this process's.
+
+        Raises:
+            TimeoutError: a process did not come.
+        """
+        parts = tensor.chunk(self.world_size, axis)
+        me, own = self._rank, parts[self._rank]
+        places = self._post([parts[rank].contiguous() for rank in self._others()])  # each leaves out itself
+        stretches = [
+            own if rank == me else self._seen(rank, places[me - (me > rank)], own) for rank in range(self.world_size)
+        ]
+        total = stretches[0] + stretches[1]
+        for stretch in stretches[2:]:
+            total += stretch
+        self._finish()
+        return total
 
     def add_up(self, tensor: Tensor) -> None:
         """Replace a tensor by its sum over all: each adds up a stretch of it, in the order of ranks, for all.

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tasks.sae.architecture import Batch, Scratch, StepSums
-from tasks.sae.exchange import Exchange, Group
+from tasks.sae.exchange import Exchange, Group, own_latents
 from tasks.sae.init import initial_parameters
 from tasks.sae.parameters import Parameters, layout_of, part_of, view, zeros
 from tasks.sae.registry import architecture
@@ -34,6 +34,8 @@ class TrainState:
     """Over the parameters by latent and the others, apart; its moments are views of ``moments``."""
     apart: bool = False
     """Of the moments, those of latents that other workers update are out of date here; ``gather_moments`` fetches them."""
+    common: bool = False
+    """Parameters and moments lie in memory that workers with other rows have in common: each writes its own part."""
     averaged: Tensor | None = None
     """Exponential moving average of all parameters, if the plan asks for it."""
     scratch: Scratch = field(default_factory=Scratch)
@@ -71,14 +73,17 @@ def state_from(
     return TrainState(parameters, (first, second), silent, buffers, step, gradients, optimizer, averaged=averaged)
 
 
-def laid_open(state: TrainState, plan: Plan, exchange: Exchange) -> TrainState:
-    """The same with its weights where the other workers can read them, where that is possible; all come here at once."""
-    flat = exchange.lay_open(state.parameters.flat)
-    if flat is state.parameters.flat:
+def in_common(state: TrainState, plan: Plan, exchange: Exchange) -> TrainState:
+    """The same with weights and moments that workers with other rows have in common, where they can; all come here."""
+    parameters = state.parameters
+    if own_latents(exchange, len(parameters.b_enc)) == (0, len(parameters.b_enc)):
         return state
-    first, second = state.moments
-    moved = state_from(view(flat, layout_of(state.parameters)), plan, (first.flat, second.flat), state.step)
-    moved.silent, moved.buffers, moved.averaged = state.silent, state.buffers, state.averaged
+    found = [exchange.in_common(part.flat) for part in (parameters, *state.moments)]
+    flat, first, second = found
+    if flat is None or first is None or second is None:
+        return state
+    moved = state_from(view(flat, layout_of(parameters)), plan, (first, second), state.step)
+    moved.silent, moved.buffers, moved.averaged, moved.common = state.silent, state.buffers, state.averaged, True
     return moved
 
 

@@ -22,7 +22,7 @@ from tasks.train.loop import Run, ignore, train
 from tasks.train.plan import plan
 from tasks.train.spent import accounts
 from tasks.train.state import newest_run
-from tasks.train.step import initial_state, laid_open
+from tasks.train.step import in_common, initial_state
 
 CHECKPOINTS = "checkpoints"
 SAMPLE_ROWS = 8192
@@ -93,7 +93,7 @@ class Worker:
         """
         run = newest_run(open_store(self.out), f"{CHECKPOINTS}/", self.plan, self.device, self.exchange)
         run = run or Run(initial_state(self.plan, (sample or self.sample)(), self.device, self.exchange.latents))
-        run.state = laid_open(run.state, self.plan, self.exchange)
+        run.state = in_common(run.state, self.plan, self.exchange)
         return run
 
     def sample(self) -> Tensor:

@@ -42,7 +42,7 @@ def work(rank: int, port: int, both: Barrier, rounds: int, pipe: Connection) -> 
             found[f"step, {name}"] = timed(lambda: step(x), rounds)
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     for name, group in (("memory", TorchExchange()), ("sockets", TorchExchange(in_memory=False))):
-        number, weights = torch.zeros(1), group.lay_open(torch.zeros(CHECKED.d_sae, CHECKED.d_in))
+        number, weights = torch.zeros(1), torch.zeros(CHECKED.d_sae, CHECKED.d_in)
         found[f"a number's sum by {name}"] = timed(partial(group.add_up, number), 3 * rounds)
         found[f"weights by {name}"] = timed(partial(group.complete, [weights]), rounds)
     dist.destroy_process_group()

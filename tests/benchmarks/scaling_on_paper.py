@@ -25,19 +25,21 @@ from tests.benchmarks.meshes_on_paper import (
     table,
     winners,
 )
-from tests.benchmarks.step_on_paper import COMPILED, SHARED_OUT, Kernels, Mesh, Size, sent_bytes, terms
+from tests.benchmarks.step_on_paper import COMPILED, IN_COMMON, SHARED_OUT, Kernels, Mesh, Size, sent_bytes, terms
 
 CHECKED = Size(d_in=576, d_sae=9216, k=32, batch=2048)
 """What tests/benchmarks/scaling.py trains."""
 PAIRS = {"2x1": Mesh(2, 1), "1x2": Mesh(1, 2)}
 """Its meshes."""
+FORM = {"shared": IN_COMMON, "sockets": SHARED_OUT}
+"""What workers do with these links."""
 SHOWN = Size(d_in=4096, d_sae=1_048_576, batch=65_536), 64
 """Whose terms are shown."""
 
 
 def predicted(pair: Mapping[str, Constant], link: str) -> dict[str, float]:
     """Tokens per second of two workers over those of one, on each mesh of tests/benchmarks/scaling.py."""
-    one, two = (Setting(cpu(pair, link, alone), SHARED_OUT, COMPILED) for alone in (True, False))
+    one, two = (Setting(cpu(pair, link, alone), FORM[link], COMPILED) for alone in (True, False))
     return {name: one.seconds(CHECKED, Mesh(1, 1)) / two.seconds(CHECKED, mesh) for name, mesh in PAIRS.items()}
 
 
@@ -51,7 +53,7 @@ def check(pair: Mapping[str, Constant]) -> Iterator[str]:
                 {
                     "mesh": name,
                     "through": {"shared": "shared memory", "sockets": "sockets"}[link],
-                    "MB sent a step": f"{sent_bytes(terms(CHECKED, mesh, SHARED_OUT, COMPILED), mesh) / 1e6:.2f}",
+                    "MB sent a step": f"{sent_bytes(terms(CHECKED, mesh, FORM[link], COMPILED), mesh) / 1e6:.2f}",
                     "speed over one worker's, predicted": f"{ratio:.2f}",
                     "measured": f"{MEASURED[link, name]:.2f}",
                     "predicted over measured": f"{ratio / MEASURED[link, name]:.2f}",
@@ -127,7 +129,7 @@ latents. In `repeated`, the step before that, each decoded all rows and updated 
 """
 _RULE = """\
 The rule behind it: sharing rows sends each worker 8 d_in d_sae / b bytes of new weights and 6 d_in bytes of every row of the
-batch; sharing latents sends it 10 d_in bytes, and 4 k b of candidates, of each of its batch / a rows. So rows are shared
+batch; sharing latents sends it 10 d_in bytes, and 2 k b of candidates, of each of its batch / a rows. So rows are shared
 where d_sae is not above the rows of a step, latents where it is. On many nodes it is both: the candidates of all parts, and
 longer rings, cost more than they save.
 
@@ -152,10 +154,10 @@ What would help: times as fast as now, each with its best mesh, median over widt
 _CHECKED = """\
 Bytes: `tests/train/test_scaling_on_paper.py` lets processes take steps on five meshes, and what each sent is what the table
 says, to the byte. Time: the same table with the constants of one thread of a CPU, against two workers of one thread each
-(`tests.benchmarks.scaling`: d_in 576, d_sae 9216, k 32, batches of 2,048; one or two rounds of each in which nothing else
-took more than .08 of a core, on 21 November 2026). The table puts meshes in the order that was measured, and is {low:.0%} to
-{high:.0%} too fast: it lets no worker wait for another, which most of the difference is taken to be. No constant of a GPU,
-and nothing that crosses nodes, is checked so.
+(`tests.benchmarks.scaling`: d_in 576, d_sae 9216, k 32, batches of 2,048; medians of 15 rounds, of 5 through sockets, on 22
+November 2026). Workers that share memory have the weights in common, and send none. The table puts meshes in the order that
+was measured, and is {low:.0%} to {high:.0%} too fast: it lets no worker wait for another, which most of the difference is
+taken to be. No constant of a GPU, and nothing that crosses nodes, is checked so.
 """
 _LEFT_OUT = """\
 ## Left out

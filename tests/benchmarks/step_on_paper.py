@@ -15,6 +15,8 @@ Group = Literal["rows", "latents"]
 """Workers that hold the same latents and have other rows, or see the same rows and hold other latents."""
 BFLOAT16, FLOAT, INT32, FLOAT64, INT64 = 2, 4, 4, 8, 8
 """Bytes."""
+TOLD = FLOAT64 + INT64
+"""Beside gradients on rows: their squared error, and how many latents are active."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,9 +54,13 @@ class Form:
     name: str
     shared: bool
     """Each decodes its own rows, and updates its part of the latents over all rows; else all do all of both."""
+    common: bool = False
+    """Weights and moments lie in memory that they have in common, and need not be sent."""
 
 
 SHARED_OUT = Form(name="shared out", shared=True)
+IN_COMMON = Form(name="shared out, in common memory", shared=True, common=True)
+"""As on CPUs of one machine."""
 REPEATED = Form(name="repeated", shared=False)
 
 
@@ -63,8 +69,8 @@ class Kernels:
     """How often memory is gone through."""
 
     name: str
-    decode_passes: int
-    """Reads of each active latent's decoder row for decoding and pulling back, by one worker with all latents."""
+    pull_passes: int
+    """Reads of each active latent's decoder row, beside that for decoding, for the gradient on its value."""
     parameter_bytes: int
     """Moved per parameter by gradient, constraint and Adam."""
     writes_gradients: bool
@@ -73,9 +79,9 @@ class Kernels:
     """Moved per candidate of the selection, beside reading each pre-activation once."""
 
 
-COMPILED = Kernels(name="compiled", decode_passes=1, parameter_bytes=24, writes_gradients=False, candidate_bytes=0)
-"""As on CPUs: Adam reads and writes a weight and two moments, and the gradient stays in cache."""
-TORCH = Kernels(name="plain torch", decode_passes=2, parameter_bytes=60, writes_gradients=True, candidate_bytes=40)
+COMPILED = Kernels(name="compiled", pull_passes=0, parameter_bytes=24, writes_gradients=False, candidate_bytes=0)
+"""As on CPUs: Adam reads and writes a weight and two moments, and decoder row and gradient stay in cache meanwhile."""
+TORCH = Kernels(name="plain torch", pull_passes=1, parameter_bytes=60, writes_gradients=True, candidate_bytes=40)
 """As on GPUs (tasks/sae/reference.py). Per parameter: the gradient is written (4); Adam reads it too (28); on decoder rows,
 which are half, its product with them (8), the part along them dropped (12), their norm (4) and division by it (8); the
 gradient's squares are written and summed (12)."""
@@ -85,7 +91,7 @@ gradient's squares are written and summed (12)."""
 class Message:
     """A collective."""
 
-    kind: Literal["gather", "sum"]
+    kind: Literal["gather", "sum", "scattered sum"]
     among: Group
     size: float
     """Bytes of one worker's tensor."""
@@ -96,7 +102,9 @@ class Message:
     def sent_bytes(self, mesh: Mesh) -> float:
         """By one worker in a ring: its tensor once to each of the others, or a share of the sum and of its result."""
         g = self.workers(mesh)
-        return self.size * (g - 1) if self.kind == "gather" else 2 * self.size * (g - 1) / g
+        if self.kind == "gather":
+            return self.size * (g - 1)
+        return (2 if self.kind == "sum" else 1) * self.size * (g - 1) / g
 
     def seconds(self, mesh: Mesh, machine: Machine) -> float:
         g = self.workers(mesh)
@@ -104,7 +112,7 @@ class Message:
             return 0.0
         room = machine.node if self.among == mesh.near else max(1, machine.node * g // mesh.workers)
         on_node = min(g, room)
-        return machine.ring(self.sent_bytes(mesh), on_node, ceil(g / on_node), 1 if self.kind == "gather" else 2)
+        return machine.ring(self.sent_bytes(mesh), on_node, ceil(g / on_node), 2 if self.kind == "sum" else 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +168,7 @@ def terms(size: Size, mesh: Mesh, form: Form, kernels: Kernels, room: float | No
     return [
         _rows(size, mesh, form, mine),
         *_chosen(size, mesh, kernels, mine),
-        *_rebuilt(size, mesh, form, kernels, mine),
+        *_rebuilt(size, mesh, form, mine),
         *_updated(size, form, kernels, mine),
     ]
 
@@ -190,7 +198,7 @@ def _chosen(size: Size, mesh: Mesh, kernels: Kernels, mine: Own) -> Iterator[Ter
     yield Term(
         "choose among parts",
         memory_bytes=_RIVAL * mine.rows * size.k * mesh.b * (mesh.b > 1),
-        messages=(Message("gather", "latents", mine.rows * size.k * FLOAT),),
+        messages=(Message("gather", "latents", mine.rows * size.k * BFLOAT16),),
     )
     yield Term(
         "entries",
@@ -199,31 +207,33 @@ def _chosen(size: Size, mesh: Mesh, kernels: Kernels, mine: Own) -> Iterator[Ter
     )
 
 
-def _rebuilt(size: Size, mesh: Mesh, form: Form, kernels: Kernels, mine: Own) -> Iterator[Term]:
-    """Rows are decoded, among parts as a sum, and their gradients pulled back to the entries."""
+def _rebuilt(size: Size, mesh: Mesh, form: Form, mine: Own) -> Iterator[Term]:
+    """Rows are decoded, among parts as a sum, and compared."""
     decoded = size.batch * mine.share
-    passes = kernels.decode_passes * mine.entries * mine.share
-    if mesh.b > 1:  # once more, and the sum is written and read
-        passes += mine.entries * mine.share + 2 * decoded
+    passes = mine.entries * mine.share + 2 * decoded * (mesh.b > 1)  # the sum is written and read
     yield Term(
         "decode",
         memory_bytes=FLOAT * size.d_in * passes,
-        messages=(Message("sum", "latents", decoded * size.d_in * FLOAT),),
+        messages=(
+            Message("scattered sum", "latents", decoded * size.d_in * FLOAT),
+            Message("gather", "latents", decoded / mesh.b * size.d_in * FLOAT + TOLD),
+        ),
     )
     if form.shared:
-        told = mine.rows * size.d_in * FLOAT + mine.room * FLOAT + FLOAT64
+        told = mine.rows * size.d_in * FLOAT + TOLD
         yield Term("gradients of rows", messages=(Message("gather", "rows", told),))
-    yield Term("sums", messages=(Message("sum", "latents", FLOAT),) * 2)  # of active latents, of the gradient's norm
+    yield Term("sums", messages=(Message("sum", "latents", FLOAT),))  # of the gradient's norm
 
 
 def _updated(size: Size, form: Form, kernels: Kernels, mine: Own) -> Iterator[Term]:
     """Gradients of latents, Adam, and the new weights."""
     weights = size.d_in * mine.latents * mine.share  # of the encoder, and as many of the decoder
-    yield Term("gradients of latents", memory_bytes=2 * FLOAT * size.d_in * mine.entries * mine.share)
+    passes = (2 + kernels.pull_passes) * mine.entries * mine.share
+    yield Term("gradients of latents", memory_bytes=FLOAT * size.d_in * passes)
     yield Term("Adam", memory_bytes=kernels.parameter_bytes * 2 * weights)
     if form.shared:
         norm = Message("sum", "rows", FLOAT)
-        shown = (weights * FLOAT, weights * FLOAT, mine.latents * mine.share * FLOAT)
+        shown = () if form.common else (weights * FLOAT, weights * FLOAT, mine.latents * mine.share * FLOAT)
         yield Term("new weights", messages=(norm, *(Message("gather", "rows", part) for part in shown)))
 
 

@@ -5,6 +5,7 @@ import os
 import re
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tasks.sae import kernels, reference
+from tasks.sae.across import _in_columns
 from tasks.sae.entries import AdamStep, Entries, Part
 from tasks.sae.kernels import threads
 from tasks.sae.parameters import Layout, Parameters, zeros
@@ -65,6 +67,25 @@ def test_columns_are_selected_as_if_there_were_no_others(pre_acts, data):
     assert {latent for row in found for latent in row} <= set(columns.tolist())
 
 
+@settings(max_examples=150, deadline=None)
+@given(pre_activations(), st.data())
+def test_the_largest_of_all_parts_of_a_row_are_each_kept_by_the_part_that_has_it(pre_acts, data):
+    n_parts = data.draw(st.sampled_from([n for n in (1, 2, 3, 5) if n <= pre_acts.shape[1]]))
+    width = pre_acts.shape[1] // n_parts
+    pre_acts = pre_acts[:, : n_parts * width]
+    k = data.draw(st.integers(1, width))
+    found = [kernels.select_top_k(part, k, torch.float64) for part in pre_acts.chunk(n_parts, 1)]
+    rivals = torch.stack([_in_columns(part, k, pre_acts.dtype) for part in found])
+    whole = by_row(kernels.select_top_k(pre_acts, k, torch.float64))
+    for ops in (kernels, reference):
+        kept = [by_row(ops.keep_largest(entries, rivals, part)) for part, entries in enumerate(found)]
+        for r, row in enumerate(whole):
+            values = [value for part in kept for value in part[r].values()]
+            assert sorted(values) == sorted(row.values())
+        for part, rows in enumerate(kept):
+            assert all(pre_acts.double()[r, part * width + i] == v for r, row in enumerate(rows) for i, v in row.items())
+
+
 @settings(max_examples=100, deadline=None)
 @given(pre_activations(), st.sampled_from([-1.0, 0.0, 1e-3, 0.3337, 1.0, 2.5, 10.0]), st.booleans())
 def test_what_is_above_a_level_is_the_same_as_in_plain_torch(pre_acts, level, is_each_latents_own):
@@ -86,7 +107,7 @@ def test_nan_of_either_sign_reaches_the_values_of_its_row_and_of_no_other(dtype,
             spoilt = [torch.tensor(list(row.values())).isnan().any().item() for row in by_row(entries)]
             assert spoilt == [False, True, False]
     decoded = kernels.decode_rows(torch.zeros(3, 2), entries, torch.ones(97, 2), torch.ones(1), (97,))
-    assert torch.isfinite(decoded.residual).all(1).tolist() == [True, False, True]
+    assert torch.isfinite(decoded.residual()).all(1).tolist() == [True, False, True]
 
 
 def problem(dtype: torch.dtype, n: int = 200, d_in: int = 37, d_sae: int = 500, d_out: int = 45) -> tuple[Part, Tensor]:
@@ -108,16 +129,42 @@ def test_decoding_and_gradients_equal_plain_torchs_to_rounding(dtype, tolerance)
     target = torch.randn(part.entries.n, W_dec.shape[1], generator=generator).to(dtype)
     weight = torch.tensor([0.5, 0.3, 0.2], dtype=dtype)
     ours, theirs = (ops.decode_rows(target, part.entries, W_dec, weight, part.bounds) for ops in (kernels, reference))
-    for name in ("residual", "output_gradient", "d_values", "squared_error"):
+    assert_close(ours.residual(), theirs.residual(), tolerance)
+    for name in ("output_gradient", "d_values", "squared_error"):
         assert_close(getattr(ours, name), getattr(theirs, name), tolerance)
+    pulled = [ops.pull_back(ours.output_gradient, part.entries, W_dec, part.bounds) for ops in (kernels, reference)]
+    for d_values in pulled:
+        assert_close(d_values, ours.d_values, tolerance)
+    left = replace(part, d_values=None)
     written = []
     for ops in (kernels, reference):
-        out = parameters(part, W_dec)
-        ops.by_latent([part, part], (0, len(W_dec)), None).write(W_dec, out)
-        written.append(out)
-    assert_close(written[0].encoder, written[1].encoder, tolerance)
-    assert_close(written[0].W_dec, written[1].W_dec, tolerance)
-    assert_close(written[0].b_enc, written[1].b_enc, tolerance)
+        assert ops.decode_rows(target, part.entries, W_dec, weight, part.bounds, pull=False).d_values is None
+        for parts in ([part, part], [left, left]):
+            out = parameters(part, W_dec)
+            ops.by_latent(parts, (0, len(W_dec)), None).write(W_dec, out)
+            written.append(out)
+    for other in written[1:]:
+        assert_close(written[0].encoder, other.encoder, tolerance)
+        assert_close(written[0].W_dec, other.W_dec, tolerance)
+        assert_close(written[0].b_enc, other.b_enc, tolerance)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.float64, 1e-12)])
+def test_parts_of_the_latents_compare_what_they_decode_to_together(dtype, tolerance):
+    part, W_dec = problem(dtype)
+    target = torch.randn(part.entries.n, W_dec.shape[1], generator=torch.Generator().manual_seed(1)).to(dtype)
+    weight = torch.tensor([0.5, 0.3, 0.2], dtype=dtype)
+    whole = kernels.decode_rows(target, part.entries, W_dec, weight, part.bounds)
+    for ops in (kernels, reference):
+        compared = ops.compare(target, ops.decode_groups(part.entries, W_dec, part.bounds), weight)
+        assert_close(compared.output_gradient.flatten(0, 1), whole.output_gradient, tolerance)
+        assert_close(compared.squared_error, whole.squared_error, tolerance)
+
+
+def test_parts_with_and_without_gradients_on_values_are_not_mixed():
+    part, W_dec = problem(torch.float32)
+    with pytest.raises(ValueError, match="Some parts have d_values and some have none"):
+        kernels.by_latent([part, replace(part, d_values=None)], (0, len(W_dec)))
 
 
 def assert_close(ours: Tensor, theirs: Tensor, tolerance: float) -> None:

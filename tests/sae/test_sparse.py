@@ -75,8 +75,8 @@ def test_the_residual_is_what_all_latents_leave_of_the_target(ops):
     part, rows = sparse_gradients(ops, parameters, x, target, (7, 20, D_SAE))
     codes = torch.zeros(N, D_SAE, dtype=torch.float64)
     codes[part.entries.rows.long(), part.entries.latents.long()] = part.entries.values
-    assert_same(rows.residual, target - codes @ parameters.W_dec)
-    assert float(rows.squared_error[-1]) == pytest.approx(float(rows.residual.square().sum()))
+    assert_same(rows.residual(), target - codes @ parameters.W_dec)
+    assert float(rows.squared_error[-1]) == pytest.approx(float(rows.residual().square().sum()))
 
 
 @both
@@ -84,7 +84,7 @@ def test_the_residual_is_what_all_latents_leave_of_the_target(ops):
 def test_parts_add_up_and_radial_and_bias_add_multiples_of_decoder_rows_and_numbers(ops, same_x):
     parameters, x, target = random_parameters(), randn(N, D_IN, seed=1), randn(N, D_OUT, seed=2)
     first, rows = sparse_gradients(ops, parameters, x, target, (7, 20, D_SAE))
-    second, _ = sparse_gradients(ops, parameters, x if same_x else x + 1, rows.residual, (D_SAE,))
+    second, _ = sparse_gradients(ops, parameters, x if same_x else x + 1, rows.residual(), (D_SAE,))
     radial, bias = randn(D_SAE, seed=3), randn(D_SAE, seed=4)
     together, apart = random_parameters(seed=9), [random_parameters(seed=9), random_parameters(seed=9)]
     ops.by_latent([first, second], (0, D_SAE), radial, bias).write(parameters.W_dec, together)

@@ -33,13 +33,26 @@ class ThreadGroup:
         self._board.barrier.wait()
         return found
 
+    def sum_of_own(self, tensor: Tensor, axis: int = 0) -> Tensor:
+        (found,) = self.gather([tensor[None]])
+        return found.sum(0).chunk(self.world_size, axis)[self.rank]
+
     def complete(self, tensors: Sequence[Tensor]) -> None:
         own = [tensor.chunk(self.world_size)[self.rank] for tensor in tensors]
         for tensor, found in zip(tensors, self.gather(own), strict=True):
             tensor.copy_(found)
 
-    def lay_open(self, tensor: Tensor) -> Tensor:
-        return tensor
+    def in_common(self, tensor: Tensor) -> Tensor | None:
+        if self.world_size == 1:
+            return None
+        self._board.shown[self.rank] = [tensor]
+        self._board.barrier.wait()
+        found = self._board.shown[0][0]
+        self._board.barrier.wait()
+        return found
+
+    def meet(self) -> None:
+        self._board.barrier.wait()
 
     def add_up(self, tensor: Tensor) -> None:
         (found,) = self.gather([tensor[None]])
@@ -60,5 +73,5 @@ def in_mesh(n_rows: int, n_parts: int, work: Callable[[Exchange], Result]) -> li
         row, part = divmod(worker, n_parts)
         return work(ThreadMesh(ThreadGroup(rows[part], row), ThreadGroup(columns[row], part)))
 
-    with ThreadPoolExecutor(n_rows * n_parts) as pool:
+    with ThreadPoolExecutor(n_rows * n_parts, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         return [future.result() for future in [pool.submit(at, worker) for worker in range(n_rows * n_parts)]]

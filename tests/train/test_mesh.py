@@ -21,8 +21,10 @@ from tasks.train.config import TrainConfig
 from tasks.train.loop import Run, StoppedError, ignore, train
 from tasks.train.plan import Plan, plan
 from tasks.train.state import checkpoint_name, newest_run, run_to_files
-from tasks.train.step import TrainState, initial_state, state_from
+from tasks.train.step import TrainState, in_common, initial_state, state_from
 from tests.sae.threads import in_mesh
+
+pytestmark = pytest.mark.usefixtures("unchecked")
 
 D_IN, D_OUT, D_SAE, STEPS, BATCH = 8, 6, 48, 200, 32
 MESHES = [(2, 1), (1, 2), (2, 2), (1, 4)]
@@ -46,7 +48,13 @@ def rows(p: Plan) -> Tensor:
 
 
 def trained(
-    p: Plan, data: Tensor, exchange: Exchange, run: Run | None = None, keep: Callable[[Run], None] = ignore
+    p: Plan,
+    data: Tensor,
+    exchange: Exchange,
+    run: Run | None = None,
+    keep: Callable[[Run], None] = ignore,
+    *,
+    common: bool = True,
 ) -> tuple[TrainState, list[object]]:
     """By one worker of a mesh, with the rows that are its to read, from the first step on or from where ``run`` is."""
     width, latents = data.shape[2], exchange.latents
@@ -55,15 +63,18 @@ def trained(
         whole = initial_state(p, data[:8].flatten(0, 1).float()).parameters
         whole = view(whole.flat.double(), p.layout)
         run = Run(state_from(part_of(whole, latents.rank, latents.world_size), p))
+    if common:
+        run.state = in_common(run.state, p, exchange)
+        assert run.state.common == (exchange.world_size > 1 and len(run.state.silent) % exchange.world_size == 0)
     worker, n_workers = exchange.rank * latents.world_size + latents.rank, exchange.world_size * latents.world_size
     own = [batch.chunk(n_workers)[worker] for batch in data[run.state.step :]]
     return train(run, own, p, scaling, exchange, on_checkpoint=keep).state, list(run.curve)
 
 
-def assert_the_same(p: Plan, mesh: tuple[int, int]) -> None:
+def assert_the_same(p: Plan, mesh: tuple[int, int], *, common: bool = True) -> None:
     data = rows(p)
     alone, curve = trained(p, data, Alone())
-    workers = in_mesh(*mesh, lambda exchange: trained(p, data, exchange))
+    workers = in_mesh(*mesh, lambda exchange: trained(p, data, exchange, common=common))
     for worker, (state, its_curve) in enumerate(workers):
         expected = part_of(alone.parameters, worker % mesh[1], mesh[1])
         assert difference(state.parameters.flat, expected.flat) < 1e-9
@@ -85,6 +96,11 @@ def difference(a: Tensor, b: Tensor) -> float:
 def test_every_architecture_on_every_mesh_has_the_weights_of_one_worker(arch: str, mesh: tuple[int, int]) -> None:
     steps = 60 if arch == "p_anneal" else STEPS
     assert_the_same(resolved(settings(arch), tokens=steps * BATCH), mesh)
+
+
+@pytest.mark.parametrize("arch", ["topk", "l1_2023", "gated"])
+def test_workers_that_have_no_memory_in_common_too(arch: str) -> None:
+    assert_the_same(resolved(settings(arch), tokens=60 * BATCH), (2, 2), common=False)
 
 
 @pytest.mark.parametrize("arch", ["topk", "batchtopk", "jumprelu", "gated"])
@@ -116,9 +132,9 @@ def test_each_worker_updates_its_latents_only_and_fetches_the_others_moments_for
         apart.append(run.state.apart)
 
     def stepped(exchange: Exchange) -> tuple[Tensor, Tensor]:
-        state, _ = trained(p, data[:-1], exchange)  # a checkpoint is due after the last step only
+        state, _ = trained(p, data[:-1], exchange, common=False)  # a checkpoint is due after the last step only
         stale = state.moments[0].W_dec.clone()
-        return stale, trained(p, data, exchange, keep=saved)[0].moments[0].W_dec
+        return stale, trained(p, data, exchange, keep=saved, common=False)[0].moments[0].W_dec
 
     before, _ = trained(p, data[:-1], Alone())
     for worker, (stale, whole) in enumerate(in_mesh(2, 1, stepped)):

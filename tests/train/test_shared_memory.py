@@ -56,6 +56,9 @@ def _same_as_over_sockets(rank: int, world_size: int) -> None:
             memory.add_up(sums[0])
             sockets.add_up(sums[1])
             _equal(sums[:1], sums[1:])
+            table = torch.stack([numbers] * 2 * world_size)
+            for axis, whole in ((0, table), (1, table.T.contiguous())):
+                _equal([memory.sum_of_own(whole, axis)], [sockets.sum_of_own(whole, axis)])
             parts = torch.rand(size * world_size, 3, generator=generator)
             wholes = [[parts.clone(), parts[:, 0].clone()] for _ in range(2)]
             memory.complete(wholes[0])
@@ -69,23 +72,30 @@ def test_it_gives_what_sockets_give(world_size: int) -> None:
     together(world_size, _same_as_over_sockets)
 
 
-def _completed_where_it_lies(rank: int, world_size: int) -> None:
+def _written_by_all(rank: int, world_size: int) -> None:
     group = TorchGroup(None, Traffic())
-    first, second = (group.lay_open(torch.full((40,), float(10 * n + rank))) for n in (1, 2))
-    assert first.tolist() == [10.0 + rank] * 40
-    hidden = torch.full((4,), float(rank))
-    for step in range(3):
-        low, high = 8 + 16 * rank, 24 + 16 * rank  # of a tensor that begins within what lies open
-        first[low:high] += step
-        group.complete([first[8:], hidden, second[:20].view(10, 2)])
-        sums = [0, 1, 3][step]
-        assert first.tolist() == [10.0 + rank] * 8 + [10.0 + sums] * 16 + [11.0 + sums] * 16
-        assert hidden.tolist() == [0, 0, 1, 1]
-        assert second.tolist() == [20.0] * 10 + [21.0] * 10 + [20.0 + rank] * 20
+    first, second = (group.in_common(torch.full((40, 3), float(10 * n + rank))) for n in (1, 2))
+    assert first is not None
+    assert second is not None
+    for step in range(100):
+        assert first.tolist() == [[10.0 + step] * 3] * 40
+        group.meet()  # all have read
+        first[rank::world_size] += 1
+        group.meet()  # all have written
+    assert second.tolist() == [[20.0] * 3] * 40
 
 
-def test_what_lies_open_to_the_others_is_completed_from_there() -> None:
-    together(2, _completed_where_it_lies)
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_what_one_writes_into_memory_in_common_all_see_when_they_have_met(world_size: int) -> None:
+    together(world_size, _written_by_all)
+
+
+def _nothing_in_common(rank: int, world_size: int) -> None:
+    assert TorchGroup(None, Traffic(), in_memory=False).in_common(torch.zeros(3)) is None
+
+
+def test_over_sockets_nothing_is_in_common() -> None:
+    together(2, _nothing_in_common)
 
 
 def _sums_of_odd_tensors(rank: int, world_size: int) -> None:

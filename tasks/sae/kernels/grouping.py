@@ -28,6 +28,8 @@ class Grouped(NamedTuple):
     """How often the decoder row of each latent is added to its gradient; empty for never."""
     bias: NDArray[Any]
     """What is added to the gradient of each latent's bias; empty for nothing."""
+    pulls: bool
+    """Whether ``d_values`` are still to be found, as products of decoder rows and rows of ``gradient``."""
 
 
 def grouped(
@@ -44,15 +46,22 @@ def grouped(
     one_x = all(part.x is parts[0].x for part in parts)
     place, x_offset, gradient_offset = start[:-1].copy(), 0, 0
     for part in parts:
-        coded = tuple(t.detach().numpy() for t in (part.entries.latents, part.entries.values, part.d_values))
+        coded = part.entries.latents.numpy(), part.entries.values.detach().numpy(), _array(part.d_values, dtype)
         rows = part.entries.start.numpy(), np.array(part.bounds), low, high
         _scatter(*coded, *rows, x_offset, gradient_offset, place, *sums)
         x_offset += 0 if one_x else len(part.x)
         gradient_offset += len(part.output_gradient)
     gradient = _joined([part.output_gradient for part in parts])
     x = _joined([part.x for part in parts[: 1 if one_x else None]])
-    added = [np.empty(0, dtype) if given is None else given.detach().numpy() for given in (radial, bias)]
-    return Grouped(start, *sums, gradient, x, *added)
+    pulls = [part.d_values is None for part in parts]
+    if any(pulls) and not all(pulls):
+        raise ValueError("Some parts have d_values and some have none.")
+    return Grouped(start, *sums, gradient, x, _array(radial, dtype), _array(bias, dtype), all(pulls))
+
+
+def _array(tensor: torch.Tensor | None, dtype: Any) -> NDArray[Any]:
+    array: NDArray[Any] = np.empty(0, dtype) if tensor is None else tensor.detach().numpy()
+    return array
 
 
 def _joined(tensors: list[torch.Tensor]) -> NDArray[Any]:
@@ -98,5 +107,7 @@ def _scatter(
                 group += 1
             to = place[latent - low]
             place[latent - low] += 1
-            to_values[to], to_d_values[to] = values[e], d_values[e]
+            to_values[to] = values[e]
+            if len(d_values) > 0:
+                to_d_values[to] = d_values[e]
             to_gradient_rows[to], to_x_rows[to] = gradient_offset + group * n + r, x_offset + r

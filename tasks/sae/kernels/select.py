@@ -31,7 +31,7 @@ def select_columns(pre_acts: Float[Tensor, "n d_sae"], columns: Int[Tensor, "c"]
 def select_above(pre_acts: Float[Tensor, "n d_sae"], level: float | Float[Tensor, "d_sae"], dtype: torch.dtype) -> Entries:
     """All pre-activations above ``level``, which is one for all latents or each latent's own, of either sign."""
     n = len(pre_acts)
-    rows = _bits(pre_acts) if pre_acts.dtype == torch.bfloat16 else pre_acts.detach().contiguous().numpy()
+    rows = bits_of(pre_acts) if pre_acts.dtype == torch.bfloat16 else pre_acts.detach().contiguous().numpy()
     levels = _levels(level, pre_acts)
     counts = np.zeros(n, np.int64)
     chunks: dict[int, tuple[NDArray[Any], NDArray[np.int32]]] = {0: (np.empty(0, rows.dtype), np.empty(0, np.int32))}
@@ -48,7 +48,7 @@ def select_above(pre_acts: Float[Tensor, "n d_sae"], level: float | Float[Tensor
 def _select_top(pre_acts: Tensor, among: NDArray[np.int32], k: int, dtype: torch.dtype) -> Entries:
     """Among all columns if none are named."""
     n = len(pre_acts)
-    bits, infinity = _bits(pre_acts), _infinity(pre_acts.dtype)
+    bits, infinity = bits_of(pre_acts), infinity_of(pre_acts.dtype)
     numbers, latents = np.empty((n, k), bits.dtype), np.empty((n, k), np.int32)
     counts = np.zeros(n, np.int64)
     if numbers.size:
@@ -60,7 +60,8 @@ def _select_top(pre_acts: Tensor, among: NDArray[np.int32], k: int, dtype: torch
     return Entries(_floats(numbers.reshape(-1), pre_acts, dtype), torch.from_numpy(latents.reshape(-1)), _start(counts))
 
 
-def _bits(pre_acts: Tensor) -> NDArray[Any]:
+def bits_of(pre_acts: Tensor) -> NDArray[Any]:
+    """Numbers as the integers of the same bits."""
     array: NDArray[Any] = pre_acts.detach().contiguous().view(_BITS[pre_acts.dtype]).numpy()
     return array
 
@@ -76,7 +77,8 @@ def _floats(bits: NDArray[Any], like: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.from_numpy(bits).view(like.dtype).to(dtype)
 
 
-def _infinity(dtype: torch.dtype) -> int:
+def infinity_of(dtype: torch.dtype) -> int:
+    """The integer of infinity's bits."""
     return int(torch.tensor(float("inf"), dtype=dtype).view(_BITS[dtype]))
 
 

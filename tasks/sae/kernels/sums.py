@@ -23,7 +23,6 @@ def decode(
     start: Any,
     bounds: Any,
     longest: Any,
-    decoded: Any,
     residual: Any,
     output_gradient: Any,
     d_values: Any,
@@ -31,9 +30,9 @@ def decode(
     low: Any,
     high: Any,
 ) -> None:
-    """Rows low to high; see ``Rows`` for what is written. ``errors`` [n, g] are squared; ``longest`` is the most entries.
+    """Rows low to high; see ``Rows`` for what is written; no ``d_values`` if there is no room for them.
 
-    ``decoded`` [g, n, d_out] is what each group decodes to, where other workers have latents of it too; else it is empty.
+    ``errors`` [n, g] are squared; ``longest`` is the most entries.
     """
     n, d_out = target.shape
     n_groups, minus_two = len(bounds), target.dtype.type(-2)
@@ -47,15 +46,14 @@ def decode(
         rest = residual[r]
         copy(rest, target[r])
         for p in range(n_groups):
-            if len(decoded) > 0:
-                subtract(rest, decoded[p, r], rest.dtype.type(1))
-            else:
-                add_rows(rest, factors[ends[p] : ends[p + 1]], W_dec, which[ends[p] : ends[p + 1]])
+            add_rows(rest, factors[ends[p] : ends[p + 1]], W_dec, which[ends[p] : ends[p + 1]])
             errors[r, p] = square(rest)
             scale(output_gradient[p * n + r], rest, minus_two * weight[p])
         clear(gradient)
         for p in range(n_groups - 1, -1, -1):
             accumulate(gradient, output_gradient[p * n + r])
+            if len(d_values) == 0:
+                continue
             dot_rows(products, gradient, W_dec, which[ends[p] : ends[p + 1]])
             for i in range(ends[p], ends[p + 1]):
                 d_values[places[i]] = products[i - ends[p]]
@@ -75,7 +73,44 @@ def add_groups(
         for i in range(ends[n_groups]):
             which[i], factors[i] = latents[places[i]], values[places[i]]
         for p in range(n_groups):
+            clear(decoded[p, r])
             add_rows(decoded[p, r], factors[ends[p] : ends[p + 1]], W_dec, which[ends[p] : ends[p + 1]])
+
+
+@kernel
+@no_type_check
+def compare_rows(target: Any, decoded: Any, weight: Any, output_gradient: Any, errors: Any, low: Any, high: Any) -> None:
+    """Rows low to high: hold what each group decodes to [g, n, d] against ``target``; ``errors`` [n, g] are squared."""
+    n_groups, minus_two = len(decoded), target.dtype.type(-2)
+    rest = np.empty(target.shape[1], target.dtype)
+    for r in range(low, high):
+        copy(rest, target[r])
+        for p in range(n_groups):
+            subtract(rest, decoded[p, r], rest.dtype.type(1))
+            errors[r, p] = square(rest)
+            scale(output_gradient[p, r], rest, minus_two * weight[p])
+        clear(rest)
+        for p in range(n_groups - 1, -1, -1):
+            accumulate(rest, output_gradient[p, r])
+
+
+@kernel
+@no_type_check
+def dot_groups(
+    gradient: Any, W_dec: Any, latents: Any, start: Any, bounds: Any, longest: Any, d_values: Any, low: Any, high: Any
+) -> None:
+    """Rows low to high: write each entry's product of its decoder row with its group's and row's ``gradient`` [g * n, d]."""
+    n_groups, n = len(bounds), len(start) - 1
+    which, products = np.empty(longest, latents.dtype), np.empty(longest, d_values.dtype)
+    places, ends = np.empty(longest, np.int64), np.empty(n_groups + 1, np.int64)
+    for r in range(low, high):
+        by_group(latents, start[r], start[r + 1], bounds, places, ends)
+        for i in range(ends[n_groups]):
+            which[i] = latents[places[i]]
+        for p in range(n_groups):
+            dot_rows(products, gradient[p * n + r], W_dec, which[ends[p] : ends[p + 1]])
+            for i in range(ends[p], ends[p + 1]):
+                d_values[places[i]] = products[i - ends[p]]
 
 
 @kernel
@@ -140,6 +175,8 @@ def accumulate(total: Any, row: Any) -> None:
 def gradients(entries: Any, W_dec: Any, i: Any, d_encoder: Any, d_W_dec: Any) -> Any:
     """Write the gradients of encoder row and decoder row of latent i; that of its bias is returned."""
     low, high = entries.start[i], entries.start[i + 1]
+    if entries.pulls:
+        dot_rows(entries.d_values[low:high], W_dec[i], entries.gradient, entries.gradient_rows[low:high])
     clear(d_encoder)
     clear(d_W_dec)
     add_rows(d_W_dec, entries.values[low:high], entries.gradient, entries.gradient_rows[low:high])

@@ -40,6 +40,63 @@ def top_rows(
 
 @kernel
 @no_type_check
+def keep_rivals(
+    rivals: Any,
+    part: Any,
+    infinity: Any,
+    width: Any,
+    values: Any,
+    latents: Any,
+    start: Any,
+    kept_values: Any,
+    kept_latents: Any,
+    counts: Any,
+    low: Any,
+    high: Any,
+) -> None:
+    """Rows low to high: write which of a part's numbers are among the k largest of ``rivals [n_parts, n, k]``.
+
+    They are put to the front of their row, and how many they are behind the row's number. Of equal numbers those of the
+    first parts are taken. Of a row with a NaN nothing else is. ``width`` is n_parts * k and a register more.
+    """
+    n_parts, k = len(rivals), rivals.shape[2]
+    among = np.zeros(width, rivals.dtype)[
+        : (n_parts * k * rivals.itemsize + REGISTER - 1) // REGISTER * REGISTER // rivals.itemsize
+    ]
+    for r in range(low, high):
+        for p in range(n_parts):
+            for i in range(k):
+                among[p * k + i] = rivals[p, r, i]
+        level, ties = infinity + 1, 0
+        is_nan = largest_magnitude(among) > infinity
+        if not is_nan:
+            level = level_of(among, k, k)
+            ties = k - count_from(among, level + 1)
+            for i in range(part * k):
+                ties -= among[i] == level
+        count = 0
+        for i in range(start[r + 1] - start[r]):
+            number = among[part * k + i]
+            is_tie = number == level and ties > 0
+            ties -= is_tie
+            value = values[start[r] + i]
+            if number > level or is_tie or (is_nan and value != value):
+                kept_values[r, count], kept_latents[r, count] = value, latents[start[r] + i]
+                count += 1
+        counts[r + 1] = count
+
+
+@kernel
+@no_type_check
+def pack_rows(values: Any, latents: Any, ends: Any, packed_values: Any, packed_latents: Any, low: Any, high: Any) -> None:
+    """Rows low to high: write what is at the front of each behind that of the row before."""
+    for r in range(low, high):
+        for i in range(ends[r + 1] - ends[r]):
+            packed_values[ends[r] + i], packed_latents[ends[r] + i] = values[r, i], latents[r, i]
+
+
+@kernel
+@no_type_check
 def find_top(row: Any, k: Any, infinity: Any, maxima: Any, magnitudes: Any, numbers: Any, places: Any, starts: Any) -> Any:
     """Write the ``k`` largest positive numbers of a row and their places, in no order; how many there are.
 
