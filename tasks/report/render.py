@@ -3,10 +3,7 @@
 import hashlib
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
-
-import jinja2
 
 from tasks.artifacts import identity, read_manifest, to_json, write_manifest
 from tasks.config import PipelineConfig
@@ -14,10 +11,10 @@ from tasks.report import details, figures, kinds, overview, provenance, tables
 from tasks.report.contexts import Contexts
 from tasks.report.inputs import Inputs, read_inputs
 from tasks.report.javascript import data_file
+from tasks.report.pages import asset, page
 from tasks.store.objects import open_store
 
 FORMAT_VERSION = 1
-TEMPLATES = Path(__file__).parent / "templates"
 ASSETS = (
     "site.css",
     "icon.svg",
@@ -60,7 +57,7 @@ def site(config: PipelineConfig, inputs: Inputs) -> Iterator[tuple[str, bytes]]:
     panels = tables.with_panel(inputs.latents, config.report.max_latents)
     statistics = inputs.activations["hooks"][config.hook].get("statistics", {}).get("train", {})
     for name in ASSETS:
-        yield f"assets/{name}", (TEMPLATES / name).read_bytes()
+        yield f"assets/{name}", asset(name)
     charts = {
         "curves": figures.training_curves(inputs.curve),
         "density": figures.density_histogram(inputs.summary),
@@ -82,15 +79,9 @@ def _data(name: str, value: Any) -> tuple[str, bytes]:
 
 
 def _page(config: PipelineConfig, inputs: Inputs, charts: dict[str, Any]) -> bytes:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     hook = inputs.activations["hooks"][config.hook]
-    text = environment.get_template("index.html").render(
+    return page(
+        "index.html",
         title=overview.title(config, inputs),
         sentence=overview.sentence(config, inputs),
         cards=overview.cards(inputs),
@@ -115,7 +106,6 @@ def _page(config: PipelineConfig, inputs: Inputs, charts: dict[str, Any]) -> byt
         addresses=inputs.addresses,
         scripts=[name for name in ASSETS if name.endswith(".js")],
     )
-    return text.encode()
 
 
 def _norms(config: PipelineConfig, inputs: Inputs) -> list[tuple[str, provenance.Rows]]:

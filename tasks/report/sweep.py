@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jinja2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,8 +14,8 @@ import pyarrow.parquet as pq
 from tasks.artifacts import identity, read_manifest, require_manifest, write_manifest
 from tasks.config import PipelineConfig
 from tasks.report.numbers import DASH, compact, duration, number, percent
+from tasks.report.pages import asset, page
 from tasks.report.provenance import settings_yaml
-from tasks.report.render import TEMPLATES
 from tasks.store.objects import open_store
 
 FORMAT_VERSION = 1
@@ -60,7 +59,7 @@ def render_sweep(config: PipelineConfig, activations: str, table: pa.Table, stab
 
 def _files(config: PipelineConfig, table: pa.Table, stability: pa.Table, eval_is_train: bool) -> Iterator[tuple[str, bytes]]:
     for name in ("site.css", "sweep.css", "icon.svg"):
-        yield f"assets/{name}", (TEMPLATES / name).read_bytes()
+        yield f"assets/{name}", asset(name)
     for key, rows in ((TABLE, table), (STABILITY, stability)):
         sink = io.BytesIO()
         pq.write_table(rows, sink)
@@ -69,16 +68,10 @@ def _files(config: PipelineConfig, table: pa.Table, stability: pa.Table, eval_is
 
 
 def _page(config: PipelineConfig, rows: list[Row], pairs: list[Row], eval_is_train: bool) -> bytes:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     own = config.activations.source is not None
     source = (config.activations.source or config.model.label).rstrip("/").rpartition("/")[2]
-    text = environment.get_template("sweep.html").render(
+    return page(
+        "sweep.html",
         title=f"{config.name}: {len(rows)} SAEs of {source if own else ' + '.join(config.hooks)}",
         sentence=_sentence(config, rows, source, eval_is_train),
         varied=[VARIED[name] for name in varied(rows)] + (["Seed"] if _differ(rows, "seed") else []),
@@ -88,7 +81,6 @@ def _page(config: PipelineConfig, rows: list[Row], pairs: list[Row], eval_is_tra
         settings=settings_yaml(config),
         files=[TABLE, STABILITY],
     )
-    return text.encode()
 
 
 def _sentence(config: PipelineConfig, rows: list[Row], source: str, eval_is_train: bool) -> str:

@@ -1,6 +1,5 @@
 """A job of Ray Train in an actor of its own, watched: restarted, stopped with a checkpoint, and leaving nothing behind."""
 
-import itertools
 import logging
 import os
 import threading
@@ -178,18 +177,19 @@ class _Job:
             os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # one process less where no node can go
         task = {**task, "job": ray.get_runtime_context().current_actor}
         before = _placement_groups()
-        for failures in itertools.count():
+        failures = 0
+        while True:
             try:
                 result: dict[str, Any] = _trainer(work, task).fit().return_value
             except (ray.exceptions.RayActorError, ray.train.ControllerError) as error:
                 if failures >= config.train.max_failures or _lacks_room(error):
                     raise
+                failures += 1
                 self.warn(f"training: Ray Train's controller was lost ({type(error).__name__}); another goes on")
                 _free(_placement_groups() - before)
                 drop_unusable_snapshot(task["out"])
             else:
                 return result
-        raise AssertionError("count() is endless")
 
     def tell(self, progress: Progress, rank: int = 0) -> None:
         self._progress[rank], self._is_new = progress, True
