@@ -44,7 +44,7 @@ def descend(state: "TrainState", plan: Plan, kind: Architecture, by_latent: ByLa
     d_sae, lr = len(state.parameters.b_enc), plan.lr_at(state.step)
     settings = AdamStep(lr=lr, betas=plan.betas, eps=EPS, step=state.step + 1, unit_norm=kind.unit_norm_decoder)
     shared_out = by_latent is not None or state.common
-    if not shared_out:
+    if not shared_out:  # gradients are everywhere then: to update all latents costs less than to send the weights
         gather_moments(state, exchange)
     own = _own_of(state, *(own_latents(exchange, d_sae) if shared_out else (0, d_sae)))
     is_part = len(own.parameters.b_enc) < d_sae

@@ -74,7 +74,10 @@ def state_from(
 
 
 def in_common(state: TrainState, plan: Plan, exchange: Exchange) -> TrainState:
-    """The same with weights and moments that workers with other rows have in common, where they can; all come here."""
+    """The same with weights and moments that workers with other rows have in common, where they can; all come here.
+
+    A checkpoint may be read from them at leisure: no step is taken without the worker that reads.
+    """
     parameters = state.parameters
     if own_latents(exchange, len(parameters.b_enc)) == (0, len(parameters.b_enc)):
         return state
