@@ -1,9 +1,9 @@
 """The step of architectures that select their codes (TopK and its kin): everything happens at the active latents only.
 
 Workers with other rows share all of the work. Each encodes and decodes its own rows; then rows, codes and the gradients on
-what they decode to are gathered, each worker updates its part of the latents over the whole batch, and shows the others
-the new weights. No gradient of a weight is ever sent, and all workers are left with equal bits. Workers that hold different
-latents of the same rows share the choice, and what they decode to.
+what they decode to are gathered, and each worker updates its part of the latents over the whole batch, in memory that all
+have in common or to be shown to the others. No gradient of a weight is ever sent, and all workers are left with equal bits.
+Workers that hold different latents of the same rows share the choice, and what they decode to.
 """
 
 from collections.abc import Callable

@@ -35,7 +35,7 @@ def gather_moments(state: "TrainState", exchange: Exchange) -> None:
 
 
 def _of_latents(parameters: Parameters) -> list[Tensor]:
-    """What sparse gradients are of; the architecture's own parameters, which are small, are every worker's to update."""
+    """What sparse gradients are of, and what is shared out; the architecture's own parameters are small."""
     return [parameters.encoder, parameters.W_dec, parameters.b_enc]
 
 
