@@ -5,21 +5,22 @@ from pathlib import PurePath
 
 import pytest
 
-SLOW = {"served": "prefect", "prefect": "prefect", "ray": "ray", "ray_cluster": "ray"}
-"""Markers and fixtures, and what starts slowly for whoever has them; the first that is met counts."""
+SLOW = {"served": "prefect", "prefect": "prefect", "ray_cluster": "ray"}
+"""Fixtures and markers, and what is started for whoever has them; the first that is met counts."""
 
 
 def group(nodeid: str, has: Collection[str]) -> tuple[str, bool]:
     """The tests that share this name are of one process; and whether they take long.
 
-    Those with a Ray cluster go by package, as what they harvest or train once is their package's; each process then has a
-    cluster, which takes seconds, and none is idle meanwhile. Those with Prefect's server go together, all others by file.
+    Those with the tests' Ray cluster go by package, as what they harvest or train once is their package's; each process
+    then has a cluster, which takes seconds, and none is idle meanwhile. Those with Prefect's server go together, and all
+    others by file: also those that start clusters of their own.
     """
     path = PurePath(nodeid.partition("::")[0])
     for name, what in SLOW.items():
         if name in has:
             return (what if what == "prefect" else f"{what}-{path.parent.name}"), True
-    return f"{path.parent.name}-{path.stem.removeprefix('test_')}", False
+    return f"{path.parent.name}-{path.stem.removeprefix('test_')}", "ray" in has
 
 
 def in_groups(items: list[pytest.Item]) -> None:
