@@ -17,6 +17,7 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 from tests.grouped import in_groups
+from tests.patience import PATIENCE_S
 from tests.sampled import ALL, SEED, every_case, seed
 
 ROOT = Path(__file__).parents[1]
@@ -164,7 +165,7 @@ class s3_server:  # noqa: N801 - reads as a function: `with s3_server(folder) as
         self._process.wait()
 
     def _wait(self) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{self._ports['s3']}", timeout=1)

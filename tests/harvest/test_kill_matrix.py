@@ -11,6 +11,7 @@ import pytest
 
 from tests.harvest.commands import Command, kill_tree, until, write_config
 from tests.harvest.kill_points import IN_ACTOR, IN_DRIVER
+from tests.patience import PATIENCE_S
 from tests.sampled import sampled
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
@@ -118,7 +119,7 @@ def test_sigterm_ends_the_command_within_seconds_and_keeps_what_is_committed(com
     until(committed(command, 2), "two shards")
     process.terminate()
     told = time.monotonic()
-    assert process.wait(60) == 128 + signal.SIGTERM
+    assert process.wait(PATIENCE_S) == 128 + signal.SIGTERM
     assert time.monotonic() - told < 20  # it waits 5 s at most for what is being stored; the rest is a busy machine's
     assert "Stopped. The same command goes on from here" in command.said()
     assert command.out.head("manifest.json") is None, "stopped too late to show anything"
@@ -128,7 +129,7 @@ def test_sigterm_ends_the_command_within_seconds_and_keeps_what_is_committed(com
 def test_two_commands_racing_on_one_recipe_both_end_with_the_one_manifest(command: Command, undisturbed: Command) -> None:
     processes = [command.start(), command.start()]
     try:
-        assert [process.wait(300) for process in processes] == [0, 0], command.said()
+        assert [process.wait(PATIENCE_S) for process in processes] == [0, 0], command.said()
     finally:
         for process in processes:
             kill_tree(process)
@@ -156,7 +157,7 @@ def test_a_disk_that_fills_up_ends_the_command_in_a_sentence_and_loses_nothing(
     process = command.start()
     until(committed(command, 2), "two shards")
     filler = fill(small_disk)
-    assert process.wait(60) == 2, command.said()
+    assert process.wait(PATIENCE_S) == 2, command.said()
     said = command.said()
     assert "saemill: There is no room for" in said
     assert "make room there and give the same command again" in said
@@ -209,5 +210,5 @@ def cursed(command: Command, undisturbed: Command, curse: str) -> str:
 
 def test_no_process_of_a_harvest_outlives_its_command() -> None:
     titled = [p for p in psutil.Process().children(recursive=True) if "Harvester" in " ".join(p.cmdline())]
-    _, alive = psutil.wait_procs(titled, timeout=20)
+    _, alive = psutil.wait_procs(titled, timeout=PATIENCE_S)
     assert alive == []

@@ -15,6 +15,7 @@ from tasks.progress import silent
 from tasks.store.objects import ObjectStore, open_store
 from tests.conftest import s3_server
 from tests.harvest.conftest import Harvested, places, tiny_config
+from tests.patience import PATIENCE_S
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -38,7 +39,7 @@ def harvesters() -> list[psutil.Process]:
     return titled
 
 
-def until(ready: Callable[[], bool], seconds: float = 60) -> None:
+def until(ready: Callable[[], bool], seconds: float = PATIENCE_S) -> None:
     deadline = time.monotonic() + seconds
     while not ready():
         assert time.monotonic() < deadline, "the harvest never came so far"

@@ -13,6 +13,7 @@ from tests.conftest import ROOT
 from tests.harvest.commands import Command, write_config
 from tests.harvest.kill_points import IN_ACTOR
 from tests.harvest.random_kills import survive
+from tests.patience import PATIENCE_S
 from tests.sampled import examples
 
 KILLS = int(os.environ.get("SAEMILL_KILLS", examples(3, 12)))
@@ -43,7 +44,7 @@ def test_a_harvest_in_one_process_survives_a_kill_at_each_point_and_many_at_rand
         env={**os.environ, "OMP_NUM_THREADS": "1"},  # OpenMP's threads do not survive a fork
         capture_output=True,
         text=True,
-        timeout=500,
+        timeout=PATIENCE_S,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     survived = json.loads(done.stdout.splitlines()[-1])
