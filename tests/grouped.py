@@ -1,9 +1,12 @@
-"""Which tests one of pytest's processes takes together, so that what is slow to start is started once for them."""
+"""Which tests run, and which of them one of pytest's processes takes together, so that what is slow is started once."""
 
+from collections import defaultdict
 from collections.abc import Collection
 from pathlib import PurePath
 
 import pytest
+
+from tests.sampled import sampled
 
 SLOW = {"served": "prefect", "prefect": "prefect", "ray_cluster": "ray"}
 """Fixtures and markers, and what is started for whoever has them; the first that is met counts."""
@@ -21,6 +24,15 @@ def group(nodeid: str, has: Collection[str]) -> tuple[str, bool]:
         if name in has:
             return (what if what == "prefect" else f"{what}-{path.parent.name}"), True
     return f"{path.parent.name}-{path.stem.removeprefix('test_')}", "ray" in has
+
+
+def not_their_turn(items: list[pytest.Item]) -> set[pytest.Item]:
+    """Of the tests of a file that are marked ``takes_turns(share)``, those that are not in this commit's share."""
+    by_file: dict[tuple[str, float], list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        if mark := item.get_closest_marker("takes_turns"):
+            by_file[item.nodeid.partition("::")[0], mark.args[0]].append(item)
+    return {item for (_, share), found in by_file.items() for item in set(found) - set(sampled(found, share))}
 
 
 def in_groups(items: list[pytest.Item]) -> None:

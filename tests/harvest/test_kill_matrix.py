@@ -17,6 +17,7 @@ from tests.sampled import sampled
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
 KILLED = -signal.SIGKILL
+turns = pytest.mark.takes_turns(0.4)
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +61,7 @@ def committed(command: Command, shards: int) -> Callable[[], bool]:
     return lambda: len(command.commits()) >= shards
 
 
+@turns
 def test_an_actor_killed_at_each_point_of_a_shard_is_replaced_and_the_command_ends_by_itself(
     command: Command, undisturbed: Command
 ) -> None:
@@ -71,6 +73,7 @@ def test_an_actor_killed_at_each_point_of_a_shard_is_replaced_and_the_command_en
     command.require_exactly_once(undisturbed.manifest())
 
 
+@turns
 @pytest.mark.s3
 def test_an_actor_killed_in_the_midst_of_a_put_on_s3_leaves_no_half_object(
     command: Command, undisturbed: Command, s3: str
@@ -84,6 +87,7 @@ def test_an_actor_killed_in_the_midst_of_a_put_on_s3_leaves_no_half_object(
     command.require_exactly_once(undisturbed.manifest())
 
 
+@turns
 def test_the_command_killed_before_each_manifest_has_nothing_to_compute_again(
     command: Command, undisturbed: Command
 ) -> None:
@@ -96,6 +100,7 @@ def test_the_command_killed_before_each_manifest_has_nothing_to_compute_again(
     assert len(command.computed()) == len(undisturbed.commits())
 
 
+@turns
 def test_the_command_killed_while_its_actors_work_goes_on_when_given_again(command: Command, undisturbed: Command) -> None:
     process = command.start()
     until(committed(command, 2), "two shards")
@@ -105,6 +110,7 @@ def test_the_command_killed_while_its_actors_work_goes_on_when_given_again(comma
     finish(command, undisturbed)
 
 
+@turns
 def test_the_whole_tree_killed_with_its_own_cluster_goes_on_when_given_again(command: Command, undisturbed: Command) -> None:
     command.settings = {"ray.num_cpus": 2, "harvest.actors": 1}
     process = command.start()
@@ -114,6 +120,7 @@ def test_the_whole_tree_killed_with_its_own_cluster_goes_on_when_given_again(com
     finish(command, undisturbed)
 
 
+@turns
 def test_sigterm_ends_the_command_within_seconds_and_keeps_what_is_committed(command: Command, undisturbed: Command) -> None:
     process = command.start()
     until(committed(command, 2), "two shards")
@@ -126,6 +133,7 @@ def test_sigterm_ends_the_command_within_seconds_and_keeps_what_is_committed(com
     finish(command, undisturbed)
 
 
+@turns
 def test_two_commands_racing_on_one_recipe_both_end_with_the_one_manifest(command: Command, undisturbed: Command) -> None:
     processes = [command.start(), command.start()]
     try:
@@ -150,6 +158,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+@turns
 def test_a_disk_that_fills_up_ends_the_command_in_a_sentence_and_loses_nothing(
     command: Command, undisturbed: Command, small_disk: Path
 ) -> None:
@@ -180,6 +189,7 @@ def fill(folder: Path) -> Path:
     return filler
 
 
+@turns
 def test_a_shard_that_fails_is_given_up_by_name_after_all_others_are_stored(command: Command, undisturbed: Command) -> None:
     shard = cursed(command, undisturbed, "fault")
     assert command.run() == 1
@@ -191,6 +201,7 @@ def test_a_shard_that_fails_is_given_up_by_name_after_all_others_are_stored(comm
     finish(command, undisturbed)
 
 
+@turns
 def test_a_shard_that_kills_every_actor_is_given_up_and_no_other_is(command: Command, undisturbed: Command) -> None:
     command.settings["harvest.max_attempts"] = 1
     shard = cursed(command, undisturbed, "poison")

@@ -46,6 +46,7 @@ def until(ready: Callable[[], bool], seconds: float = PATIENCE_S) -> None:
         time.sleep(0.001)
 
 
+@pytest.mark.takes_turns(0.5)
 def test_an_actor_killed_while_it_harvests_is_replaced(harvested: Harvested, tmp_path: Path) -> None:
     before = {process.pid for process in harvesters()}
     config = tiny_config(harvested.config.model.name, str(tmp_path))
@@ -69,6 +70,7 @@ def test_an_actor_killed_while_it_harvests_is_replaced(harvested: Harvested, tmp
 
 
 @pytest.mark.s3
+@pytest.mark.takes_turns(0.5)
 def test_a_harvest_outlasts_an_s3_server_that_is_killed_and_restarted(
     harvested: Harvested, s3: str, s3_process: s3_server, tokens_directory: Callable[[str], str]
 ) -> None:
