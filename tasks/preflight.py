@@ -8,6 +8,7 @@ from tasks.addresses import Addresses, addresses
 from tasks.artifacts import read_manifest, require_manifest
 from tasks.config import PipelineConfig
 from tasks.errors import InputError
+from tasks.store.manifest import require_hooks
 from tasks.store.objects import LocalStore, open_store, s3_filesystem
 from tasks.store.probe import require_create_only
 from tasks.store.room import existing, require_room
@@ -86,7 +87,7 @@ def check_storage(storage: str) -> None:
 
 
 def _harvested_width(config: PipelineConfig, at: Addresses) -> int:
-    hooks = require_manifest(at.activations)["hooks"]
+    hooks = require_hooks(at.activations, require_manifest(at.activations))
     return sum(int(hooks[hook]["d_in"]) for hook in config.input_hooks)
 
 
