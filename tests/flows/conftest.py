@@ -1,5 +1,6 @@
 """A real `saemill serve` on loopback, what its API says, and Debian's chromium to look at its pages."""
 
+import base64
 import contextlib
 import json
 import os
@@ -64,7 +65,7 @@ class Served:
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             assert self.process.poll() is None, self.log()
-            with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
+            with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError, FileNotFoundError):
                 if ready():
                     return
             time.sleep(0.5)
@@ -73,9 +74,29 @@ class Served:
     def log(self) -> str:
         return (self.folder / "serve.log").read_text()[-6000:]
 
+    @property
+    def password(self) -> str:
+        """What its API wants in PREFECT_API_AUTH_STRING."""
+        return (self.folder / "prefect/password").read_text().strip()
+
+    @property
+    def authorization(self) -> str:
+        """The header by which a client shows the password."""
+        return f"Basic {base64.b64encode(self.password.encode()).decode()}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a command needs to be recorded there."""
+        return {**os.environ, "PREFECT_API_URL": f"{self.url}/api", "PREFECT_API_AUTH_STRING": self.password}
+
+    def enter(self, page: Page) -> None:
+        """Let a browser in, as the link does that is printed at the start."""
+        page.goto(f"{self.url}/saemill#{self.password}")
+        page.wait_for_url(lambda url: "/saemill" not in url)
+
     def call(self, method: str, path: str, body: Any = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
-        headers = {"content-type": "application/json"}
+        headers = {"content-type": "application/json", "authorization": self.authorization}
         request = urllib.request.Request(f"{self.url}/api/{path}", data=data, headers=headers, method=method)
         for attempts_left in reversed(range(20)):
             try:
