@@ -8,6 +8,7 @@ from tasks.artifacts import read_manifest, require_manifest
 from tasks.config import PipelineConfig
 from tasks.errors import InputError
 from tasks.machine import gib, memory_bytes
+from tasks.store.manifest import require_hooks
 from tasks.store.objects import LocalStore, open_store
 from tasks.store.probe import require_create_only, require_reachable
 from tasks.store.room import existing, require_room
@@ -117,7 +118,8 @@ def check_storage(storage: str) -> None:
 
 
 def _harvested_widths(at: Addresses) -> dict[str, int]:
-    return {hook: int(found["d_in"]) for hook, found in require_manifest(at.activations)["hooks"].items()}
+    hooks = require_hooks(at.activations, require_manifest(at.activations))
+    return {hook: int(found["d_in"]) for hook, found in hooks.items()}
 
 
 def _check_own(config: PipelineConfig, at: Addresses) -> None:

@@ -16,6 +16,9 @@ import jaxtyping
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
+from tests.grouped import in_groups
+from tests.sampled import ALL, SEED, every_case, seed
+
 ROOT = Path(__file__).parents[1]
 CHROMIUM = Path("/usr/bin/chromium")
 # Chromium calls home by itself unless told not to; --no-sandbox because tests may run as root in a container.
@@ -28,6 +31,24 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """All processes of a run take the same share of cases, also where a commit is made meanwhile."""
+    os.environ[SEED] = seed()
+
+
+def pytest_report_header() -> str:
+    """With what to take the same cases again."""
+    return (
+        f"cases: all ({ALL})" if every_case() else f"cases: a share of large matrices, by {SEED}={seed()}; {ALL}=1 takes all"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of several processes each takes whole groups; one process keeps the files' order."""
+    if hasattr(config, "workerinput"):
+        in_groups(items)
 
 
 def free_port() -> int:

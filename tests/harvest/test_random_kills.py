@@ -12,8 +12,9 @@ import pytest
 from tests.conftest import ROOT
 from tests.harvest.commands import Command, write_config
 from tests.harvest.random_kills import survive
+from tests.sampled import examples
 
-KILLS = int(os.environ.get("SAEMILL_KILLS", "12"))
+KILLS = int(os.environ.get("SAEMILL_KILLS", examples(3, 12)))
 FORKED_KILLS = int(os.environ.get("SAEMILL_FORKED_KILLS", "100"))
 
 
