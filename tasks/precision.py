@@ -127,7 +127,7 @@ def _gpu_capabilities() -> tuple[Capability, ...]:
 
 
 def _asked_of_the_driver(run: Callable[..., "subprocess.CompletedProcess[str]"] = subprocess.run) -> tuple[Capability, ...]:
-    """Without torch, whose import takes seconds, and without a context, which takes 300 MB of the GPU's memory (guess)."""
+    """Without torch, whose import takes seconds, and without a context, which takes memory of the GPU."""
     command = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
     try:
         answer = run(command, capture_output=True, text=True, timeout=20, check=True).stdout
