@@ -395,9 +395,16 @@ def _swept(config: PipelineConfig) -> SweepResult:
 
 
 def _swept_recorded(config: PipelineConfig) -> SweepResult:
+    _require_server()
     from flows.on_prefect import sweep
 
     return sweep(config)
+
+
+def _require_server() -> None:
+    from flows.password import require_welcome
+
+    require_welcome(os.environ["PREFECT_API_URL"].rstrip("/"), "PREFECT_API_URL")
 
 
 def _called(console: Console, listener: Listener) -> Call:
@@ -414,6 +421,7 @@ def _called(console: Console, listener: Listener) -> Call:
 
 def _recorded(config: PipelineConfig, until: StageName) -> Result:
     """Run as a Prefect flow, recorded by the server at PREFECT_API_URL."""
+    _require_server()
     from flows.on_prefect import pipeline  # only here, so that without a server Prefect is not even imported
 
     return pipeline(config, until)
