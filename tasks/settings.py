@@ -1,8 +1,11 @@
 """The base of every stage's settings: frozen, documented under the field, and strict about names."""
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
+
+HookName = Annotated[str, AfterValidator(lambda name: name.removesuffix(":output"))]
+"""A hook by its one name: 'x:output' is 'x'."""
 
 
 class Settings(BaseModel):

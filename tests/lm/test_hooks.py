@@ -123,7 +123,7 @@ def test_hooks_of_another_form_are_refused(hook):
 
 
 def test_an_unknown_module_is_refused_with_the_nearest_and_the_range_of_layers(tiny, token_ids):
-    with pytest.raises(InputError, match=r"no module 'model\.layer\.1'.*Nearest: .*model\.layers\.1.*model\.layers\.0\.\.3"):
+    with pytest.raises(InputError, match=r"'model\.layer\.1'.*Did you mean .*model\.layers\.1.*model\.layers\.0\.\.3"):
         capture(tiny("llama"), ["model.layer.1"], token_ids)
 
 
