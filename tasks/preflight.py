@@ -139,7 +139,7 @@ def _check_text_and_model(config: PipelineConfig, at: Addresses) -> None:
     from tasks.text.corpus import check_corpus
 
     check_corpus(config.text)
-    skeleton = load_skeleton(config.model)
+    skeleton = load_skeleton(config.model, as_run=True)
     check_context(skeleton, config.text.context_length)
     widths = {hook: hook_width(skeleton, hook) for hook in config.harvest.hooks}
     _check_widths(config, at, widths)

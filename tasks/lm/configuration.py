@@ -40,8 +40,8 @@ def read_configuration(files: ModelFiles) -> Any:
         InputError: a size in it is impossible.
         Exception: whatever transformers raises at a damaged one.
     """
-    raw, _ = PretrainedConfig.get_config_dict(files.location, trust_remote_code=False, **files.arguments)
-    _check_sizes(raw)
+    if files.gguf is None:  # to parse a GGUF file's header takes longer, and its sizes must fit its tensors
+        _check_sizes(PretrainedConfig.get_config_dict(files.location, trust_remote_code=False, **files.arguments)[0])
     found = AutoConfig.from_pretrained(files.location, trust_remote_code=False, **files.arguments)
     text = found.get_text_config()
     for name in _AT_LEAST_ONE:

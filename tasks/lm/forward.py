@@ -28,11 +28,20 @@ def encoder(model: Any) -> nn.Module | None:
 
 
 def random_tokens(model: Any, batch: int, context: int) -> Tensor:
-    """Tokens that the model knows, always the same ones, on its device; padding is not among them."""
+    """Tokens that the model knows, always the same ones, on its device; none that means something to it, as padding does."""
     device = next(model.parameters()).device
     embedding = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
     n = min(getattr(embedding, "num_embeddings", 2), 2**31)
-    padding = getattr(getattr(model, "config", None), "pad_token_id", None)
+    special = _special_tokens(getattr(model, "config", None))
+    plain = next((i for i in range(n) if i not in special), 0)
     ids = torch.randint(0, n, (batch, context), generator=torch.Generator().manual_seed(0))
-    ids[ids == padding] = 0 if padding else min(1, n - 1)
+    ids[torch.isin(ids, torch.tensor(sorted(special), dtype=torch.long))] = plain
     return ids.to(device)
+
+
+def _special_tokens(config: Any) -> set[int]:
+    """Padding, BOS, images' places ...: whatever the configuration and its parts name as a token."""
+    parts = [config, *(getattr(config, name, None) for name in getattr(config, "sub_configs", ()))]
+    named = [vars(part) for part in parts if part is not None]
+    ends = ("token_id", "token_index")
+    return {value for part in named for name, value in part.items() if name.endswith(ends) and isinstance(value, int)}

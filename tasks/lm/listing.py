@@ -20,8 +20,8 @@ from tasks.lm.forward import random_tokens, read
 from tasks.lm.modules import hook_names
 from tasks.lm.watch import attached, never_reached
 
-# Sequences and tokens. No size stands twice, so that axes cannot be taken for each other.
-_PROBES = ((2, 3), (5, 7))
+# Sequences and tokens: different from each other, and in the other text.
+_PROBES = ((2, 3), (3, 5))
 _SMALL = 2**16
 
 Found = TypeVar("Found")

@@ -68,13 +68,18 @@ def load_model(config: ModelConfig, device: str | torch.device = "cpu") -> Any:
     return model.eval().requires_grad_(False).to(device)
 
 
-def load_skeleton(config: ModelConfig, dtype: torch.dtype = torch.float32) -> Any:
+def load_skeleton(config: ModelConfig, *, as_run: bool = False) -> Any:
     """The model without weights, on the meta device: to list modules and widths at no cost in memory.
+
+    Args:
+        config: names the model.
+        as_run: in ``config.dtype`` where that is settled, to see whether the model computes in it; else in float32.
 
     Raises:
         InputError: there is no such model, or its configuration is damaged or not supported.
     """
     files = resolve(config)
+    dtype = getattr(torch, config.dtype) if as_run and config.dtype != "auto" else torch.float32
     with _reading(config, "configuration"), torch.device("meta"), bounded():
         model_config = read_configuration(files)
         model = auto_class(model_config).from_config(model_config, dtype=dtype)

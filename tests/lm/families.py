@@ -268,8 +268,8 @@ def table(outcomes: Iterable[Outcome]) -> Iterator[str]:
         if o.sentence:
             yield f"| {o.kind} | {o.model} | {o.sentence.replace('|', '/')} | | | | | |"
         else:
-            refused = sum(o.refused.values())
-            yield f"| {o.kind} | {o.model} | {o.hooks} | {o.outputs} | {o.inputs} | {refused} | {o.spliced} | {len(o.wrong)} |"
+            counts = (o.hooks, o.outputs, o.inputs, sum(o.refused.values()), o.spliced, len(o.wrong))
+            yield f"| {o.kind} | {o.model} | {' | '.join(map(str, counts))} |"
 
 
 def main(*kinds: str) -> None:

@@ -13,6 +13,7 @@ from tasks.errors import InputError
 from tasks.lm.config import ModelConfig
 from tasks.lm.hooks import list_hooks
 from tasks.lm.load import load_skeleton, resolve
+from tests.sampled import sampled
 
 ANY: list[Any] = [None, 0, -1, 1.5, "16", "x", [], {}, True, 2**40, 10**30]
 DAMAGES: dict[str, dict[str, Any]] = {
@@ -49,7 +50,7 @@ def damaged(folder: Path, tmp_path: Path, changes: dict[str, Any]) -> ModelConfi
     return ModelConfig(name=str(made))
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("damage", sampled(DAMAGES, 0.1, kind=lambda damage: damage.split()[0]))
 def test_a_damaged_configuration_is_used_or_refused_in_one_line(folders: Path, tmp_path: Path, damage: str) -> None:
     before = psutil.Process().memory_info().rss
     try:

@@ -1,4 +1,4 @@
-"""Hooks of every family of models against plain forward hooks. FAMILIES.md has them all, by `python -m tests.lm.families`."""
+"""Hooks of many families of models against plain forward hooks; `python -m tests.lm.families` measures all (FAMILIES.md)."""
 
 import warnings
 
