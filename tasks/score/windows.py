@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
 from tasks.sae import SparseAutoencoder
-from tasks.score.codes import Chunk, chunks
+from tasks.score.codes import Codes, codes_of
 from tasks.score.pieces import Piece
 from tasks.store.joined import AnySplit
 from tasks.store.writer import Rows
@@ -34,14 +34,14 @@ class Around:
         rows = split.shard(piece.shard, start, stop)
         return Around(rows, split.dtype, piece.start - start, piece.stop - start)
 
-    def chunks(self, sae: SparseAutoencoder) -> Iterator[tuple[int, bool, Chunk]]:
-        """All rows encoded: the index of each chunk's first row, and whether it belongs to the piece.
+    def chunks(self, sae: SparseAutoencoder) -> Iterator[tuple[int, int, bool, Codes]]:
+        """All rows encoded: the index of each chunk's first row, its number of rows, and whether it belongs to the piece.
 
         The piece's own rows come in the chunks in which the survey saw them, so their codes have the same bits.
         """
         for start, stop in ((0, self.first), (self.first, self.stop), (self.stop, len(self.rows))):
-            for chunk in chunks(sae, self.rows.activation[start:stop], self.dtype):
-                yield start + chunk.start, start == self.first, chunk
+            for chunk_start, n, codes in codes_of(sae, self.rows.activation[start:stop], self.dtype):
+                yield start + chunk_start, n, start == self.first, codes
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +79,10 @@ def activations(
     order = np.argsort(row, axis=None, kind="stable")
     sorted_rows, latents = row.ravel()[order], np.repeat(latent, row.shape[1])
     counts = np.zeros(sae.d_sae * HISTOGRAM_BINS, np.int64)
-    for start, own, chunk in around.chunks(sae):
-        codes = chunk.codes
-        dense = np.zeros((len(chunk.x), sae.d_sae), np.float32)
+    for start, n, own, codes in around.chunks(sae):
+        dense = np.zeros((n, sae.d_sae), np.float32)
         dense[codes.row, codes.latent] = codes.value
-        cells = order[slice(*np.searchsorted(sorted_rows, (start, start + len(chunk.x))))]
+        cells = order[slice(*np.searchsorted(sorted_rows, (start, start + n)))]
         values[cells] = dense[row.ravel()[cells] - start, latents[cells]]
         if own:
             share = codes.value / largest[codes.latent]
