@@ -1,7 +1,7 @@
 """The command line: ``saemill run|harvest|train|score|report|sweep|status|verify|gc|repair|serve``, what helps to begin:
 ``init|settings|hooks|architectures``, and what moves data: ``export|import|encode|export-activations``.
 
-Results go to stdout, everything else to stderr. Exit codes: 0 done; 2 the user's input is wrong (one sentence);
+Results go to stdout, everything else to stderr. Exit codes: 0 done; 2 what was given is wrong or damaged (one sentence);
 130 and 143 stopped by SIGINT and SIGTERM; 1 anything else, such as what verify found.
 """
 
@@ -32,7 +32,7 @@ from flows.sweep import SweepResult, run_sweep
 from flows.sweep import described as described_sweep
 from tasks.addresses import Addresses
 from tasks.config import PipelineConfig, load_config
-from tasks.errors import InputError, SaemillError
+from tasks.errors import ArtifactError, InputError, SaemillError
 from tasks.harvest.export import CONTEXT, SplitName
 from tasks.harvest.formats import FormatName
 from tasks.progress import Listener
@@ -126,7 +126,7 @@ def exit_code(call: Callable[[], int | None], arguments: list[str]) -> int:
     except SaemillError as error:
         # Ray wraps what its workers raise; the cause is the sentence, the wrapper a traceback.
         _complain(str(getattr(error, "cause", error)))
-        return 2 if isinstance(error, InputError) else 1
+        return 2 if isinstance(error, InputError | ArtifactError) else 1
     except Stopped as stopped:
         _complain(f"Stopped. The same command goes on from here: saemill {shlex.join(arguments)}")
         return stopped.exit_code
