@@ -19,7 +19,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -201,16 +201,20 @@ def prepared(folder: Path, model: str) -> None:
     (folder / "model").symlink_to(model)
 
 
-def outcomes(cases: Iterable[Case], folder: Path) -> dict[int, Outcome]:
-    """How each case ends, each in a forked process of its own whose current directory is the prepared ``folder``."""
+def outcomes(cases: Iterable[Case], folder: Path) -> Iterator[tuple[int, Outcome]]:
+    """How each case ends, by number, each in a forked process whose current directory is the prepared ``folder``."""
+    os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported; where it is already, see _code
     for name in NEEDED:
         importlib.import_module(name)
-    return {given.number: _watched(given, folder) for given in cases}
+    for given in cases:
+        yield given.number, _watched(given, folder)
 
 
 NEEDED = (
     "flows.cli",
     "flows.status",
+    "datasets",
+    "huggingface_hub",
     "tasks.harvest.sources",
     "tasks.lm.hooks",
     "tasks.lm.load",
@@ -274,6 +278,9 @@ def _be(given: Case, folder: Path, log: Path) -> None:
 
 
 def _code(given: Case) -> int:
+    import datasets
+    import huggingface_hub
+
     from flows import cli
     from tasks.config import load_config
     from tasks.preflight import check
@@ -285,6 +292,7 @@ def _code(given: Case) -> int:
         "AWS_ACCESS_KEY_ID": "a",
         "AWS_SECRET_ACCESS_KEY": "b",
     }
+    huggingface_hub.constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
     path = _placed(given)
     more = [part for override in given.overrides for part in ("--set", override)]
     more += ["--storage", given.storage] if given.storage is not None else []
@@ -348,11 +356,13 @@ def main() -> None:
             vocab_size=258, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2
         ).save_pretrained(model)
         prepared(folder, str(model))
-        found = outcomes(map(case, range(first, last)), folder)
-    for number, outcome in found.items():
-        if outcome.kind not in GOOD:
-            sys.stdout.write(f"== {number} {outcome.kind}: {outcome.told[-1500:]}\n")
-    sys.stdout.write(json.dumps(Counter(outcome.kind for outcome in found.values())) + "\n")
+        counts: Counter[str] = Counter()
+        for number, outcome in outcomes(map(case, range(first, last)), folder):
+            counts[outcome.kind] += 1
+            if outcome.kind not in GOOD:
+                sys.stdout.write(f"== {number} {outcome.kind}: {outcome.told[-1500:]}\n")
+                sys.stdout.flush()
+    sys.stdout.write(json.dumps(counts) + "\n")
 
 
 if __name__ == "__main__":
