@@ -121,7 +121,7 @@ def test_settings_of_saelens_of_another_type_are_refused(change: dict[str, Any],
     folder = theirs("saelens")
     settings = json.loads((folder / "cfg.json").read_text())
     (folder / "cfg.json").write_text(json.dumps(settings | change))
-    refused(folder, "saelens", "")
+    refused(folder, "saelens", r"cfg\.json|cannot be one")
 
 
 def expanded(tensors: dict[str, Any]) -> None:
