@@ -14,7 +14,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -113,12 +113,13 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     arguments = sys.argv[1:] if arguments is None else arguments
     with _stoppable():
-        sys.exit(_exit_code(arguments))
+        sys.exit(exit_code(lambda: app(arguments, prog_name="saemill", standalone_mode=False), arguments))
 
 
-def _exit_code(arguments: list[str]) -> int:
+def exit_code(call: Callable[[], int | None], arguments: list[str]) -> int:
+    """The exit code of what ``arguments`` ask for; errors that are meant for the user are told in a sentence."""
     try:
-        return app(arguments, prog_name="saemill", standalone_mode=False) or 0
+        return call() or 0
     except TyperException as error:
         _complain(f"{error.format_message()} See saemill --help.")
         return error.exit_code
