@@ -31,7 +31,7 @@ EMULATION = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_E
         (SAPPHIRE_RAPIDS, {}, "bfloat16", "(AMX)"),
         (GRAVITON_2, {}, "float32", "no AVX512-BF16, AMX or Arm BF16"),
         (GRAVITON_3, {}, "bfloat16", "(Arm BF16)"),
-        ("", {}, "float32", "multiplies bfloat16 slowly"),  # no Linux
+        ("", {}, "float32", "says of it)"),  # no Linux
         (ZEN_4, EMULATION, "float32", "(ONEDNN_MAX_CPU_ISA=AVX2)"),
         (SAPPHIRE_RAPIDS, {"ATEN_CPU_CAPABILITY": "avx2"}, "float32", "(ATEN_CPU_CAPABILITY=avx2)"),
         (SAPPHIRE_RAPIDS, {"DNNL_MAX_CPU_ISA": "avx512_core_vnni"}, "float32", "(DNNL_MAX_CPU_ISA=avx512_core_vnni)"),
