@@ -20,7 +20,7 @@ from tasks.lm.files import ModelFiles, model_identity, resolve
 from tasks.lm.gguf import quick_gguf
 from tasks.precision import here
 
-__all__ = ["ModelFiles", "load_model", "load_skeleton", "load_tokenizer", "model_identity", "resolve"]
+__all__ = ["ModelFiles", "known_tokens", "load_model", "load_skeleton", "load_tokenizer", "model_identity", "resolve"]
 
 _REASON_CHARACTERS = 500  # transformers' own sentences run to whole lists of models
 
@@ -86,6 +86,18 @@ def load_skeleton(config: ModelConfig, *, as_run: bool = False) -> Any:
     return model.eval().requires_grad_(False)
 
 
+def known_tokens(config: ModelConfig) -> int | None:
+    """Number of tokens that the model has an embedding for, by its configuration; None where that does not say.
+
+    Raises:
+        InputError: there is no such model, or its configuration is damaged or not supported.
+    """
+    files = resolve(config)
+    with _reading(config, "configuration"):
+        size = getattr(read_configuration(files).get_text_config(), "vocab_size", None)
+    return size if isinstance(size, int) else None
+
+
 def _dtype(config: ModelConfig, device: str) -> torch.dtype:
     """Of a pipeline's run this was settled before it began (``tasks.resolve``), for all machines alike."""
     found: torch.dtype = getattr(torch, here(device).dtype if config.dtype == "auto" else config.dtype)
@@ -100,8 +112,8 @@ def auto_class(model_config: Any) -> Any:
     if known and (not named or named & causal):
         return AutoModelForCausalLM
     # T5 may have been saved without its decoder, and then AutoModel, which has one, finds no weights for it.
-    alone = model_config.is_encoder_decoder and model_config.model_type in MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
-    return AutoModelForTextEncoding if alone else AutoModel
+    alone = MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES.get(model_config.model_type)
+    return AutoModelForTextEncoding if alone and (model_config.is_encoder_decoder or alone in named) else AutoModel
 
 
 def _refuse_random_weights(config: ModelConfig, model: Any, missing: list[str]) -> None:
