@@ -149,6 +149,12 @@ class _Work:
             return
         if not sum(self.n_documents.values()) and self.room != 0:
             raise InputError(f"text.source: {config.source} holds no text ({self.empty_documents} empty documents).")
+        if sum(self.n_documents.values()) == 1 and self.room != 0:
+            raise InputError(
+                f"text.source: {config.source} holds one document, and held out are whole documents, so that nothing is "
+                "left to train or to score on. Cut it into several rows or lines, or give it as one .txt file of more than "
+                "16,384 characters, which is cut by itself."
+            )
         short: Split = "eval" if found["train"] else "train"
         n_tokens = {split: self.n_tokens[split] + self.packers[split].n_dropped for split in SPLITS}
         few = f"less than one sequence of {config.context_length} tokens"
