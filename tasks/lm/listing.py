@@ -178,6 +178,6 @@ def _probes(model: Any) -> tuple[tuple[int, int], tuple[int, int]]:
 
 def _cannot_read(model: nn.Module, error: Exception) -> str:
     reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")
-    dtype = next(model.parameters()).dtype
-    advice = "" if dtype == torch.float32 else " If it can compute in float32 only, set model.dtype to float32."
+    as_it_is = all(parameter.dtype == torch.float32 for parameter in model.parameters())
+    advice = "" if as_it_is else " If it can compute in float32 only, set model.dtype to float32."
     return f"The model ({type(model).__name__}) cannot read text here ({reason}).{advice}"

@@ -73,13 +73,14 @@ def load_skeleton(config: ModelConfig, *, as_run: bool = False) -> Any:
 
     Args:
         config: names the model.
-        as_run: in ``config.dtype`` where that is settled, to see whether the model computes in it; else in float32.
+        as_run: in bfloat16 where ``config.dtype`` is that, to see whether the model computes in it; else in float32.
+            Not in float16, of which a CPU that plans for GPUs may lack operations.
 
     Raises:
         InputError: there is no such model, or its configuration is damaged or not supported.
     """
     files = resolve(config)
-    dtype = getattr(torch, config.dtype) if as_run and config.dtype != "auto" else torch.float32
+    dtype = torch.bfloat16 if as_run and config.dtype == "bfloat16" else torch.float32
     with _reading(config, "configuration"), torch.device("meta"), bounded():
         model_config = read_configuration(files)
         model = auto_class(model_config).from_config(model_config, dtype=dtype)
