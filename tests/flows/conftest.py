@@ -72,6 +72,11 @@ class Served:
     def log(self) -> str:
         return (self.folder / "serve.log").read_text()[-6000:]
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a command needs to be recorded there."""
+        return {**os.environ, "PREFECT_API_URL": f"{self.url}/api"}
+
     def call(self, method: str, path: str, body: Any = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
         headers = {"content-type": "application/json"}
@@ -105,6 +110,10 @@ class Served:
         only = {"deployments": {"name": {"any_": [deployment]}}}
         found: list[dict[str, Any]] = self.call("POST", "flow_runs/filter", only)
         return found
+
+    def scheduled_runs(self, deployment: str, state: str) -> list[dict[str, Any]]:
+        """The runs that the server's own scheduler made and that are in this state."""
+        return [run for run in self.runs(deployment) if run["auto_scheduled"] and run["state_type"] == state]
 
     def state(self, run: str) -> dict[str, Any]:
         state: dict[str, Any] = self.call("GET", f"flow_runs/{run}")["state"]
