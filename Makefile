@@ -1,11 +1,14 @@
-# make demo   from a fresh clone to a report on features of a real language model
-# make test   lint, types, tests (what CI runs)
-# make check  the same, without the environment's set-up
+# make demo      from a fresh clone to a report on features of a real language model
+# make test      lint, types, tests with a share of the large matrices, by a seed from the commit (what CI runs)
+# make test-all  the same with every case
+# make check     what make test does, without the environment's set-up
 PYTHON ?= python3
 BIN := .venv/bin
+# Processes that run tests: one more than two cores, as many tests wait for processes that start or for what was killed.
+WORKERS ?= 3
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
-.PHONY: demo toy test check lint types tests chromium serve clean help
+.PHONY: demo toy test test-all check lint types tests chromium serve clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -33,7 +36,11 @@ serve: .venv/run
 
 test: .venv/dev chromium check
 
-check: lint types tests
+test-all: export SAEMILL_TEST_ALL = 1
+test-all: test
+
+check: lint
+	$(MAKE) --no-print-directory -j2 types tests
 
 lint:
 	$(BIN)/ruff check .
@@ -42,8 +49,9 @@ lint:
 types:
 	$(BIN)/mypy
 
+# One thread of OpenMP each, as the processes keep all cores busy.
 tests:
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
 # The browser tests need Debian's chromium; without it they say that they are skipped, and in CI they fail.
 chromium:

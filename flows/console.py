@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -11,14 +12,26 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 
+from flows.pace import Pace
 from tasks.progress import Listener, Progress
 
 LINE_EVERY_S = 5.0
+MOST_CHARACTERS = 2000
+"""Of an error: some libraries name every file or class that they know."""
 
 
 def say(console: Console, message: str, style: str | None = None) -> None:
     """Print a line as it is: unwrapped, with its brackets left alone."""
     console.print(message, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def on_one_line(sentence: str) -> str:
+    """The sentence without line ends, without what moves a terminal's cursor or colours it, and of bearable length."""
+    joined = re.sub(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*", " ", sentence.strip())
+    plain = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in joined)
+    if len(plain) <= MOST_CHARACTERS:
+        return plain
+    return f"{plain[: MOST_CHARACTERS // 2]} ... {plain[-MOST_CHARACTERS // 2 :]}"
 
 
 @contextlib.contextmanager
@@ -72,38 +85,39 @@ class Lines:
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self._pace = Pace()
         self._shown: dict[str, float] = {}
         """When a stage last had a line, in monotonic seconds."""
 
     def __call__(self, progress: Progress) -> None:
         """Show the progress unless the stage's last line is too fresh."""
-        now = time.monotonic()
+        now, left = time.monotonic(), self._pace.left(progress)
         ended = progress.done >= progress.total
         if ended or now - self._shown.get(progress.stage, -LINE_EVERY_S) >= LINE_EVERY_S:
             self._shown[progress.stage] = now
-            say(self._console, f"{progress.stage}: {describe(progress)}")
+            say(self._console, f"{progress.stage}: {describe(progress, left)}")
 
 
 def _on_bars(bars: Bars) -> Listener:
     shown: dict[str, TaskID] = {}
+    pace = Pace()
 
     def listen(progress: Progress) -> None:
         if progress.stage not in shown:
             shown[progress.stage] = bars.add_task("", stage=progress.stage)
-        bars.update(
-            shown[progress.stage], completed=progress.done, total=progress.total or None, description=describe(progress)
-        )
+        described = describe(progress, pace.left(progress))
+        bars.update(shown[progress.stage], completed=progress.done, total=progress.total or None, description=described)
 
     return listen
 
 
-def describe(progress: Progress) -> str:
-    """The progress in words, such as '1,024/4,096 tokens, 512 tokens/s, 6 s left, loss 0.25'."""
+def describe(progress: Progress, left: float | None = None) -> str:
+    """The progress in words, such as '1,024/4,096 tokens, 512 tokens/s, 6 s left, loss 0.25', with the seconds left."""
     parts = [f"{progress.done:,}/{progress.total:,} {progress.unit}"]
     if progress.per_second is not None:
         parts.append(f"{progress.per_second:,.{0 if progress.per_second >= 10 else 2}f} {progress.unit}/s")
-    if progress.eta_s is not None and progress.done < progress.total:
-        parts.append(f"{duration(progress.eta_s)} left")
+    if left is not None:
+        parts.append(f"{duration(left)} left")
     parts += [f"{name} {value:.3g}" for name, value in progress.numbers.items()]
     return ", ".join(parts)
 

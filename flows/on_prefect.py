@@ -25,6 +25,7 @@ from prefect.states import Completed, Failed
 from flows.console import describe, logged_to
 from flows.form import PipelineForm, SweepForm, takes
 from flows.labels import run_name, sweep_name, tags
+from flows.pace import Pace
 from flows.pipeline import Result, Stage, StageName, run_pipeline, stages
 from flows.reports import link_to
 from flows.sweep import Step, Sweep, SweepResult, described, run_sweep
@@ -177,17 +178,19 @@ def _do(step: Step, sweep: Sweep) -> None:
 def _listener(stage: str) -> Listener:
     """Tell the run's log and a progress artifact of a stage's progress, each at its own pace."""
     logger = get_run_logger()
+    pace = Pace()
     bar = _ProgressArtifact(stage) if stage in ("harvest", "train", "sweep") else None
     logged = -LOG_EVERY_S
 
     def listen(progress: Progress) -> None:
         nonlocal logged
+        described = describe(progress, pace.left(progress))
         ended = progress.done >= progress.total
         if ended or time.monotonic() - logged >= LOG_EVERY_S:
             logged = time.monotonic()
-            logger.info(describe(progress))
+            logger.info(described)
         if bar is not None:
-            bar.show(progress)
+            bar.show(progress, described)
 
     return listen
 
@@ -201,14 +204,14 @@ class _ProgressArtifact:
         assert isinstance(created, UUID)  # a coroutine where an event loop runs; a sync task has none
         self._id = created
 
-    def show(self, progress: Progress) -> None:
+    def show(self, progress: Progress, described: str) -> None:
         """Move the bar if it is time, or if the stage is at its end."""
         share = 100.0 * progress.done / progress.total if progress.total else 0.0
         if share < 100.0 and time.monotonic() - self._moved < ARTIFACT_EVERY_S:
             return
         self._moved = time.monotonic()
         try:
-            update_progress_artifact(self._id, progress=min(share, 100.0), description=describe(progress))
+            update_progress_artifact(self._id, progress=min(share, 100.0), description=described)
         except httpx.HTTPError as error:  # a bar is not worth a run of hours
             logging.getLogger(__name__).warning("progress could not be shown in Prefect: %s", error)
 

@@ -15,6 +15,7 @@ from tasks.artifacts import read_json, read_manifest
 from tasks.config import PipelineConfig
 from tasks.preflight import check
 from tasks.progress import Listener
+from tasks.resolve import resolved
 
 StageName = Literal["tokenize", "harvest", "train", "score", "report"]
 
@@ -72,6 +73,7 @@ def run_pipeline(config: PipelineConfig, call: Call, until: StageName = "report"
         InputError: the settings, files or machine are not fit for the run; nothing was written.
         ArtifactError: a stored result is damaged.
     """
+    config = resolved(config)
     check(config)
     at = addresses(config)
     for stage in stages(config, until):

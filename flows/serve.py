@@ -1,4 +1,4 @@
-"""``saemill serve``: a Prefect server on loopback with the pipeline and a nightly run, in one command.
+"""``saemill serve``: a Prefect server on loopback with the pipeline and a nightly run, in one command, for its user alone.
 
 The server is a child process; deployments are served, and reports shown, from this one. Stopping one stops both.
 """
@@ -20,8 +20,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from flows import password
 from flows.configurations import load_stored, offer
 from flows.console import say
+from flows.guard import ENTRANCE
 from flows.reports import serving_reports
 from tasks.errors import InputError, SaemillError
 
@@ -77,6 +79,9 @@ def serve(options: ServeOptions) -> None:
     console = Console(stderr=True)
     with _server(options, api), serving_reports(config.storage, options.port + 1) as reports:
         say(console, f"Prefect is at {api.removesuffix('/api')} (to start a run: Deployments, pipeline, Run, Custom run).")
+        if options.server is None:
+            root = api.removesuffix("/api")
+            say(console, f"To let a browser in, open this there once: {root}{ENTRANCE}#{os.environ[password.CLIENT]}")
         if reports is not None:
             say(console, f"Finished reports are at {reports}.")
         storage = None if options.storage is None else config.storage
@@ -92,6 +97,7 @@ def _configure_prefect(options: ServeOptions) -> str:
     else:
         api = f"http://{HOST}:{options.port}/api"
         os.environ.setdefault("PREFECT_HOME", os.path.abspath(".saemill/prefect"))
+        os.environ[password.CLIENT] = os.environ.get(password.SERVER) or password.kept_or_new(_password_file())
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     os.environ["PREFECT_API_URL"] = api
@@ -102,18 +108,25 @@ def _configure_prefect(options: ServeOptions) -> str:
 def _server(options: ServeOptions, api: str) -> Iterator[None]:
     """A Prefect server that lives as long as the block, unless one runs already at ``options.server``."""
     if options.server is not None:
-        if not _healthy(api):
-            raise InputError(f"--server is {options.server} but no Prefect server answers there.")
+        password.require_welcome(api, "--server")
         yield
         return
     _require_free(options.port)
     log = _log()
-    log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(options.port)]
-    with open(log, "ab") as output:
+    log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    password.keep(os.environ[password.CLIENT], _password_file())
+    own = {password.SERVER: os.environ[password.CLIENT], "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": api.removesuffix("/api")}
+    command = [sys.executable, "-P", "-m", "flows.guarded_server", str(options.port)]
+    with open(log, "ab", opener=_private) as output:
         # A session of its own: Ctrl-C in a terminal reaches only this process, which stops flows first and then the server.
         process = subprocess.Popen(
-            command, stdout=output, stderr=output, start_new_session=True, preexec_fn=_die_with_parent
+            command,
+            stdout=output,
+            stderr=output,
+            env=os.environ | own,
+            start_new_session=True,
+            preexec_fn=_die_with_parent,
+            umask=0o077,  # its database holds everything that was ever set
         )
     try:
         _wait_until_healthy(api, process, log)
@@ -124,6 +137,14 @@ def _server(options: ServeOptions, api: str) -> Iterator[None]:
 
 def _log() -> Path:
     return Path(os.environ["PREFECT_HOME"], "server.log")
+
+
+def _password_file() -> Path:
+    return Path(os.environ["PREFECT_HOME"], "password")
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, mode=0o600)
 
 
 def _require_free(port: int) -> None:

@@ -14,6 +14,7 @@ from tasks.artifacts import read_json, read_manifest, relative, require_manifest
 from tasks.config import PipelineConfig
 from tasks.errors import InputError
 from tasks.progress import Listener
+from tasks.resolve import resolved
 
 if TYPE_CHECKING:
     from tasks.train.sweep.members import Member
@@ -64,6 +65,7 @@ def run_sweep(config: PipelineConfig, call: Call, do: Callable[[Step, Sweep], No
     """
     from tasks.train.sweep.members import members
 
+    config = resolved(config)
     found = members(config)
     run_pipeline(config, call, until="harvest")
     sweep = Sweep(config, found, tuple(addresses(member.config).sae for member in found), addresses(config))

@@ -9,6 +9,7 @@ from tasks.artifacts import address
 from tasks.config import PipelineConfig
 from tasks.harvest.sources import source_identity
 from tasks.lm.files import model_identity
+from tasks.resolve import resolved
 from tasks.store.objects import open_store
 from tasks.text.corpus import corpus_identity
 
@@ -36,6 +37,7 @@ def addresses(config: PipelineConfig) -> Addresses:
     Raises:
         InputError: a corpus, model or source of activations is not there.
     """
+    config = resolved(config)
     root = open_store(config.storage).uri
 
     def place(stage: str, settings: dict[str, Any], *inputs: str, name: str = config.name) -> str:

@@ -8,6 +8,7 @@ last and is created once; a directory without it is unfinished, and readers trus
 import hashlib
 import json
 import posixpath
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from tasks.errors import ArtifactError
 from tasks.store.objects import open_store
 
 MANIFEST = "manifest.json"
+_SHARDS = re.compile(r"\.|\.\./\.\./shards/(?!\.{1,2}$)[^/\0]+")
 
 
 def recipe_hash(settings: Mapping[str, Any], inputs: Sequence[str] = ()) -> str:
@@ -49,8 +51,18 @@ def resolve(uri: str, base: str) -> str:
 
 
 def shards_uri(uri: str, manifest: Mapping[str, Any]) -> str:
-    """Where the shards lie that an activations manifest names: in a pool shared by many, or beside the manifest."""
-    return resolve(manifest.get("shards", "."), uri)
+    """Where the shards lie that an activations manifest names: in a pool shared by many, or beside the manifest.
+
+    Raises:
+        ArtifactError: the manifest names another place.
+    """
+    found = manifest.get("shards", ".")
+    if not isinstance(found, str) or not _SHARDS.fullmatch(found):
+        raise ArtifactError(
+            f"{uri}/{MANIFEST} says that its shards lie in {found!r}, where no harvest puts them; expected was '.' or "
+            "'../../shards/<name>'. Delete the file and harvest again."
+        )
+    return resolve(found, uri)
 
 
 def _parts(uri: str) -> tuple[str, str]:
@@ -62,7 +74,7 @@ def read_manifest(uri: str) -> dict[str, Any] | None:
     """The manifest of a finished directory, or None where it is unfinished or absent.
 
     Raises:
-        ArtifactError: there is a manifest but it is not JSON.
+        ArtifactError: there is a manifest but it is no JSON object.
     """
     return read_json(uri, MANIFEST)
 
@@ -93,17 +105,43 @@ def read_json(uri: str, key: str) -> dict[str, Any] | None:
     """A JSON object from a directory, or None where there is none.
 
     Raises:
-        ArtifactError: the object is not JSON.
+        ArtifactError: what is there is no JSON object.
     """
     try:
         data = open_store(uri).get(key)
     except FileNotFoundError:
         return None
     try:
-        value: dict[str, Any] = json.loads(data)
-    except ValueError:
-        raise ArtifactError(f"{uri}/{key} is not valid JSON. Delete {uri} and run again.") from None
+        value = parse_json(data)
+    except ValueError as error:
+        raise ArtifactError(f"{uri}/{key} {error}. Delete {uri} and run again.") from None
+    if not isinstance(value, dict):
+        raise ArtifactError(f"{uri}/{key} holds {_KINDS[type(value)]}, not a JSON object. Delete {uri} and run again.")
     return value
+
+
+_KINDS: dict[type, str] = {
+    list: "a list",
+    str: "text",
+    int: "a number",
+    float: "a number",
+    bool: "true or false",
+    type(None): "null",
+}
+
+
+def parse_json(data: bytes | str) -> Any:
+    """Whatever a file holds as JSON, from anywhere.
+
+    Raises:
+        ValueError: it is not JSON or is nested too deep to be read; the text goes on after the file's name.
+    """
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("is JSON that is nested too deep") from None
+    except ValueError as error:
+        raise ValueError(f"is not valid JSON ({' '.join(str(error).split())})") from None
 
 
 def to_json(value: Mapping[str, Any]) -> bytes:

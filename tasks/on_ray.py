@@ -4,14 +4,20 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tasks.config import RayConfig
 from tasks.errors import InputError, SaemillError
 
+T = TypeVar("T")
+# A machine's answer takes as long as a worker's start, which on a busy one may be half a minute.
+_ANSWER_S = 120.0
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Under an ancestor `uv run`, Ray would ship the environment to each worker: https://github.com/ray-project/ray/issues/59342
@@ -51,6 +57,35 @@ def cluster_cpus() -> float:
 def cluster_gpus() -> float:
     """GPUs of the connected cluster."""
     return float(ray.cluster_resources().get("GPU", 0))
+
+
+def ask_nodes(question: Callable[[bool], T]) -> list[T]:
+    """What each machine of the cluster that has CPUs or GPUs for work answers; it is told whether it has GPUs.
+
+    Raises:
+        InputError: there is no such machine at present.
+        SaemillError: one does not answer.
+    """
+    rooms = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+    asked = {node: room.get("GPU", 0) > 0 for node, room in rooms.items() if room.get("CPU", 0) or room.get("GPU", 0)}
+    if not asked:
+        raise InputError(
+            "The Ray cluster has no machine with CPUs or GPUs at present, so what they multiply fast is unknown. Start "
+            "one, or name model.dtype and train.precision."
+        )
+    remote = ray.remote(num_cpus=0)(question)  # answered at once, however busy the machine is
+    answers = [
+        remote.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(has_gpus)
+        for node, has_gpus in asked.items()
+    ]
+    try:
+        found: list[T] = ray.get(answers, timeout=_ANSWER_S)
+    except RayError as error:
+        raise SaemillError(
+            f"A machine of the Ray cluster does not say what it multiplies fast ({type(error).__name__}). Give the same "
+            "command again, or name model.dtype and train.precision."
+        ) from error
+    return found
 
 
 def _start_local(config: RayConfig) -> None:

@@ -17,11 +17,6 @@ class Progress:
     numbers: Mapping[str, float] = field(default_factory=dict)
     """Further figures worth a glance, such as loss, fvu, l0, dead."""
 
-    @property
-    def eta_s(self) -> float | None:
-        """Seconds left at the present rate."""
-        return (self.total - self.done) / self.per_second if self.per_second else None
-
 
 Listener = Callable[[Progress], None]
 

@@ -19,6 +19,7 @@ from tasks.harvest.formats import Format, FormatName, open_format
 from tasks.harvest.named import open_lake
 from tasks.progress import Listener, Progress
 from tasks.store.claims import claim, sweep
+from tasks.store.manifest import require_hooks
 from tasks.store.objects import ObjectStore, open_store
 from tasks.store.reader import Split
 from tasks.store.room import free_bytes
@@ -121,7 +122,7 @@ def _chosen(uri: str, hook: str | None) -> str:
         raise InputError(
             f"{uri} is a directory of stage {manifest.get('stage')}; the URI of an activations directory was expected."
         )
-    hooks = sorted(manifest["hooks"])
+    hooks = sorted(require_hooks(uri, manifest))
     if hook is None and len(hooks) == 1:
         return str(hooks[0])
     if hook is None:

@@ -1,20 +1,20 @@
 """Which objects belong to an activations directory: those that its manifest and its commit records name."""
 
 import contextlib
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from tasks.artifacts import MANIFEST, identity, shards_uri
-from tasks.errors import InputError
+from tasks.artifacts import MANIFEST, identity, parse_json, shards_uri
+from tasks.errors import ArtifactError, InputError
+from tasks.store.manifest import fault_of_hooks
 from tasks.store.objects import ObjectStore, open_store
 
 COMMITS = "commits/"
 # What Shard.data_key gives; the commit record of such an object follows from its key.
-_DATA_KEY = re.compile(r"[^/]+/(train|eval)/([0-9a-f]{5,})-[0-9a-f]{12}\.parquet")
+_DATA_KEY = re.compile(r"(?!\.{1,2}/)[^/\0]+/(train|eval)/([0-9a-f]{5,})-[0-9a-f]{12}\.parquet")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +60,12 @@ def named_by_manifest(uri: str, data: bytes) -> dict[str, NamedObject]:
     recipe, hooks = manifest.get("recipe"), manifest.get("hooks")
     if manifest.get("stage") != "activations" or not isinstance(recipe, dict) or not isinstance(hooks, dict):
         raise ValueError("it is not an activations manifest")
+    fault = fault_of_hooks(manifest)
+    if fault is not None:
+        raise ValueError(fault)
     if identity(uri) not in (uri, recipe.get("hash")):
         raise ValueError(f"it is of recipe {recipe.get('hash')}, the directory is that of {identity(uri)}")
-    try:
-        entries = [e for hook in hooks.values() for split in hook["splits"].values() for e in split["shards"]]
-    except (KeyError, TypeError, AttributeError):
-        raise ValueError("it does not list its shards") from None
-    return _by_key(entries)
+    return _by_key(e for hook in hooks.values() for split in hook["splits"].values() for e in split["shards"])
 
 
 def named_by_commit(data: bytes) -> dict[str, NamedObject]:
@@ -128,7 +127,7 @@ def open_lake(uri: str, shards: str | None = None) -> Lake:
                 "saemill harvest prints it."
             ) from None
         return found
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, ArtifactError):
         return Lake(home, open_store(shards_uri(home.uri, _object(manifest))), manifest)
     return Lake(home, open_store(shards or uri), manifest)
 
@@ -138,16 +137,16 @@ def _by_key(entries: Iterable[Mapping[str, Any]]) -> dict[str, NamedObject]:
         found = [NamedObject(e["key"], int(e["size"]), e["sha256"], int(e["rows"]), list(e["row_groups"])) for e in entries]
         for named in found:
             commit_key(named.key)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"it lacks {error} of a shard") from None
     return {named.key: named for named in found}
 
 
 def _object(data: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(data)
-    except ValueError:
-        raise ValueError("it is not valid JSON") from None
+        value = parse_json(data)
+    except ValueError as error:
+        raise ValueError(f"it {error}") from None
     if not isinstance(value, dict):
         raise ValueError("it is not a JSON object")  # noqa: TRY004 - damage, not a type that a caller got wrong
     return value

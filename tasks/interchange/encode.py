@@ -27,6 +27,7 @@ from tasks.store.ahead import ahead, read_ahead
 from tasks.store.claims import claim, sweep
 from tasks.store.files import open_file
 from tasks.store.joined import AnySplit, open_split
+from tasks.store.manifest import require_hooks
 from tasks.store.objects import ObjectStore, open_store, require
 from tasks.store.schema import row_bytes
 from tasks.store.writer import Rows
@@ -106,7 +107,7 @@ def _chosen_hooks(sae_uri: str, activations_uri: str, hook: str | None) -> tuple
             f"{activations_uri} is a directory of stage {manifest.get('stage')}; the URI of an activations directory was "
             "expected."
         )
-    there = sorted(manifest["hooks"])
+    there = sorted(require_hooks(activations_uri, manifest))
     own = (hook,) if hook else tuple(settings.get("hooks") or [settings.get("hook")])
     if set(own) <= set(there):
         return own

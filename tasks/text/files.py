@@ -4,15 +4,15 @@ import functools
 import glob
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
 
 from tasks.errors import InputError
-from tasks.store.objects import s3_filesystem
+from tasks.store.listing import exists, find
+from tasks.store.objects import s3_filesystem, shown
 
 SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".txt")
 _CODECS = {".gz": "gzip", ".zst": "zstd"}
@@ -53,12 +53,14 @@ class CorpusFile:
 
 
 def find_files(source: str) -> list[CorpusFile]:
-    """The files that a path, glob, folder or s3:// URI stands for, by name. Hidden files of a folder are passed over.
+    """The files that a path, glob, folder or s3:// URI stands for, by name, as ``tasks.store.listing`` has it.
 
     Raises:
         InputError: there is no such file, nothing matches, or a file is of an unknown kind.
     """
-    found = _find_s3(source) if source.startswith("s3://") else _find_local(os.path.expanduser(source))
+    found = find(source, SUFFIXES)
+    if not found:
+        raise InputError(f"text.source: {_nothing(source)}.")
     unknown = next((uri for uri in found if _suffix(uri) is None), None)
     if unknown is not None:
         raise InputError(f"text.source: {unknown} is of an unknown kind; its name must end in {', '.join(SUFFIXES)}.")
@@ -72,54 +74,21 @@ def named(uris: Sequence[str]) -> list[CorpusFile]:
 
 def looks_like_files(source: str) -> bool:
     """Whether a source means files rather than the name of a dataset on the Hugging Face hub."""
-    here = os.path.exists(os.path.expanduser(source))
+    here = not source.startswith("s3://") and exists(source)
     written_so = source.startswith(("s3://", "/", "./", "../", "~")) or glob.has_magic(source)
     return here or written_so or _suffix(source) is not None or source.count("/") > 1
 
 
+def _nothing(source: str) -> str:
+    if glob.has_magic(source):
+        return f"no file matches {source}"
+    if exists(source):
+        return f"folder {source} holds no file whose name ends in {', '.join(SUFFIXES)}"
+    return f"no such file or folder: {shown(source)}"
+
+
 def _suffix(uri: str) -> str | None:
     return next((suffix for suffix in SUFFIXES if uri.endswith(suffix)), None)
-
-
-def _find_local(source: str) -> list[str]:
-    if os.path.isfile(source):
-        return [os.path.abspath(source)]
-    if os.path.isdir(source):
-        return _of_known_kind(source, (str(path) for path in Path(source).absolute().rglob("*") if path.is_file()))
-    found = [os.path.abspath(path) for path in glob.glob(source, recursive=True) if os.path.isfile(path)]
-    if not found and glob.has_magic(source):
-        raise InputError(f"text.source: no file matches {source}.")
-    if not found:
-        raise InputError(f"text.source: no such file or folder: {source}.")
-    return found
-
-
-def _find_s3(source: str) -> list[str]:
-    from botocore.exceptions import BotoCoreError
-
-    store = s3_filesystem()
-    try:
-        if glob.has_magic(source):
-            found = [f"s3://{key}" for key in store.glob(source)]
-        elif store.isfile(source):
-            found = [source]
-        else:
-            found = _of_known_kind(source, (f"s3://{key}" for key in store.find(source)))
-    except (OSError, BotoCoreError) as error:
-        raise InputError(f"text.source: {source} cannot be read: {error}.") from None
-    if not found:
-        raise InputError(f"text.source: no object matches {source}.")
-    return found
-
-
-def _of_known_kind(folder: str, paths: Iterator[str]) -> list[str]:
-    def hidden(path: str) -> bool:
-        return any(part.startswith(".") for part in PurePosixPath(path.removeprefix(folder)).parts)
-
-    found = [path for path in paths if _suffix(path) is not None and not hidden(path)]
-    if not found:
-        raise InputError(f"text.source: folder {folder} holds no file whose name ends in {', '.join(SUFFIXES)}.")
-    return found
 
 
 def _names(uris: Sequence[str]) -> list[str]:

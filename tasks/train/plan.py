@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, replace
 
+from tasks.precision import here
 from tasks.sae.architecture import layout
 from tasks.sae.config import SAEConfig
 from tasks.sae.parameters import Layout
@@ -97,7 +98,7 @@ def plan(sae: SAEConfig, train: TrainConfig, d_in: int, d_out: int | None = None
         resample_at=frozenset(round(share * n_steps) for share in RESAMPLE_AT) if kind.resamples else frozenset(),
         max_grad_norm=_first(train.max_grad_norm, kind.max_grad_norm),
         ema_decay=train.ema_decay,
-        bf16=train.precision == "bf16",
+        bf16=_bf16(train),
         seed=train.weights_seed,
         log_every=log_every,
         checkpoint_every=logs_per_checkpoint * log_every,
@@ -138,6 +139,13 @@ def default_dead_after(sae: SAEConfig, tokens: int) -> int:
     if kind.revives:
         window = max(window, min(round(16 * sae.d_sae / sae.k), tokens // 20))
     return max(1, min(window, 10_000_000))
+
+
+def _bf16(train: TrainConfig) -> bool:
+    """Of a pipeline's run this was settled before it began (``tasks.resolve``), for all machines alike."""
+    if train.precision == "auto":
+        return here("cuda" if train.use_gpu else "cpu").dtype == "bfloat16"
+    return train.precision == "bf16"
 
 
 def _first(*values: float | None) -> float | None:

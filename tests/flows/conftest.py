@@ -1,5 +1,6 @@
 """A real `saemill serve` on loopback, what its API says, and Debian's chromium to look at its pages."""
 
+import base64
 import contextlib
 import json
 import os
@@ -16,7 +17,9 @@ import psutil
 import pytest
 from playwright.sync_api import Browser, Page
 
+from flows.configurations import OFFERED
 from tests.conftest import ROOT, free_port
+from tests.patience import PATIENCE_S
 
 TOY = str(ROOT / "configs/toy.yaml")
 
@@ -50,7 +53,7 @@ class Served:
         family = self.process.children(recursive=True)
         self.process.send_signal(number)
         try:
-            self.process.wait(60)
+            self.process.wait(PATIENCE_S)
         finally:
             _, alive = psutil.wait_procs(family, timeout=10)
             for process in [*alive, self.process]:
@@ -58,12 +61,12 @@ class Served:
                     process.kill()
         return alive
 
-    def wait(self, ready: Callable[[], bool], what: str, timeout: float = 240) -> None:
+    def wait(self, ready: Callable[[], bool], what: str, timeout: float = PATIENCE_S) -> None:
         """Wait until something holds, and show the log where it never does."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             assert self.process.poll() is None, self.log()
-            with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
+            with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError, FileNotFoundError):
                 if ready():
                     return
             time.sleep(0.5)
@@ -73,17 +76,32 @@ class Served:
         return (self.folder / "serve.log").read_text()[-6000:]
 
     @property
+    def password(self) -> str:
+        """What its API wants in PREFECT_API_AUTH_STRING."""
+        return (self.folder / "prefect/password").read_text().strip()
+
+    @property
+    def authorization(self) -> str:
+        """The header by which a client shows the password."""
+        return f"Basic {base64.b64encode(self.password.encode()).decode()}"
+
+    @property
     def environment(self) -> dict[str, str]:
         """What a command needs to be recorded there."""
-        return {**os.environ, "PREFECT_API_URL": f"{self.url}/api"}
+        return {**os.environ, "PREFECT_API_URL": f"{self.url}/api", "PREFECT_API_AUTH_STRING": self.password}
+
+    def enter(self, page: Page) -> None:
+        """Let a browser in, as the link does that is printed at the start."""
+        page.goto(f"{self.url}/saemill#{self.password}")
+        page.wait_for_url(lambda url: "/saemill" not in url)
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
-        headers = {"content-type": "application/json"}
+        headers = {"content-type": "application/json", "authorization": self.authorization}
         request = urllib.request.Request(f"{self.url}/api/{path}", data=data, headers=headers, method=method)
         for attempts_left in reversed(range(20)):
             try:
-                with urllib.request.urlopen(request, timeout=30) as answer:
+                with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
                     text = answer.read()
                 return json.loads(text) if text else None
             except urllib.error.HTTPError as error:
@@ -143,3 +161,10 @@ def page(chromium: Browser) -> Iterator[Page]:
     opened.set_default_timeout(60_000)
     yield opened
     opened.close()
+
+
+@pytest.fixture(autouse=True)
+def nothing_offered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a `serve` within a test tells its flow runs is gone after it."""
+    monkeypatch.setenv(OFFERED, "")
+    monkeypatch.delenv(OFFERED)

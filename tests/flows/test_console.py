@@ -10,7 +10,7 @@ from tasks.progress import Progress
 
 def test_progress_is_told_with_rate_time_left_and_figures() -> None:
     progress = Progress("train", 1024, 4096, per_second=512, numbers={"loss": 0.25, "l0": 32})
-    assert describe(progress) == "1,024/4,096 tokens, 512 tokens/s, 6 s left, loss 0.25, l0 32"
+    assert describe(progress, 6.0) == "1,024/4,096 tokens, 512 tokens/s, 6 s left, loss 0.25, l0 32"
 
 
 def test_a_finished_stage_has_no_time_left() -> None:

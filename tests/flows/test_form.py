@@ -26,9 +26,9 @@ TALLEST = 2500
 
 
 @pytest.fixture(autouse=True)
-def configurations(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Flow runs start in a directory of their own."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("SAEMILL_CONFIGURATIONS", raising=False)
 
 
 def properties(name: str) -> dict[str, Any]:
@@ -156,6 +156,7 @@ def test_a_configuration_may_lie_on_object_storage(s3: str) -> None:
 
 
 def open_form(served: Served, page: Page, ui: str, deployment: str) -> None:
+    served.enter(page)
     page.goto(f"{served.url}{UIS[ui]}/deployment/{served.deployment(deployment)['id']}/run")
     page.get_by_text("Other settings").first.wait_for()
 

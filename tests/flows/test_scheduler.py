@@ -52,6 +52,7 @@ UIS = {"v2": ("/v2/deployments", edit_in_v2), "v1": ("/deployments", edit_in_v1)
 def edited(served: Served, page: Page, ui: str, cron: str) -> None:
     """Edit nightly's schedule by clicks, and wait until the server has planned its runs."""
     path, edit = UIS[ui]
+    served.enter(page)
     page.goto(f"{served.url}{path}/deployment/{served.deployment('nightly')['id']}")
     page.get_by_text("Schedules").first.wait_for()
     edit(page, cron)
@@ -128,7 +129,7 @@ def test_a_schedule_whose_next_run_is_not_planned_is_told_once_with_the_cause(
 
     try:
         served.wait(lambda: bool(planned()), "the run of a new schedule")
-        with SyncPrefectClient(f"{served.url}/api") as client:
+        with SyncPrefectClient(f"{served.url}/api", auth_string=served.password) as client:
             seen.look(client)
             assert told == [], "all is planned"
             for run in planned():

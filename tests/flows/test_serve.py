@@ -1,7 +1,6 @@
 """`saemill serve`, with a real Prefect server, a real browser and real runs of the toy configuration."""
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -24,6 +23,7 @@ pytestmark = pytest.mark.prefect
 
 @pytest.mark.browser
 def test_the_deployments_and_the_nightly_schedule_show(served: Served, page: Page) -> None:
+    served.enter(page)
     page.goto(f"{served.url}/deployments")
     page.get_by_role("link", name="pipeline").first.wait_for()
     page.get_by_role("link", name="sweep").first.wait_for()
@@ -58,14 +58,14 @@ def test_a_nightly_run_that_should_have_started_long_ago_is_skipped(served: Serv
 
 
 def test_a_run_from_the_command_line_is_recorded_where_a_server_is_named(served: Served, tmp_path: Path) -> None:
-    environment = {**os.environ, "PREFECT_API_URL": f"{served.url}/api", "PREFECT_HOME": str(tmp_path / "prefect")}
+    environment = {**served.environment, "PREFECT_HOME": str(tmp_path / "prefect")}
     command = [sys.executable, "-m", "flows.cli", "harvest", TOY, "--json", "--storage", str(tmp_path / "runs")]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert Path(found["activations"]).parent == tmp_path / "runs/activations"
     assert found["sae"] is None
-    recorded = served.call("POST", "flow_runs/filter", {"sort": "START_TIME_DESC", "limit": 1})[0]
+    recorded = served.call("POST", "flow_runs/filter", {"sort": "END_TIME_DESC", "limit": 1})[0]
     assert (recorded["state"]["type"], recorded["parameters"]["until"]) == ("COMPLETED", "harvest")
     assert recorded["deployment_id"] is None
 
@@ -74,13 +74,13 @@ def test_a_run_from_the_command_line_is_recorded_where_a_server_is_named(served:
 def test_a_sweep_from_the_command_line_is_recorded_with_its_table_and_a_link_to_its_page(
     served: Served, tmp_path: Path
 ) -> None:
-    environment = {**os.environ, "PREFECT_API_URL": f"{served.url}/api", "PREFECT_HOME": str(tmp_path / "prefect")}
+    environment = {**served.environment, "PREFECT_HOME": str(tmp_path / "prefect")}
     settings = ["--set", "sweep.seeds=[0, 1]", "--set", "train.tokens=800", "--storage", str(tmp_path / "runs")]
     command = [sys.executable, "-m", "flows.cli", "sweep", TOY, "--json", *settings]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    recorded = served.call("POST", "flow_runs/filter", {"sort": "START_TIME_DESC", "limit": 1})[0]
+    recorded = served.call("POST", "flow_runs/filter", {"sort": "END_TIME_DESC", "limit": 1})[0]
     assert recorded["state"]["type"] == "COMPLETED"
     told = {a["key"]: a for a in served.call("POST", "artifacts/filter", {}) if a["flow_run_id"] == recorded["id"]}
     assert f"{found['report']}/index.html" in told["sweep-page"]["data"]

@@ -46,7 +46,7 @@ class Points:
         armed, held = self.folder / point, self.folder / f"{point}.{os.getpid()}"
         try:
             wanted = json.loads(armed.read_text())
-            if self.step < wanted["step"] or wanted["node"] not in (None, _node()):
+            if self.step < wanted["step"] or (wanted["node"] is not None and wanted["node"] != _node()):
                 return
             armed.rename(held)
         except FileNotFoundError:
@@ -84,12 +84,17 @@ def arm(points: Points) -> None:
     """Wrap the functions at a worker's points; each still does what it does."""
     import ray.train
 
+    arm_in_process(points)
+    before(ray.train, "report", "commit", points, lambda named: named["checkpoint"] is not None)
+    halve_http_bodies(points)
+
+
+def arm_in_process(points: Points) -> None:
+    """The points that a worker without Ray comes to as well, on local storage."""
     at_steps(points)
     before(state, "read_run", "read", points)
     before(worker, "write_sae", "finish", points)
-    before(ray.train, "report", "commit", points, lambda named: named["checkpoint"] is not None)
     objects.open = partial(opened, points=points)  # type: ignore[attr-defined]
-    halve_http_bodies(points)
 
 
 def at_steps(points: Points) -> None:

@@ -5,6 +5,7 @@ p_anneal takes fewer: the slope of f^p has no bound near 0, so that a last bit's
 
 import shutil
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from tasks.train.plan import Plan, plan
 from tasks.train.state import checkpoint_name, newest_run, run_to_files
 from tasks.train.step import TrainState, in_common, initial_state, state_from
 from tests.sae.threads import in_mesh
+from tests.sampled import sampled
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
@@ -91,8 +93,7 @@ def difference(a: Tensor, b: Tensor) -> float:
     return float((a - b).norm() / b.norm())
 
 
-@pytest.mark.parametrize("mesh", MESHES)
-@pytest.mark.parametrize("arch", NAMES)
+@pytest.mark.parametrize(("arch", "mesh"), sampled(product(NAMES, MESHES)))
 def test_every_architecture_on_every_mesh_has_the_weights_of_one_worker(arch: str, mesh: tuple[int, int]) -> None:
     steps = 60 if arch == "p_anneal" else STEPS
     assert_the_same(resolved(settings(arch), tokens=steps * BATCH), mesh)
@@ -164,9 +165,12 @@ def resumed(p: Plan, data: Tensor, exchange: Exchange, folder: str) -> Tensor:
     return joined(exchange.latents.gather([state.parameters.flat])[0].chunk(exchange.latents.world_size), p.layout).flat
 
 
-@pytest.mark.parametrize("written_by", [(1, 1), (1, 2), (2, 2)])
-@pytest.mark.parametrize("read_by", [(1, 1), (2, 1), (1, 4), (2, 2)])
-@pytest.mark.parametrize("arch", ["topk", "jumprelu", "gated"])
+WRITTEN, READ = [(1, 1), (1, 2), (2, 2)], [(1, 1), (2, 1), (1, 4), (2, 2)]
+
+
+@pytest.mark.parametrize(
+    ("arch", "read_by", "written_by"), sampled(product(["topk", "jumprelu", "gated"], READ, WRITTEN), at_least=9)
+)
 def test_a_checkpoint_of_one_mesh_is_gone_on_from_by_another(
     arch: str, written_by: tuple[int, int], read_by: tuple[int, int], tmp_path: Path
 ) -> None:

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.sampled import examples
 from tests.train.random_kills import commands, survive
 
-KILLS = int(os.environ.get("SAEMILL_KILLS", "12"))
+KILLS = int(os.environ.get("SAEMILL_KILLS", examples(3, 12)))
 
 
 @pytest.mark.ray

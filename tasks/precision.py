@@ -1,0 +1,143 @@
+"""What a machine multiplies fast: bfloat16 where its CPU or GPU has instructions for it, else float32.
+
+Without them a CPU emulates bfloat16: SmolLM2-135M up to layer 8, one thread of a Zen 3, comes to 122 tokens/s against 780 in
+float32. With them (a Zen 4) it is three times as fast as float32. Nothing here imports torch unless a GPU has to be asked.
+"""
+
+import os
+import platform
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+HalfOrFull = Literal["bfloat16", "float16", "float32"]
+Capability = tuple[int, int]
+
+BFLOAT16_GPU: Capability = (8, 0)
+"""The first compute capability whose tensor cores know bfloat16 (Ampere)."""
+_X86 = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16"}
+"""Flags of /proc/cpuinfo, the fastest first, and what the instructions are called."""
+_CPUINFO = Path("/proc/cpuinfo")
+_GPU_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What one machine says of itself."""
+
+    cpu: str
+    """The processor's name."""
+    fast: str | None
+    """Which of its instructions multiply bfloat16; None where it has none, or is told not to use them."""
+    limit: str | None = None
+    """The environment variable that tells it so, with its value."""
+    gpus: tuple[Capability, ...] = ()
+    """Compute capabilities."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A precision, and why."""
+
+    dtype: HalfOrFull
+    reason: str
+
+
+def this_machine(*, gpus: bool = True) -> Machine:
+    """The machine that this runs on; ``gpus``: look for GPUs too, which this process need not be able to use."""
+    return described(_cpuinfo(), os.environ, _gpu_capabilities() if gpus else ())
+
+
+def here(device: str) -> Choice:
+    """What fits this machine's CPU, or its GPUs where ``device`` is one of them."""
+    if device == "cpu":
+        return on_cpus([this_machine(gpus=False)])
+    return on_gpus([this_machine()])
+
+
+def visible_gpus(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether this process may use a GPU, if there is one."""
+    return environment.get("CUDA_VISIBLE_DEVICES", "0").strip() not in ("", "-1", "NoDevFiles")
+
+
+def described(cpuinfo: str, environment: Mapping[str, str], gpus: Sequence[Capability] = ()) -> Machine:
+    """A machine by the text of its /proc/cpuinfo, its environment and its GPUs' compute capabilities."""
+    said = _first_of_each(cpuinfo)
+    flags = set((said.get("flags") or said.get("Features") or "").split())
+    name = said.get("model name") or platform.processor() or platform.machine()
+    if "Features" in said:  # Arm
+        return Machine(name, "Arm BF16" if "bf16" in flags else None, gpus=tuple(gpus))
+    instructions = next((title for flag, title in _X86.items() if flag in flags), None)
+    limit = _limit(environment) if instructions else None
+    return Machine(name, None if limit else instructions, limit, tuple(gpus))
+
+
+def on_cpus(machines: Sequence[Machine]) -> Choice:
+    """What fits the CPUs of all machines: float32 is slow on none of them, bfloat16 is where one does not know it."""
+    slow = [machine for machine in machines if machine.fast is None]
+    if not slow:
+        return Choice("bfloat16", f"{machines[0].cpu} multiplies bfloat16 fast ({machines[0].fast})")
+    reason = f"{slow[0].cpu} multiplies bfloat16 slowly ({slow[0].limit or 'no AVX512-BF16, AMX or Arm BF16'})"
+    some = f", as {'does' if len(slow) == 1 else 'do'} {len(slow)} of the {len(machines)} machines"
+    return Choice("float32", reason + (some if len(machines) > 1 else ""))
+
+
+def on_gpus(machines: Sequence[Machine]) -> Choice:
+    """What fits the GPUs of all machines; older ones know float16 only, whose largest number is 65,504."""
+    capabilities = [capability for machine in machines for capability in machine.gpus]
+    if not capabilities:
+        return Choice("float32", "the GPU does not say its compute capability")
+    least = min(capabilities)
+    number = ".".join(map(str, least))
+    if least >= BFLOAT16_GPU:
+        return Choice("bfloat16", f"a GPU of compute capability {number} multiplies it fast")
+    return Choice("float16", f"a GPU of compute capability {number} has no bfloat16, which came with 8.0")
+
+
+def _limit(environment: Mapping[str, str]) -> str | None:
+    """The variable that keeps oneDNN, which multiplies, or torch itself from instructions that the CPU has."""
+    for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
+        value = environment.get(name, "DEFAULT").upper()
+        if value not in ("ALL", "DEFAULT") and not any(part in value for part in ("BF16", "FP16", "AMX", "AVX10")):
+            return f"{name}={environment[name]}"
+    name = "ATEN_CPU_CAPABILITY"
+    return f"{name}={environment[name]}" if environment.get(name) in ("default", "avx2") else None
+
+
+def _cpuinfo() -> str:
+    """What Linux says of the CPU; other systems say nothing here, and get what is slow nowhere."""
+    return _CPUINFO.read_text(errors="replace") if _CPUINFO.exists() else ""
+
+
+def _first_of_each(cpuinfo: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for line in cpuinfo.splitlines():
+        name, colon, value = line.partition(":")
+        if colon:
+            found.setdefault(name.strip(), value.strip())
+    return found
+
+
+def _gpu_capabilities() -> tuple[Capability, ...]:
+    if not any(Path(name).exists() for name in _GPU_FILES):
+        return ()
+    return _asked_of_the_driver() or _asked_of_torch()
+
+
+def _asked_of_the_driver(run: Callable[..., "subprocess.CompletedProcess[str]"] = subprocess.run) -> tuple[Capability, ...]:
+    """Without torch, whose import takes seconds, and without a context, which takes memory of the GPU."""
+    command = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+    try:
+        answer = run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+        pairs = [line.strip().split(".") for line in answer.splitlines() if line.strip()]
+        return tuple((int(major), int(minor)) for major, minor in pairs)
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return ()
+
+
+def _asked_of_torch() -> tuple[Capability, ...]:
+    import torch
+
+    return tuple(torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count()))

@@ -1,0 +1,73 @@
+"""What ``auto`` comes to, settled before addresses are known and before anything runs.
+
+The machines that will do the work decide: of a Ray cluster that is joined its nodes are asked, else this one is. Addresses
+and manifests hold what came of it, so ``auto`` and the same precision by name are the same result.
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import Literal
+
+from tasks.config import PipelineConfig
+from tasks.precision import Choice, Machine, on_cpus, on_gpus, this_machine, visible_gpus
+
+logger = logging.getLogger(__name__)
+
+
+def resolved(config: PipelineConfig) -> PipelineConfig:
+    """The configuration with ``model.dtype`` and ``train.precision`` settled, and one line logged if that was left to it.
+
+    Raises:
+        InputError: the cluster at ``ray.address`` does not answer, or has no machine that could say what it is.
+    """
+    if "auto" not in (config.model.dtype, config.train.precision):
+        return config
+    return settled(config, _machines(config))
+
+
+def settled(config: PipelineConfig, machines: Sequence[Machine]) -> PipelineConfig:
+    """The same where the machines are known."""
+    model, training = _of_model(config, machines), _of_training(config, machines)
+    precision: Literal["bf16", "fp32"] = "bf16" if training.dtype == "bfloat16" else "fp32"
+    told, found = [], config
+    if config.model.dtype == "auto":
+        found = found.model_copy(update={"model": config.model.model_copy(update={"dtype": model.dtype})})
+        if config.activations.source is None:
+            told.append((f"model.dtype {model.dtype}", model.reason))
+    if config.train.precision == "auto":
+        found = found.model_copy(update={"train": config.train.model_copy(update={"precision": precision})})
+        told.append((f"train.precision {precision}", training.reason))
+    if told:
+        logger.info("precision: %s", _line(told))
+    return found
+
+
+def _of_model(config: PipelineConfig, machines: Sequence[Machine]) -> Choice:
+    there = [machine for machine in machines if machine.gpus]
+    wanted = config.harvest.gpus_per_actor
+    return on_gpus(there) if there and (wanted is None or wanted > 0) else on_cpus(machines)
+
+
+def _of_training(config: PipelineConfig, machines: Sequence[Machine]) -> Choice:
+    there = [machine for machine in machines if machine.gpus]
+    return on_gpus(there) if config.train.use_gpu else on_cpus(machines)
+
+
+def _line(told: Sequence[tuple[str, str]]) -> str:
+    reasons = {reason for _, reason in told}
+    if len(reasons) == 1:
+        return f"{' and '.join(what for what, _ in told)}, since {told[0][1]}"
+    return "; ".join(f"{what}, since {reason}" for what, reason in told)
+
+
+def _machines(config: PipelineConfig) -> Sequence[Machine]:
+    if config.ray.address is None:
+        return [this_machine(gpus=visible_gpus())]
+    from tasks.on_ray import ask_nodes, connect  # Ray takes a second to import
+
+    connect(config.ray)
+    return ask_nodes(_machine_of_node)
+
+
+def _machine_of_node(has_gpus: bool) -> Machine:
+    return this_machine(gpus=has_gpus)

@@ -1,0 +1,119 @@
+"""Files that somebody else wrote: whatever stands in them ends in a sentence, and memory does not follow what they say.
+
+pyarrow reads a row group whole where it may (15 kB of zeros took 4.6 GB so, a group of a million rows of 4,096 float32
+takes 16): here column chunks are read as streams and decoded some rows at a time. Of 150,000 x 4,096 float32 in one group,
+512 rows at a time took 78 MiB more than the interpreter; 4,096 at a time took 489, mostly for the levels of list columns.
+"""
+
+import contextlib
+import struct
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors import SafetensorError
+
+from tasks.errors import InputError
+from tasks.store.files import open_file
+from tasks.store.objects import open_store
+
+_BUFFER_BYTES = 2**20
+_S3_BUFFER_BYTES = 8 * 2**20
+
+# What parsers of other people's bytes raise when these are damaged or lie about themselves.
+FAULTS: tuple[type[Exception], ...] = (
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    SyntaxError,
+    LookupError,
+    ArithmeticError,
+    RuntimeError,
+    MemoryError,
+    AttributeError,
+    struct.error,
+    pa.ArrowException,
+    SafetensorError,
+)
+
+
+@contextlib.contextmanager
+def reading(what: str, kind: str) -> Iterator[None]:
+    """Name the file in whatever goes wrong while it is parsed; nothing else should be done meanwhile.
+
+    Args:
+        what: setting and path, such as "activations.source rows.npy".
+        kind: what it should have been, such as ".npy".
+
+    Raises:
+        InputError: the file is missing, damaged, or asks for more memory than there is.
+    """
+    try:
+        yield
+    except FAULTS as error:
+        raise InputError(f"{what} cannot be read as {kind}: {reason_of(error)}.") from None
+
+
+def reason_of(error: BaseException) -> str:
+    """An error in one line, without what libraries add of their own sources."""
+    if isinstance(error, MemoryError):
+        return "it asks for more memory than there is"
+    if isinstance(error, RecursionError):
+        return "it is nested too deep"
+    text = str(error).partition(". Detail: [")[0]
+    said = " ".join(text.split())
+    said = said if len(said) <= _SAID else f"{said[:_SAID]}..."
+    return said.rstrip(".") or type(error).__name__
+
+
+_SAID = 300
+
+
+def open_parquet(uri: str) -> pq.ParquetFile:
+    """A Parquet file, local or on S3, whose columns are read as streams; CRCs are compared where it has them."""
+    folder, _, name = uri.rpartition("/")
+    store = open_store(folder or "/")
+    size = _S3_BUFFER_BYTES if uri.startswith("s3://") else _BUFFER_BYTES
+    return stream_parquet(open_file(store, name) if uri.startswith("s3://") else pa.OSFile(uri), size)
+
+
+def stream_parquet(file: pa.NativeFile, buffer_bytes: int = _BUFFER_BYTES) -> pq.ParquetFile:
+    """The same of an open file."""
+    return pq.ParquetFile(file, pre_buffer=False, buffer_size=buffer_bytes, page_checksum_verification=True)
+
+
+def require_once(uri: str, names: Sequence[str], column: str, setting: str) -> None:
+    """Refuse a file that has no such column, or several.
+
+    Raises:
+        InputError: it has not exactly one.
+    """
+    count = list(names).count(column)
+    if not count:
+        raise InputError(f"{uri} has no column {column!r}, which {setting} names; it has {_some(names)}.")
+    if count > 1:
+        raise InputError(
+            f"{uri} has {count} columns named {column!r}, and {setting} cannot say which; write the file with one of them."
+        )
+
+
+def values_per_row(file: pq.ParquetFile, column: str) -> float:
+    """The most numbers that a row of a column has on average in any row group, as the footer says."""
+    most = 0.0
+    for i in range(file.metadata.num_row_groups):
+        group = file.metadata.row_group(i)
+        for j in range(group.num_columns):
+            chunk: Any = group.column(j)
+            if chunk.path_in_schema == column or chunk.path_in_schema.startswith(f"{column}."):
+                most = max(most, chunk.num_values / max(1, group.num_rows))
+    return most
+
+
+_NAMES = 20
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f", ... ({len(names)} in all)" if len(names) > _NAMES else ""
+    return ", ".join(names[:_NAMES]) + more

@@ -1,0 +1,173 @@
+"""Which precision fits which machines, from what they say of themselves."""
+
+import json
+import logging
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tasks.addresses import addresses
+from tasks.config import PipelineConfig, parse_config
+from tasks.precision import Machine, _asked_of_the_driver, described, on_cpus, on_gpus, this_machine, visible_gpus
+from tasks.resolve import resolved, settled
+
+# As /proc/cpuinfo shows them, in which each core repeats the same.
+ZEN_3 = "model name\t: AMD EPYC 7763\nflags\t\t: fpu sse2 f16c avx2 fma vaes\n\nprocessor\t: 1\nmodel name\t: B\n"
+ZEN_4 = "model name\t: AMD EPYC 9654\nflags\t\t: fpu avx2 avx512f avx512vl avx512_bf16 avx512_vnni\n"
+CASCADE_LAKE = "model name\t: Intel(R) Xeon(R) Gold 6248\nflags\t\t: fpu avx2 avx512f avx512vl avx512_vnni\n"
+SAPPHIRE_RAPIDS = "model name\t: Intel(R) Xeon(R) 8481C\nflags\t\t: avx2 avx512f avx512_bf16 avx512_fp16 amx_bf16 amx_tile\n"
+GRAVITON_2 = "processor\t: 0\nFeatures\t: fp asimd evtstrm aes crc32 atomics fphp asimdhp\nCPU part\t: 0xd0c\n"
+GRAVITON_3 = "processor\t: 0\nFeatures\t: fp asimd sve svebf16 i8mm bf16 dgh rng\nCPU part\t: 0xd40\n"
+EMULATION = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "environment", "dtype", "why"),
+    [
+        (ZEN_3, {}, "float32", "AMD EPYC 7763 multiplies bfloat16 slowly (no AVX512-BF16, AMX or Arm BF16)"),
+        (CASCADE_LAKE, {}, "float32", "no AVX512-BF16"),
+        (ZEN_4, {}, "bfloat16", "AMD EPYC 9654 multiplies bfloat16 fast (AVX512-BF16)"),
+        (SAPPHIRE_RAPIDS, {}, "bfloat16", "(AMX)"),
+        (GRAVITON_2, {}, "float32", "no AVX512-BF16, AMX or Arm BF16"),
+        (GRAVITON_3, {}, "bfloat16", "(Arm BF16)"),
+        ("", {}, "float32", "multiplies bfloat16 slowly"),  # no Linux
+        (ZEN_4, EMULATION, "float32", "(ONEDNN_MAX_CPU_ISA=AVX2)"),
+        (SAPPHIRE_RAPIDS, {"ATEN_CPU_CAPABILITY": "avx2"}, "float32", "(ATEN_CPU_CAPABILITY=avx2)"),
+        (SAPPHIRE_RAPIDS, {"DNNL_MAX_CPU_ISA": "avx512_core_vnni"}, "float32", "(DNNL_MAX_CPU_ISA=avx512_core_vnni)"),
+        (SAPPHIRE_RAPIDS, {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"}, "bfloat16", "fast"),
+        (SAPPHIRE_RAPIDS, {"ONEDNN_MAX_CPU_ISA": "ALL", "ATEN_CPU_CAPABILITY": "avx512"}, "bfloat16", "fast"),
+        (ZEN_3, EMULATION, "float32", "no AVX512-BF16"),  # nothing is kept from it that it has
+        (GRAVITON_3, EMULATION, "bfloat16", "fast"),  # names of another kind of CPU's instructions
+    ],
+)
+def test_a_cpu_gets_bfloat16_where_it_multiplies_it_fast(
+    cpuinfo: str, environment: dict[str, str], dtype: str, why: str
+) -> None:
+    found = on_cpus([described(cpuinfo, environment)])
+    assert found.dtype == dtype
+    assert why in found.reason
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "dtype"),
+    [
+        ([(8, 0)], "bfloat16"),
+        ([(9, 0), (8, 6)], "bfloat16"),
+        ([(7, 5)], "float16"),
+        ([(9, 0), (7, 0)], "float16"),
+        ([(12, 0)], "bfloat16"),
+        ([], "float32"),
+    ],
+)
+def test_a_gpu_gets_bfloat16_from_compute_capability_8_on(capabilities: list[tuple[int, int]], dtype: str) -> None:
+    assert on_gpus([described(ZEN_3, {}, [capability]) for capability in capabilities]).dtype == dtype
+
+
+def test_machines_that_differ_agree_on_float32_which_is_slow_on_none() -> None:
+    found = on_cpus([described(text, {}) for text in (ZEN_4, ZEN_3, SAPPHIRE_RAPIDS)])
+    assert found.dtype == "float32"
+    assert "AMD EPYC 7763" in found.reason
+    assert found.reason.endswith("as does 1 of the 3 machines")
+    assert on_cpus([described(text, {}) for text in (ZEN_4, SAPPHIRE_RAPIDS)]).dtype == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("settings", "machines", "dtype", "precision"),
+    [
+        ({}, [described(ZEN_4, {})], "bfloat16", "bf16"),
+        ({}, [described(ZEN_3, {})], "float32", "fp32"),
+        ({}, [described(ZEN_3, {}, [(9, 0)])], "bfloat16", "fp32"),  # harvested on the GPU, trained on the CPU
+        ({"harvest.gpus_per_actor": 0}, [described(ZEN_3, {}, [(9, 0)])], "float32", "fp32"),
+        ({"train.use_gpu": True}, [described(ZEN_3, {}, [(9, 0)]), described(ZEN_3, {})], "bfloat16", "bf16"),
+        ({"train.use_gpu": True}, [described(ZEN_4, {}, [(7, 5)])], "float16", "fp32"),
+        ({"model.dtype": "float16"}, [described(ZEN_4, {})], "float16", "bf16"),
+        ({"train.precision": "fp32"}, [described(ZEN_4, {})], "bfloat16", "fp32"),
+    ],
+)
+def test_the_machines_that_do_a_stage_decide_its_precision(
+    settings: dict[str, object], machines: list[Machine], dtype: str, precision: str
+) -> None:
+    found = settled(_config(settings), machines)
+    assert (found.model.dtype, found.train.precision) == (dtype, precision)
+
+
+def test_one_line_says_what_was_chosen_and_why(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "tasks")
+    settled(_config({}), [described(ZEN_3, {})])
+    settled(_config({}), [described(ZEN_3, {}, [(8, 0)])])
+    settled(_config({"model.dtype": "float32", "train.precision": "fp32"}), [described(ZEN_3, {})])
+    assert caplog.messages == [
+        "precision: model.dtype float32 and train.precision fp32, since AMD EPYC 7763 multiplies bfloat16 slowly "
+        "(no AVX512-BF16, AMX or Arm BF16)",
+        "precision: model.dtype bfloat16, since a GPU of compute capability 8.0 multiplies it fast; train.precision fp32, "
+        "since AMD EPYC 7763 multiplies bfloat16 slowly (no AVX512-BF16, AMX or Arm BF16)",
+    ]
+
+
+def test_auto_has_the_address_of_what_it_comes_to(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "corpus.txt").write_text("four words of text")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").write_text(json.dumps({"model_type": "llama"}))
+    base = {"storage": str(tmp_path), "text.source": str(tmp_path / "corpus.txt"), "model.name": str(tmp_path / "model")}
+    named = {
+        precision: addresses(_config(base | {"model.dtype": dtype, "train.precision": precision}))
+        for dtype, precision in (("float32", "fp32"), ("bfloat16", "bf16"))
+    }
+    assert named["fp32"].shards != named["bf16"].shards
+    for text, precision in ((ZEN_3, "fp32"), (ZEN_4, "bf16")):
+        monkeypatch.setattr("tasks.precision._cpuinfo", lambda text=text: text)
+        for name in EMULATION:
+            monkeypatch.delenv(name, raising=False)
+        assert addresses(_config(base | {"harvest.gpus_per_actor": 0})) == named[precision]
+
+
+def test_own_activations_are_told_of_training_only(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    np.save(tmp_path / "rows.npy", np.eye(20, 4, dtype=np.float32))
+    caplog.set_level(logging.INFO, "tasks")
+    config = _config({"activations.source": str(tmp_path / "rows.npy")})
+    assert resolved(resolved(config)) == resolved(config)
+    settled(config, [described(ZEN_4, {})])
+    assert caplog.messages[-1].startswith("precision: train.precision bf16, since AMD EPYC 9654")
+
+
+def test_the_driver_is_asked_for_compute_capabilities() -> None:
+    def answering(text: str) -> object:
+        return lambda *_, **__: subprocess.CompletedProcess([], 0, stdout=text)
+
+    def missing(*_: object, **__: object) -> "subprocess.CompletedProcess[str]":
+        raise FileNotFoundError
+
+    assert _asked_of_the_driver(answering("9.0\n7.5\n")) == ((9, 0), (7, 5))  # type: ignore[arg-type]
+    assert _asked_of_the_driver(answering("[N/A]\n")) == ()  # type: ignore[arg-type]
+    assert _asked_of_the_driver(missing) == ()
+
+
+def test_gpus_that_are_hidden_from_this_process_do_not_count() -> None:
+    assert visible_gpus({}) and visible_gpus({"CUDA_VISIBLE_DEVICES": "0,1"})
+    assert not visible_gpus({"CUDA_VISIBLE_DEVICES": ""}) and not visible_gpus({"CUDA_VISIBLE_DEVICES": "-1"})
+
+
+def test_this_machine_says_what_it_is() -> None:
+    found = this_machine(gpus=False)
+    assert found.cpu
+    assert on_cpus([found]).reason.startswith(found.cpu)
+
+
+def test_the_nodes_of_a_cluster_are_asked(ray_cluster: None) -> None:
+    from tasks.on_ray import ask_nodes
+    from tasks.resolve import _machine_of_node
+
+    assert ask_nodes(_machine_of_node) == [this_machine(gpus=False)]
+
+
+def _config(settings: dict[str, object]) -> PipelineConfig:
+    values: dict[str, dict[str, object]] = {"text": {"source": "corpus.txt"}}
+    for name, value in settings.items():
+        group, dot, key = name.partition(".")
+        if dot:
+            values.setdefault(group, {})[key] = value
+        else:
+            values[name] = value  # type: ignore[assignment]
+    return parse_config(values)
