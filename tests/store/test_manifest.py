@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from tasks.artifacts import parse_json, read_manifest
 from tasks.config import parse_config
@@ -20,6 +21,8 @@ from tasks.harvest.sources import open_source
 from tasks.harvest.verify import verify
 from tasks.interchange.encode import encode_activations
 from tasks.progress import silent
+from tasks.sae import SAEConfig, SparseAutoencoder, save
+from tasks.sae.scaling import Weights
 from tasks.store.reader import Split
 
 Change = Callable[[dict[str, Any]], None]
@@ -101,10 +104,8 @@ def test_a_manifest_that_cannot_be_is_refused_by_all_that_follow_it(change: Chan
 
 
 def store_sae(uri: str) -> None:
-    from tasks.sae import save
-    from tests.damaged_formats import module
-
-    save(module(), uri, {"hook": "source"})
+    weights = Weights(torch.ones(6, 8), torch.zeros(8), torch.ones(8, 6), torch.zeros(6))
+    save(SparseAutoencoder(SAEConfig(arch="topk", d_in=6, d_sae=8, k=2), weights), uri, {"hook": "source"})
 
 
 @pytest.mark.parametrize("text", ["[]", "3", "null", '"x"', "[" * 100_000, "{", "", "\xff\xfe", "1" * 5_000])
