@@ -99,6 +99,15 @@ def in_a_sentence(work: Callable[[], R]) -> R | State[Any]:
         return Failed(message=str(cause), data=cause)
 
 
+def _not_told_yet(record: logging.LogRecord) -> bool:
+    """Whether a record says more than that the input was wrong, which the state of the run says in a sentence."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], InputError)
+
+
+# Prefect logs what a failed state holds with its traceback, and there is no state that fails without raising (3.8.8).
+logging.getLogger("prefect.flow_runs").addFilter(_not_told_yet)
+
+
 def conduct(config: PipelineConfig, until: StageName = "report") -> Result:
     """Run the pipeline inside the present flow run and publish what came of it as artifacts."""
     _label(run_name(config), config)
@@ -115,6 +124,7 @@ def conduct_sweep(config: PipelineConfig) -> SweepResult:
         result = run_sweep(config, _call, _do)
     link = link_to(result.report)
     create_link_artifact(link=link, link_text="Open the page", key="sweep-page", description=result.report)
+    get_run_logger().info("The page of the sweep is at %s", link)
     create_markdown_artifact(markdown=f"```\n{described(result)}\n```", key="sweep", description="How the SAEs compare")
     return result
 
@@ -221,6 +231,7 @@ def publish(result: Result) -> None:
     if result.report is not None:
         link = link_to(result.report)
         create_link_artifact(link=link, link_text="Open the report", key="report", description=result.report)
+        get_run_logger().info("The report is at %s", link)  # a link on the run's page, where artifacts are two clicks away
     if result.scores is not None:
         create_markdown_artifact(markdown=summary_table(result), key="summary", description="What came of the run")
 
