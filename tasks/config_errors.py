@@ -46,8 +46,8 @@ def told(errors: Sequence[Mapping[str, Any]], root: type[BaseModel]) -> str:
 
 def unknown(name: str, holds_group: bool, root: type[BaseModel]) -> str:
     """What is said of a name that no setting has, such as 'sae.kk' or 'k'."""
-    group, _, leaf = name.rpartition(".")
-    guesses = _guesses(name, leaf, holds_group, root)
+    group = _home(name)
+    guesses = _guesses(name, holds_group, root)
     if guesses:
         return f"Unknown setting {shown(name)}; did you mean {' or '.join(guesses)}?"
     siblings = sorted(names_in(_group_at(group, root)))
@@ -80,19 +80,38 @@ def _must(kind: str, context: Mapping[str, Any], message: str) -> str:
     return _KINDS.get(kind, message.replace("String should", "must").replace("Input should", "must"))
 
 
-def _guesses(name: str, leaf: str, holds_group: bool, root: type[BaseModel]) -> list[str]:
-    """At most three names that may have been meant: the same one in another group, and those spelt much alike."""
-    groups = [group for group, _ in _groups(root)]
-    leaves = [f"{group}.{inner}" for group, inside in _groups(root) for inner in inside] + sorted(
-        set(names_in(root)) - set(groups)
-    )
+def _guesses(name: str, holds_group: bool, root: type[BaseModel]) -> list[str]:
+    """At most three names that may have been meant, the likeliest first."""
+    groups = {group: inside for group, inside in _groups(root)}
     if holds_group and "." not in name:
-        return difflib.get_close_matches(name, groups, 3, 0.6)
-    homes = [known for known in leaves if known.rpartition(".")[2] == leaf]
-    within = [known for known in leaves if known.startswith(name[: name.rfind(".") + 1])]
-    alike = {known.rpartition(".")[2]: known for known in reversed(within)}
-    near = [alike[word] for word in difflib.get_close_matches(leaf, alike, 2, 0.7)]
-    return list(dict.fromkeys(homes + near))[:3] or difflib.get_close_matches(name[:100], leaves, 2, 0.75)
+        return difflib.get_close_matches(name, groups, 2, 0.6)
+    known = [f"{group}.{inner}" for group, inside in groups.items() for inner in inside]
+    known += [inner for inner in names_in(root) if inner not in groups]
+    scores = {candidate: _alike(name[:100], candidate) for candidate in known}
+    best = max(scores.values())
+    likely = [candidate for candidate in known if scores[candidate] >= best - 0.2]
+    found = sorted(likely, key=scores.__getitem__, reverse=True)
+    # Of equal leaves, the one in the group that was named is meant.
+    beside = {_leaf(candidate) for candidate in found if _home(candidate) == _home(name)}
+    fit = [candidate for candidate in found if _home(candidate) == _home(name) or _leaf(candidate) not in beside]
+    return fit[:3] if best >= 0.72 else []
+
+
+def _home(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _leaf(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _alike(name: str, candidate: str) -> float:
+    """How much two names are alike: their last parts, and to tell equals apart, their groups."""
+    return _ratio(_leaf(name), _leaf(candidate)) + 0.1 * _ratio(_home(name), _home(candidate))
+
+
+def _ratio(a: str, b: str) -> float:
+    return difflib.SequenceMatcher(None, a.lower().replace("-", "_"), b).ratio()
 
 
 def _groups(root: type[BaseModel]) -> Iterator[tuple[str, list[str]]]:

@@ -134,11 +134,13 @@ def _check_own(config: PipelineConfig, at: Addresses) -> None:
 def _check_text_and_model(config: PipelineConfig, at: Addresses) -> None:
     # Imported here: torch and transformers take seconds, which a rerun of a finished harvest need not wait for.
     from tasks.lm.hooks import hook_width
+    from tasks.lm.limits import check_context
     from tasks.lm.load import load_skeleton
     from tasks.text.corpus import check_corpus
 
     check_corpus(config.text)
-    skeleton = load_skeleton(config.model)
+    skeleton = load_skeleton(config.model, as_run=True)
+    check_context(skeleton, config.text.context_length)
     widths = {hook: hook_width(skeleton, hook) for hook in config.harvest.hooks}
     _check_widths(config, at, widths)
     # Once there are tokens, the harvest itself knows how many of them are still to be stored.

@@ -37,6 +37,9 @@ def _expanded(path: str) -> str:
 PathText = Annotated[str, AfterValidator(_expanded)]
 """A path, glob or URI, or the name of something found elsewhere."""
 
+HookName = Annotated[str, AfterValidator(lambda name: name.removesuffix(":output"))]
+"""A hook by its one name: 'x:output' is 'x'."""
+
 
 class Settings(BaseModel):
     """Settings of one stage.

@@ -1,10 +1,12 @@
 """Which activations are harvested, which tokens are left out, and how the work is cut."""
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
-from tasks.settings import LEAST_CPUS, MOST_PROCESSES, PathText, Settings
+from tasks.errors import InputError
+from tasks.lm.names import canonical
+from tasks.settings import LEAST_CPUS, MOST_PROCESSES, HookName, PathText, Settings
 
 
 class HarvestConfig(Settings):
@@ -14,7 +16,7 @@ class HarvestConfig(Settings):
         {"actors", "cpus_per_actor", "gpus_per_actor", "batch_sequences", "max_attempts"}
     )
 
-    hooks: list[str] = Field(["model.layers.8"], min_length=1, max_length=1024)
+    hooks: list[HookName] = Field(["model.layers.8"], min_length=1, max_length=1024)
     """Modules by dotted name; the output is taken, or the input with ':input' behind the name."""
     dtype: Literal["bfloat16", "float16", "float32", "int8"] = "bfloat16"
     """Precision in which activations are stored: bfloat16, float16, float32, or int8 with a float32 scale for each row."""
@@ -39,6 +41,25 @@ class HarvestConfig(Settings):
     """Sequences per forward pass; halved by an actor that runs out of memory."""
     max_attempts: int = Field(3, ge=1, le=1000)
     """Tries per shard before it is given up: the run then ends, after all others, with an error that names it and why."""
+
+    @model_validator(mode="after")
+    def _check_gpus(self) -> Self:
+        gpus = self.gpus_per_actor
+        if gpus is not None and gpus > 1 and gpus != int(gpus):  # Ray shares one GPU among actors, but no part of a second
+            raise ValueError(f"harvest.gpus_per_actor is {gpus:g} but must be a whole number, or a part of 1.")
+        return self
+
+    @field_validator("hooks")
+    @classmethod
+    def _name_each_once(cls, hooks: list[str]) -> list[str]:
+        try:
+            found = [canonical(hook) for hook in hooks]
+        except InputError as error:
+            raise ValueError(str(error)) from None
+        twice = sorted({hook for hook in found if found.count(hook) > 1})
+        if twice:
+            raise ValueError(f"harvest.hooks is {hooks} but must name each hook once: {twice[0]} (:output is the same).")
+        return found
 
 
 class ActivationsConfig(Settings):

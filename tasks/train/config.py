@@ -4,7 +4,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from tasks.settings import LEAST_CPUS, MOST, MOST_PROCESSES, PathText, Seed, Settings
+from tasks.settings import LEAST_CPUS, MOST, MOST_PROCESSES, HookName, PathText, Seed, Settings
 
 
 class TrainConfig(Settings):
@@ -59,11 +59,11 @@ class TrainConfig(Settings):
     """Seed of the order of the data, and of the initial weights."""
     init_seed: Seed | None = None
     """Seed of the initial weights alone. Empty: train.seed."""
-    hook: str | None = None
+    hook: HookName | None = None
     """Which of harvest.hooks to train on. Empty: the first."""
-    hooks: tuple[str, ...] = ()
+    hooks: tuple[HookName, ...] = ()
     """Several of harvest.hooks whose activations one set of latents codes together (a crosscoder). Empty: train.hook."""
-    target_hook: str | None = None
+    target_hook: HookName | None = None
     """Which of harvest.hooks to rebuild from train.hook's activations (a transcoder). Empty: train.hook itself."""
     lanes: int = Field(16, ge=1, le=MOST_PROCESSES)
     """Virtual lanes that the data is dealt to: batches do not depend on the number of workers."""

@@ -25,7 +25,7 @@ def stored(sae: Portable, uri: str, **more: Any) -> str:
     """As saemill train stores it."""
     belongs = sae.belongs
     facts = {"model": belongs.model, "revision": belongs.revision, "training": {"steps": 9, "lr": 1e-3}}
-    save(sae.module(), uri, {**facts, "hook": belongs.hook, "target_hook": belongs.target, **more})
+    save(sae.module(), uri, {**facts, "hook": belongs.hook, "target_hook": belongs.target_hook, **more})
     return uri
 
 
@@ -86,7 +86,7 @@ def test_an_export_changes_no_file_of_another(kept: Any, tmp_path: Path) -> None
 
 def test_layers_of_one_set_of_transcoders_are_exported_to_one_folder(transcoder: Make, tmp_path: Path) -> None:
     for layer in (0, 1):
-        hooks = {"hooks": (f"model.layers.{layer}.mlp:input",), "target": f"model.layers.{layer}.mlp"}
+        hooks = {"hooks": (f"model.layers.{layer}.mlp:input",), "target_hook": f"model.layers.{layer}.mlp"}
         export_sae(stored(transcoder("l1", **hooks), f"{tmp_path}/{layer}"), "circuit-tracer", f"{tmp_path}/set")
     names = {path.name for path in (tmp_path / "set").iterdir()}
     assert names == {"layer_0.safetensors", "layer_1.safetensors", "config.yaml"}
@@ -141,7 +141,7 @@ def test_a_folder_of_something_else_is_refused(name: FormatName, tmp_path: Path)
 
 
 def test_a_damaged_sae_is_told_from_none(kept: Any, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="nowhere holds no SAE"):
+    with pytest.raises(InputError, match="There is no SAE at"):
         export_sae(f"{tmp_path}/nowhere", "saelens", f"{tmp_path}/theirs")
     uri = kept("saelens", "topk")
     (Path(uri) / "sae.safetensors").write_bytes(b"short")
