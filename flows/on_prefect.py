@@ -31,7 +31,7 @@ from flows.reports import link_to
 from flows.sweep import Step, Sweep, SweepResult, described, run_sweep
 from tasks.addresses import Addresses
 from tasks.config import PipelineConfig
-from tasks.errors import InputError
+from tasks.errors import InputError, SaemillError
 from tasks.progress import Listener, Progress
 
 R = TypeVar("R")
@@ -86,26 +86,30 @@ def stored() -> dict[str, Any]:
     return parameters or {}
 
 
-def in_a_sentence(work: Callable[[], R]) -> R | State[Any]:
-    """What ``work`` returns; where the user's input is wrong, a failed state that says so, without a traceback.
+def in_a_sentence(work: Callable[[], R], refused: type[SaemillError] = SaemillError) -> R | State[Any]:
+    """What ``work`` returns; where it raises ``refused`` on purpose, a failed state that says why, without a traceback.
 
     Whoever called the flow or the task as a function is given the error itself.
     """
     try:
         return work()
-    except InputError as error:
+    except refused as error:
         # Ray wraps what its workers raise; the cause is the sentence, the wrapper a traceback.
         cause = getattr(error, "cause", error)
         return Failed(message=str(cause), data=cause)
 
 
-def _not_told_yet(record: logging.LogRecord) -> bool:
-    """Whether a record says more than that the input was wrong, which the state of the run says in a sentence."""
-    return record.exc_info is None or not isinstance(record.exc_info[1], InputError)
+def _told_in_a_sentence(record: logging.LogRecord) -> bool:
+    """Leave a traceback out where its error is a sentence, and the record too where the run's state says that already."""
+    if record.exc_info is None or not isinstance(record.exc_info[1], SaemillError):
+        return True
+    record.exc_info = None
+    return record.name == "prefect.task_runs"
 
 
 # Prefect logs what a failed state holds with its traceback, and there is no state that fails without raising (3.8.8).
-logging.getLogger("prefect.flow_runs").addFilter(_not_told_yet)
+for _runs in ("prefect.flow_runs", "prefect.task_runs"):
+    logging.getLogger(_runs).addFilter(_told_in_a_sentence)
 
 
 def conduct(config: PipelineConfig, until: StageName = "report") -> Result:
@@ -160,7 +164,7 @@ def run_stage(name: StageName, config: PipelineConfig, at: Addresses) -> str | S
         stage.run(config, at, _listener(name))
         return out
 
-    return in_a_sentence(work)
+    return in_a_sentence(work, InputError)  # all else is worth another try
 
 
 def _call(stage: Stage, config: PipelineConfig, at: Addresses) -> None:
@@ -177,7 +181,7 @@ def run_step(step: Step, sweep: Sweep) -> str | State[str]:
         step(sweep, _listener("sweep"))
         return sweep.report
 
-    return in_a_sentence(work)
+    return in_a_sentence(work, InputError)
 
 
 def _do(step: Step, sweep: Sweep) -> None:
