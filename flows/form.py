@@ -20,6 +20,7 @@ from tasks.sae.registry import NAMES
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 ARCHITECTURES: dict[str, Any] = {"enum": list(NAMES)}
+CONFIGURATIONS: dict[str, Any] = {"enum": sorted(offered())}
 
 Positive = Annotated[int, Field(ge=1, strict=True)]
 Model = Annotated[
@@ -60,7 +61,7 @@ class Form(BaseModel):
     of_settings: ClassVar[dict[str, str]] = {}
     """Field by field, the setting that it changes."""
 
-    configuration: str = Field(title="Configuration", json_schema_extra={"enum": sorted(offered())})
+    configuration: str = Field(title="Configuration", json_schema_extra=CONFIGURATIONS)
     """A file in configs/, as it is when the run starts. All that is left empty below is as it says."""
     file: str | None = Field(None, title="Or a configuration file of your own")
     """Path or s3:// URI of a YAML file, in place of the one above."""

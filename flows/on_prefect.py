@@ -31,7 +31,7 @@ from flows.reports import link_to
 from flows.sweep import Step, Sweep, SweepResult, described, run_sweep
 from tasks.addresses import Addresses
 from tasks.config import PipelineConfig
-from tasks.errors import InputError
+from tasks.errors import InputError, SaemillError
 from tasks.progress import Listener, Progress
 
 R = TypeVar("R")
@@ -86,17 +86,30 @@ def stored() -> dict[str, Any]:
     return parameters or {}
 
 
-def in_a_sentence(work: Callable[[], R]) -> R | State[Any]:
-    """What ``work`` returns; where the user's input is wrong, a failed state that says so, without a traceback.
+def in_a_sentence(work: Callable[[], R], refused: type[SaemillError] = SaemillError) -> R | State[Any]:
+    """What ``work`` returns; where it raises ``refused`` on purpose, a failed state that says why, without a traceback.
 
     Whoever called the flow or the task as a function is given the error itself.
     """
     try:
         return work()
-    except InputError as error:
+    except refused as error:
         # Ray wraps what its workers raise; the cause is the sentence, the wrapper a traceback.
         cause = getattr(error, "cause", error)
         return Failed(message=str(cause), data=cause)
+
+
+def _told_in_a_sentence(record: logging.LogRecord) -> bool:
+    """Leave a traceback out where its error is a sentence, and the record too where the run's state says that already."""
+    if record.exc_info is None or not isinstance(record.exc_info[1], SaemillError):
+        return True
+    record.exc_info = None
+    return record.name == "prefect.task_runs"
+
+
+# Prefect logs what a failed state holds with its traceback, and there is no state that fails without raising (3.8.8).
+for _runs in ("prefect.flow_runs", "prefect.task_runs"):
+    logging.getLogger(_runs).addFilter(_told_in_a_sentence)
 
 
 def conduct(config: PipelineConfig, until: StageName = "report") -> Result:
@@ -115,6 +128,7 @@ def conduct_sweep(config: PipelineConfig) -> SweepResult:
         result = run_sweep(config, _call, _do)
     link = link_to(result.report)
     create_link_artifact(link=link, link_text="Open the page", key="sweep-page", description=result.report)
+    get_run_logger().info("The page of the sweep is at %s", link)
     create_markdown_artifact(markdown=f"```\n{described(result)}\n```", key="sweep", description="How the SAEs compare")
     return result
 
@@ -150,7 +164,7 @@ def run_stage(name: StageName, config: PipelineConfig, at: Addresses) -> str | S
         stage.run(config, at, _listener(name))
         return out
 
-    return in_a_sentence(work)
+    return in_a_sentence(work, InputError)  # all else is worth another try
 
 
 def _call(stage: Stage, config: PipelineConfig, at: Addresses) -> None:
@@ -167,7 +181,7 @@ def run_step(step: Step, sweep: Sweep) -> str | State[str]:
         step(sweep, _listener("sweep"))
         return sweep.report
 
-    return in_a_sentence(work)
+    return in_a_sentence(work, InputError)
 
 
 def _do(step: Step, sweep: Sweep) -> None:
@@ -221,6 +235,7 @@ def publish(result: Result) -> None:
     if result.report is not None:
         link = link_to(result.report)
         create_link_artifact(link=link, link_text="Open the report", key="report", description=result.report)
+        get_run_logger().info("The report is at %s", link)  # a link on the run's page, where artifacts are two clicks away
     if result.scores is not None:
         create_markdown_artifact(markdown=summary_table(result), key="summary", description="What came of the run")
 

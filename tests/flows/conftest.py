@@ -94,6 +94,7 @@ class Served:
         """Let a browser in, as the link does that is printed at the start."""
         page.goto(f"{self.url}/saemill#{self.password}")
         page.wait_for_url(lambda url: "/saemill" not in url)
+        page.get_by_role("link", name="Deployments").first.wait_for()  # leaving sooner, the UI forgets the password
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
