@@ -66,6 +66,22 @@ def start(timeout_s: float, **options: Any) -> None:
             if "Failed to start GCS" not in str(error):
                 raise
             raise _too_slow(timeout_s) from error
+    _kill_when_this_process_dies(ray._private.worker._global_node.all_processes[ray_constants.PROCESS_TYPE_RAYLET])
+
+
+def _kill_when_this_process_dies(raylets: list[Any]) -> None:
+    """Have a shell wait for this process's end, and end the raylet's agents then.
+
+    The kernel kills what this process started, the raylet among it. The raylet's own agents see that too, and first try for
+    60 s to tell a GCS that is gone as well (2.60, _private/process_watcher.py).
+    """
+    if sys.platform != "linux":
+        return
+    reading, _ = os.pipe()  # the other end is closed by this process's end, however it comes
+    (raylet,) = (info.process.pid for info in raylets)
+    command = ["sh", "-c", f"read _; kill -s KILL -- -{raylet} 2>/dev/null"]
+    os.posix_spawn("/bin/sh", command, {}, file_actions=[(os.POSIX_SPAWN_DUP2, reading, 0)], setsid=True)
+    os.close(reading)
 
 
 def private_folder() -> str:
