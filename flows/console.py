@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -15,11 +16,22 @@ from flows.pace import Pace
 from tasks.progress import Listener, Progress
 
 LINE_EVERY_S = 5.0
+MOST_CHARACTERS = 2000
+"""Of an error: some libraries name every file or class that they know."""
 
 
 def say(console: Console, message: str, style: str | None = None) -> None:
     """Print a line as it is: unwrapped, with its brackets left alone."""
     console.print(message, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def on_one_line(sentence: str) -> str:
+    """The sentence without line ends, without what moves a terminal's cursor or colours it, and of bearable length."""
+    joined = re.sub(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*", " ", sentence.strip())
+    plain = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in joined)
+    if len(plain) <= MOST_CHARACTERS:
+        return plain
+    return f"{plain[: MOST_CHARACTERS // 2]} ... {plain[-MOST_CHARACTERS // 2 :]}"
 
 
 @contextlib.contextmanager

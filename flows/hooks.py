@@ -8,6 +8,7 @@ from tasks.errors import InputError
 from tasks.lm.config import ModelConfig
 from tasks.lm.hooks import HookInfo, list_hooks
 from tasks.lm.load import load_skeleton
+from tasks.lm.names import nearest
 
 
 def listed(model: str, match: str) -> list[HookInfo]:
@@ -21,8 +22,14 @@ def listed(model: str, match: str) -> list[HookInfo]:
     hooks = list_hooks(load_skeleton(ModelConfig(name=model)))
     found = [hook for hook in hooks if match in hook.name]
     if not found:
-        raise InputError(f"--match is {match!r} but none of the {len(hooks)} hooks of {model!r} contains it. Leave it out.")
+        near = nearest(match, (hook.name for hook in hooks)) or nearest(match, _parts(hooks))
+        raise InputError(f"--match is {match!r} but none of the {len(hooks)} hooks of {model!r} contains it.{near}")
     return found
+
+
+def _parts(hooks: list[HookInfo]) -> list[str]:
+    """What hooks' names are made of: 'layers', 'mlp', 'up_proj', ..."""
+    return list(dict.fromkeys(part for hook in hooks for part in hook.name.split(".")))
 
 
 def show(hooks: list[HookInfo], console: Console) -> None:

@@ -9,6 +9,7 @@ from tasks.addresses import Addresses, addresses
 from tasks.artifacts import read_manifest
 from tasks.config import PipelineConfig
 from tasks.harvest.shards import committed, planned_shards
+from tasks.preflight import check_reachable
 from tasks.store.objects import ObjectStore, open_store
 
 
@@ -30,9 +31,10 @@ def status_of(config: PipelineConfig) -> list[StageStatus]:
     """The stages' states, in order; writes nothing.
 
     Raises:
-        InputError: the corpus or the model cannot be read, so the addresses are unknown.
+        InputError: the corpus, the model or the storage cannot be read.
         ArtifactError: a manifest is damaged.
     """
+    check_reachable(config)
     return status_at(config, addresses(config))
 
 

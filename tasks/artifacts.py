@@ -114,9 +114,12 @@ def read_json(uri: str, key: str) -> dict[str, Any] | None:
     try:
         value = parse_json(data)
     except ValueError as error:
-        raise ArtifactError(f"{uri}/{key} {error}. Delete {uri} and run again.") from None
+        raise ArtifactError(f"{uri}/{key} {error}. Delete the file and give the command again that wrote it.") from None
     if not isinstance(value, dict):
-        raise ArtifactError(f"{uri}/{key} holds {_KINDS[type(value)]}, not a JSON object. Delete {uri} and run again.")
+        raise ArtifactError(
+            f"{uri}/{key} holds {_KINDS[type(value)]}, not a JSON object. Delete the file and give the command "
+            "again that wrote it."
+        )
     return value
 
 

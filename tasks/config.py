@@ -3,24 +3,24 @@
 The same model reads YAML, takes ``--set`` overrides and renders as the Prefect UI's form.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from tasks.config_errors import names_in, told, unknown
 from tasks.errors import InputError
 from tasks.harvest.config import ActivationsConfig, HarvestConfig
 from tasks.lm.config import ModelConfig
 from tasks.report.config import ReportConfig
 from tasks.sae.config import SAEConfig
 from tasks.score.config import ScoreConfig
-from tasks.settings import Settings
+from tasks.settings import MOST_PROCESSES, PathText, Settings
 from tasks.text.config import TextConfig
 from tasks.train.config import TrainConfig
 from tasks.train.sweep.config import SweepConfig
+from tasks.yaml_file import parse_value, read_settings, shown
 
 
 class RayConfig(Settings):
@@ -28,9 +28,9 @@ class RayConfig(Settings):
 
     address: str | None = None
     """Address of a running Ray cluster ('auto' for the one on this machine). Empty: start a local one."""
-    num_cpus: int | None = Field(None, ge=1)
+    num_cpus: int | None = Field(None, ge=1, le=MOST_PROCESSES)
     """CPUs of the local cluster. Empty: all of the machine's."""
-    object_store_mb: int = Field(256, ge=80)
+    object_store_mb: int = Field(256, ge=80, le=2**24)
     """Shared memory of the local cluster's object store, in MiB; activations never pass through it."""
     start_timeout_s: float = Field(300.0, gt=0, allow_inf_nan=False)
     """How long the local cluster may take to start, in seconds: about 6 on a quiet machine, minutes on a crowded one."""
@@ -39,9 +39,9 @@ class RayConfig(Settings):
 class PipelineConfig(Settings):
     """Everything that decides what a run does."""
 
-    name: str = Field("run", pattern=r"^[a-z0-9][a-z0-9_.-]*$")
+    name: str = Field("run", pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=200)
     """Name of the run, part of every address it writes. Lower-case letters, digits, '_', '.' and '-'."""
-    storage: str = Field("runs", min_length=1)
+    storage: PathText = Field("runs", min_length=1, max_length=1024)
     """Root under which all results are written: a folder or an s3:// URI."""
     model: ModelConfig = ModelConfig()
     text: TextConfig = TextConfig()
@@ -110,9 +110,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), storage: str | 
     Raises:
         InputError: the file or an override cannot be read, or names or values in them are wrong.
     """
-    values = _read_yaml(Path(path))
-    for override in overrides:
-        _apply(values, override)
+    values = read_settings(Path(path))
+    apply_overrides(values, overrides)
     if storage is not None:
         values["storage"] = storage
     return parse_config(values)
@@ -127,62 +126,47 @@ def parse_config(values: Mapping[str, Any]) -> PipelineConfig:
     try:
         return PipelineConfig.model_validate(values)
     except ValidationError as error:
-        raise InputError(" ".join(_sentence(dict(e)) for e in error.errors())) from None
+        raise InputError(told(error.errors(include_url=False), PipelineConfig)) from None
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise InputError(f"No such configuration file: {path}. The examples are in configs/.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"Configuration file {path} cannot be read: {error}.") from None
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"Configuration file {path} is not valid YAML: {' '.join(str(error).split())}.") from None
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise InputError(f"Configuration file {path} holds a {type(values).__name__}, but must hold settings by name.")
-    return values
+def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Set ``a.b=c`` in settings by name, for each of ``overrides`` in turn.
+
+    Raises:
+        InputError: one is not of that form, names no setting, or has a value that is no YAML.
+    """
+    for override in overrides:
+        _apply(values, override)
 
 
 def _apply(values: dict[str, Any], override: str) -> None:
     name, equals, text = override.partition("=")
     keys = name.strip().split(".")
     if not equals or not all(keys):
-        raise InputError(f"--set {override!r} is not of the form a.b=value.")
+        raise InputError(f"--set {shown(override)} is not of the form a.b=value.")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise InputError(f"--set {override!r}: the value is not valid YAML.") from None
-    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
-        value = float(value)  # YAML 1.1 reads 1e-3, without a dot, as text
+        value = parse_value(text)
+    except ValueError as error:
+        raise InputError(f"--set {shown(override)}: the value is not valid YAML: {error}.") from None
+    _require_setting(keys, value)
     node = values
     for i, key in enumerate(keys[:-1]):
         child = node.setdefault(key, {})
         if child is None:
             child = node[key] = {}
         if not isinstance(child, dict):
-            raise InputError(f"--set {override!r}: {'.'.join(keys[: i + 1])} is a value, not a group of settings.")
+            raise InputError(f"--set {shown(override)}: {'.'.join(keys[: i + 1])} is a value, not a group of settings.")
         node = child
     node[keys[-1]] = value
 
 
-def _sentence(error: dict[str, Any]) -> str:
-    where = ".".join(str(part) for part in error["loc"])
-    if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        return f"Unknown setting {where!r}; allowed here: {', '.join(_siblings(error['loc']))}."
-    if error["type"] == "value_error":
-        return str(error["ctx"]["error"])
-    found = error["input"]
-    return f"{where} is {found!r}: {error['msg'][0].lower()}{error['msg'][1:]}."
+def _require_setting(keys: Sequence[str], value: object) -> None:
+    """Refuse a name that no setting has, as a whole: of sea.k=3, sae.k was meant.
 
-
-def _siblings(loc: tuple[int | str, ...]) -> list[str]:
-    group: Any = PipelineConfig
-    for part in loc[:-1]:
-        group = group.model_fields[str(part)].annotation
-    fields = group.model_fields if hasattr(group, "model_fields") else group.__dataclass_fields__
-    return sorted(name for name in fields if not name.startswith("_"))
+    Raises:
+        InputError: it is unknown.
+    """
+    field = PipelineConfig.model_fields.get(keys[0])
+    inner = names_in(field.annotation) if field is not None else []
+    if field is None or (inner and len(keys) > 1 and keys[1] not in inner):
+        raise InputError(unknown(".".join(keys[:2]), len(keys) == 1 and isinstance(value, Mapping), PipelineConfig))

@@ -2,7 +2,7 @@
 
     SaemillError
     ├── InputError      the user's settings, files or machine are not fit for the run (exit code 2)
-    └── ArtifactError   a stage's directory is damaged or is not what its manifest says (exit code 1)
+    └── ArtifactError   a stage's directory is damaged or is not what its manifest says (exit code 2)
 
 Each message is one sentence or two: where, what was found, what was expected, what to do.
 """

@@ -1,16 +1,16 @@
 """Everything that can be refused before any work starts or anything is written."""
 
 import os
-
-from botocore.exceptions import BotoCoreError
+from collections.abc import Mapping
 
 from tasks.addresses import Addresses, addresses
 from tasks.artifacts import read_manifest, require_manifest
 from tasks.config import PipelineConfig
 from tasks.errors import InputError
+from tasks.machine import gib, memory_bytes
 from tasks.store.manifest import require_hooks
-from tasks.store.objects import LocalStore, open_store, s3_filesystem
-from tasks.store.probe import require_create_only
+from tasks.store.objects import LocalStore, open_store
+from tasks.store.probe import require_create_only, require_reachable
 from tasks.store.room import existing, require_room
 
 
@@ -22,17 +22,31 @@ def check(config: PipelineConfig) -> None:
     Raises:
         InputError: with one sentence: where, what was found, what was expected, what to do.
     """
+    check_reachable(config)
     check_storage(config.storage)
     check_cpus(config)
     check_gpus(config)
+    _check_object_store(config)
     _check_loggers(config)
     at = addresses(config)
     if read_manifest(at.activations) is not None:
-        _check_width(config, _harvested_width(config, at))
+        _check_widths(config, at, _harvested_widths(at))
     elif config.activations.source is not None:
         _check_own(config, at)
     else:
         _check_text_and_model(config, at)
+
+
+def check_reachable(config: PipelineConfig) -> None:
+    """Refuse buckets, of the storage and of inputs, that cannot be reached, in seconds.
+
+    Raises:
+        InputError: no server answers, or it knows no such bucket or not these credentials.
+    """
+    inputs = {"storage": config.storage, "text.source": config.text.source, "activations.source": config.activations.source}
+    for name, uri in inputs.items():
+        if uri is not None and uri.startswith("s3://"):
+            require_reachable(uri, name)
 
 
 def check_cpus(config: PipelineConfig) -> None:
@@ -78,6 +92,31 @@ def check_gpus(config: PipelineConfig) -> None:
         )
 
 
+def _check_object_store(config: PipelineConfig) -> None:
+    there, wanted = memory_bytes(), config.ray.object_store_mb * 2**20
+    if config.ray.address is None and there is not None and wanted > there:
+        raise InputError(
+            f"ray.object_store_mb is {config.ray.object_store_mb:,}, but this machine has {gib(there)} of memory in all. "
+            "Lower it: activations never pass through the object store."
+        )
+
+
+def _check_memory(config: PipelineConfig, at: Addresses, d_in: int, d_out: int) -> None:
+    """Refuse an SAE whose weights and two moments of Adam alone, in float32, this machine could not hold.
+
+    Of a cluster that is joined, nothing is known here; with GPUs, it is their memory that counts.
+    """
+    there = memory_bytes()
+    if config.ray.address is not None or config.train.use_gpu or there is None or read_manifest(at.sae) is not None:
+        return
+    needed = 3 * 4 * (d_in + d_out + 1) * config.sae.d_sae
+    if needed > there:
+        raise InputError(
+            f"sae.d_sae is {config.sae.d_sae:,}, whose weights and Adam's moments take {gib(needed)} at d_in {d_in:,}, but "
+            f"this machine has {gib(there)} of memory. Lower sae.d_sae, or join a cluster (ray.address)."
+        )
+
+
 def _check_loggers(config: PipelineConfig) -> None:
     if any(name is not None for name in (config.train.tensorboard, config.train.mlflow, config.train.wandb)):
         from tasks.train.loggers import check_loggers  # imports torch
@@ -99,27 +138,19 @@ def check_storage(storage: str) -> None:
             what = "is not writable" if folder.is_dir() else "is not a folder"
             raise InputError(f"storage is {storage!r} but {folder} {what}. Choose another folder or an s3:// URI.")
         return
-    bucket = storage.removeprefix("s3://").partition("/")[0]
-    try:
-        s3_filesystem().ls(bucket)
-    except (OSError, BotoCoreError) as error:
-        raise InputError(
-            f"storage is {storage!r} but bucket {bucket!r} cannot be reached: {error}. Make the bucket, and check "
-            "AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
-        ) from None
     require_create_only(storage)
 
 
-def _harvested_width(config: PipelineConfig, at: Addresses) -> int:
+def _harvested_widths(at: Addresses) -> dict[str, int]:
     hooks = require_hooks(at.activations, require_manifest(at.activations))
-    return sum(int(hooks[hook]["d_in"]) for hook in config.input_hooks)
+    return {hook: int(found["d_in"]) for hook, found in hooks.items()}
 
 
 def _check_own(config: PipelineConfig, at: Addresses) -> None:
     from tasks.harvest.sources import open_source
 
     source = open_source(config.activations)
-    _check_width(config, source.d_in)
+    _check_widths(config, at, {config.hook: source.d_in})
     if next(open_store(at.activations).list(), None) is None:  # what was begun had room, and has taken part of it
         require_room(config.storage, source.n_rows, [source.d_in], config.activations.dtype)
 
@@ -127,21 +158,25 @@ def _check_own(config: PipelineConfig, at: Addresses) -> None:
 def _check_text_and_model(config: PipelineConfig, at: Addresses) -> None:
     # Imported here: torch and transformers take seconds, which a rerun of a finished harvest need not wait for.
     from tasks.lm.hooks import hook_width
+    from tasks.lm.limits import check_context
     from tasks.lm.load import load_skeleton
     from tasks.text.corpus import check_corpus
 
     check_corpus(config.text)
-    skeleton = load_skeleton(config.model)
+    skeleton = load_skeleton(config.model, as_run=True)
+    check_context(skeleton, config.text.context_length)
     widths = {hook: hook_width(skeleton, hook) for hook in config.harvest.hooks}
-    _check_width(config, sum(widths[hook] for hook in config.input_hooks))
+    _check_widths(config, at, widths)
     # Once there are tokens, the harvest itself knows how many of them are still to be stored.
     if config.text.max_tokens is not None and (at.tokens is None or read_manifest(at.tokens) is None):
         require_room(config.storage, config.text.max_tokens, list(widths.values()), config.harvest.dtype)
 
 
-def _check_width(config: PipelineConfig, d_in: int) -> None:
+def _check_widths(config: PipelineConfig, at: Addresses, widths: Mapping[str, int]) -> None:
+    d_in, d_out = (sum(widths[hook] for hook in hooks) for hooks in (config.input_hooks, config.output_hooks))
     if config.sae.d_in not in (None, d_in):
         hooks = " + ".join(config.input_hooks)
         raise InputError(
             f"sae.d_in is {config.sae.d_in} but {hooks} is {d_in} wide. Leave sae.d_in empty or set it to {d_in}."
         )
+    _check_memory(config, at, d_in, d_out)

@@ -1,8 +1,44 @@
-"""The base of every stage's settings: frozen, documented under the field, and strict about names."""
+"""The base of every stage's settings: frozen, documented under the field, and strict about names, kinds and bounds."""
 
-from typing import Any, ClassVar
+import os
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
+
+from tasks.meant import NotMeantError, meant
+
+MOST = 10**15
+"""Bound of counts that nothing else bounds: tokens of a thousand of the largest corpora there are."""
+MOST_SEED = 2**63 - 1
+"""What torch, numpy and Python's random all take."""
+MOST_PROCESSES = 65_536
+LEAST_CPUS = 0.01
+"""Ray deals CPUs in parts of 1/10,000; below a hundredth only mistakes lie."""
+
+Seed = Annotated[int, Field(ge=0, le=MOST_SEED)]
+
+
+def _expanded(path: str) -> str:
+    """A path with ``~`` replaced by the home folder; nothing else is changed.
+
+    Raises:
+        ValueError: no file system could hold it, or nobody's home is meant.
+    """
+    found = os.path.expanduser(path)
+    if found.startswith("~"):
+        raise ValueError(f"must not begin with {found.partition('/')[0]!r}, which is nobody's home folder")
+    longest = max(len(part.encode()) for part in found.split("/"))
+    if longest > 255:
+        raise ValueError(f"must have at most 255 bytes between two '/', not {longest:,}")
+    return found
+
+
+PathText = Annotated[str, AfterValidator(_expanded)]
+"""A path, glob or URI, or the name of something found elsewhere."""
+
+HookName = Annotated[str, AfterValidator(lambda name: name.removesuffix(":output"))]
+"""A hook by its one name: 'x:output' is 'x'."""
 
 
 class Settings(BaseModel):
@@ -18,10 +54,21 @@ class Settings(BaseModel):
         extra="forbid",
         use_attribute_docstrings=True,
         validate_default=True,
+        allow_inf_nan=False,
         protected_namespaces=(),
         field_title_generator=lambda name, _: name,  # Prefect's form would say "D Sae" for what --set calls d_sae
     )
     not_in_recipe: ClassVar[frozenset[str]] = frozenset()
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _as_meant(cls, value: Any, info: ValidationInfo) -> Any:
+        annotation = cls.model_fields[info.field_name or ""].annotation
+        try:
+            return meant(value, annotation)
+        except NotMeantError as error:
+            context = {"told": str(error), "within": error.within, "found": error.found}
+            raise PydanticCustomError("not_meant", "{told}", context) from None
 
     def recipe(self) -> dict[str, Any]:
         """The settings that change the result, as plain JSON values."""

@@ -18,7 +18,8 @@ import psutil
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from tests.grouped import in_groups
+from tests.grouped import in_groups, not_their_turn
+from tests.patience import PATIENCE_S
 from tests.sampled import ALL, SEED, every_case, seed
 
 ROOT = Path(__file__).parents[1]
@@ -48,7 +49,10 @@ def pytest_report_header() -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Of several processes each takes whole groups; one process keeps the files' order."""
+    """Tests that take turns do; of several processes each takes whole groups, one process keeps the files' order."""
+    if left_out := not_their_turn(items):
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
     if hasattr(config, "workerinput"):
         in_groups(items)
 
@@ -92,7 +96,10 @@ def ray_cluster(s3: str) -> Iterator[None]:
     from tasks.config import RayConfig
     from tasks.on_ray import connect
 
-    connect(RayConfig(num_cpus=4))
+    # Ray Train looks after its workers every 2 s, and each run waits for several looks.
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+        connect(RayConfig(num_cpus=4))
     yield
     ray.shutdown()
 
@@ -176,7 +183,7 @@ class s3_server:  # noqa: N801 - reads as a function: `with s3_server(folder) as
         self._process.wait()
 
     def _wait(self) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{self._ports['s3']}", timeout=1)

@@ -1,25 +1,38 @@
-"""Which tests one of pytest's processes takes together, so that what is slow to start is started once for them."""
+"""Which tests run, and which of them one of pytest's processes takes together, so that what is slow is started once."""
 
+from collections import defaultdict
 from collections.abc import Collection
 from pathlib import PurePath
 
 import pytest
 
-SLOW = {"served": "prefect", "prefect": "prefect", "ray": "ray", "ray_cluster": "ray"}
-"""Markers and fixtures, and what starts slowly for whoever has them; the first that is met counts."""
+from tests.sampled import sampled
+
+SLOW = {"served": "prefect", "prefect": "prefect", "ray_cluster": "ray"}
+"""Fixtures and markers, and what is started for whoever has them; the first that is met counts."""
 
 
 def group(nodeid: str, has: Collection[str]) -> tuple[str, bool]:
     """The tests that share this name are of one process; and whether they take long.
 
-    Those with a Ray cluster go by package, as what they harvest or train once is their package's; each process then has a
-    cluster, which takes seconds, and none is idle meanwhile. Those with Prefect's server go together, all others by file.
+    Those with the tests' Ray cluster go by package, as what they harvest or train once is their package's; each process
+    then has a cluster, which takes seconds, and none is idle meanwhile. Those with Prefect's server go together, and all
+    others by file: also those that start clusters of their own.
     """
     path = PurePath(nodeid.partition("::")[0])
     for name, what in SLOW.items():
         if name in has:
             return (what if what == "prefect" else f"{what}-{path.parent.name}"), True
-    return f"{path.parent.name}-{path.stem.removeprefix('test_')}", False
+    return f"{path.parent.name}-{path.stem.removeprefix('test_')}", "ray" in has
+
+
+def not_their_turn(items: list[pytest.Item]) -> set[pytest.Item]:
+    """Of the tests of a file that are marked ``takes_turns(share)``, those that are not in this commit's share."""
+    by_file: dict[tuple[str, float], list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        if mark := item.get_closest_marker("takes_turns"):
+            by_file[item.nodeid.partition("::")[0], mark.args[0]].append(item)
+    return {item for (_, share), found in by_file.items() for item in set(found) - set(sampled(found, share))}
 
 
 def in_groups(items: list[pytest.Item]) -> None:

@@ -21,6 +21,7 @@ from tasks.artifacts import read_json
 from tasks.store.objects import open_store
 from tasks.store.reader import read_rows
 from tasks.store.schema import to_float32
+from tests.patience import PATIENCE_S
 
 ROOT = Path(__file__).parents[1]
 SMALL = {
@@ -47,7 +48,7 @@ def command(storage: str, verb: str = "run") -> list[str]:
 
 
 def run(storage: str) -> dict[str, Any]:
-    done = subprocess.run(command(storage), cwd=ROOT, capture_output=True, text=True, timeout=500)
+    done = subprocess.run(command(storage), cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr[-3000:]
     found: dict[str, Any] = json.loads(done.stdout)
     return found
@@ -114,7 +115,7 @@ def test_killed_in_harvest_and_in_training_it_goes_on_to_the_same_results(finish
 
 def test_status_tells_how_far_a_finished_run_is(finished: dict[str, Any]) -> None:
     storage = str(Path(finished["report"]).parents[1])
-    done = subprocess.run(command(storage, "status"), cwd=ROOT, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(command(storage, "status"), cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
     assert finished["sae"] in done.stdout
 
@@ -128,7 +129,7 @@ def kill_when(storage: str, ready: Callable[[], bool]) -> int:
     with tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen(command(storage), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=said)
         try:
-            deadline = time.monotonic() + 300
+            deadline = time.monotonic() + PATIENCE_S
             while not ready():
                 if process.poll() is not None or time.monotonic() > deadline:
                     said.seek(0)

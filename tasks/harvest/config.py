@@ -2,9 +2,11 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from tasks.settings import Settings
+from tasks.errors import InputError
+from tasks.lm.names import canonical
+from tasks.settings import LEAST_CPUS, MOST_PROCESSES, HookName, PathText, Settings
 
 
 class HarvestConfig(Settings):
@@ -14,7 +16,7 @@ class HarvestConfig(Settings):
         {"actors", "cpus_per_actor", "gpus_per_actor", "batch_sequences", "max_attempts"}
     )
 
-    hooks: list[str] = Field(["model.layers.8"], min_length=1)
+    hooks: list[HookName] = Field(["model.layers.8"], min_length=1, max_length=1024)
     """Modules by dotted name; the output is taken, or the input with ':input' behind the name."""
     dtype: Literal["bfloat16", "float16", "float32", "int8"] = "bfloat16"
     """Precision in which activations are stored: bfloat16, float16, float32, or int8 with a float32 scale for each row."""
@@ -22,23 +24,35 @@ class HarvestConfig(Settings):
     """Leave out position 0 of each sequence: an attention sink whose norm is many times the others'."""
     drop_special_tokens: bool = True
     """Leave out the tokenizer's special tokens (BOS, EOS, separators)."""
-    max_norm_multiple: float | None = Field(10.0, gt=1)
+    max_norm_multiple: float | None = Field(10.0, gt=1, le=1e9)
     """Leave out tokens whose activation's norm exceeds this multiple of their shard's median norm, at any of the hooks.
     Empty: keep all."""
-    shard_tokens: int = Field(32_768, ge=1)
+    shard_tokens: int = Field(32_768, ge=1, lt=2**31)
     """Tokens per shard, the unit of work and of resumption."""
-    row_group_rows: int = Field(4_096, ge=1)
+    row_group_rows: int = Field(4_096, ge=1, lt=2**31)
     """Rows per Parquet row group, the unit of reading and shuffling."""
-    actors: int | None = Field(None, ge=1)
+    actors: int | None = Field(None, ge=1, le=MOST_PROCESSES)
     """Harvesting actors. Empty: one per GPU, or one per CPU where there is no GPU."""
-    cpus_per_actor: float = Field(1, gt=0)
+    cpus_per_actor: float = Field(1, ge=LEAST_CPUS, le=4096)
     """CPUs that each actor reserves, and its torch threads."""
-    gpus_per_actor: float | None = Field(None, ge=0)
+    gpus_per_actor: float | None = Field(None, ge=0, le=1024)
     """GPUs, or the fraction of one, that each actor reserves. Empty: 1 where the cluster has GPUs, else 0."""
-    batch_sequences: int = Field(8, ge=1)
+    batch_sequences: int = Field(8, ge=1, le=1_000_000)
     """Sequences per forward pass; halved by an actor that runs out of memory."""
-    max_attempts: int = Field(3, ge=1)
+    max_attempts: int = Field(3, ge=1, le=1000)
     """Tries per shard before it is given up: the run then ends, after all others, with an error that names it and why."""
+
+    @field_validator("hooks")
+    @classmethod
+    def _name_each_once(cls, hooks: list[str]) -> list[str]:
+        try:
+            found = [canonical(hook) for hook in hooks]
+        except InputError as error:
+            raise ValueError(str(error)) from None
+        twice = sorted({hook for hook in found if found.count(hook) > 1})
+        if twice:
+            raise ValueError(f"harvest.hooks is {hooks} but must name each hook once: {twice[0]} (:output is the same).")
+        return found
 
 
 class ActivationsConfig(Settings):
@@ -46,7 +60,7 @@ class ActivationsConfig(Settings):
 
     not_in_recipe: ClassVar[frozenset[str]] = frozenset({"source", "labels"})
 
-    source: str | None = None
+    source: PathText | None = Field(None, min_length=1)
     """A .npy [n, d_in], a .safetensors, or a Parquet file or folder (this project's schema or a list column)."""
     tensor: str | None = None
     """Name of the tensor in a .safetensors file that holds several."""
@@ -54,7 +68,7 @@ class ActivationsConfig(Settings):
     """Parquet column of the activations."""
     label_column: str | None = None
     """Parquet column with a label for each row."""
-    labels: str | None = None
+    labels: PathText | None = Field(None, min_length=1)
     """Text file with one label per line, one line per row (.npy and .safetensors)."""
     eval_fraction: float = Field(0.1, ge=0, lt=1)
     """Share of rows held out, chosen by a hash of the row number. 0: score the training rows, and say so."""

@@ -118,5 +118,5 @@ def _require_matrix(where: str, shape: tuple[int, ...], dtype: str, numeric: boo
     if not numeric:
         raise InputError(f"{where} holds {dtype}{hint}; a matrix [n, d_in] of {NUMBERS} was expected.")
     if len(shape) != 2 or 0 in shape:
-        raise InputError(f"{where} has shape {list(shape)}; a matrix [n, d_in] with at least one row was expected.")
+        raise InputError(f"{where} has shape {list(shape)}; a matrix of numbers [n, d_in] was expected.")
     require_width(where, shape[1])

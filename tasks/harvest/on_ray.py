@@ -42,23 +42,24 @@ def harvest(config: PipelineConfig, tokens: str, shards: str, out: str, listener
     found = len(wanted) - len(pending)
     logger.info("harvest: %s shards, %s of them there from earlier runs", f"{len(wanted):,}", f"{found:,}")
     began = time.monotonic()
-    rate = None
+    rate = attention = None
     if pending:
-        _require_room(config, shards, sum(shard.n_sequences for shard in pending) * read["context_length"])
+        skeleton = load_skeleton(config.model)
+        attention = skeleton.config._attn_implementation
+        _require_room(config, skeleton, shards, sum(shard.n_sequences for shard in pending) * read["context_length"])
         connect(config.ray)
         special, padding = read["special_token_ids"], read.get("padding_token_id")
         job = Job(config, config.model.absolute(), tokens, shards, special, _gpus_per_actor(config), padding)
         rate = Pool(job, pending, read["context_length"], listener).run()
     hooks = hook_entries(shards, wanted, config.harvest.dtype)
     _refuse_empty_splits(hooks)
-    observed = {"seconds": time.monotonic() - began, "tokens_per_second": rate}
+    observed = {"seconds": time.monotonic() - began, "tokens_per_second": rate, "attention": attention}
     open_store(out).put("run.json", to_json({**observed, "shards": len(wanted), "shards_found": found}))
     _finish(config, tokens, shards, out, hooks)
 
 
-def _require_room(config: PipelineConfig, shards: str, tokens: int) -> None:
+def _require_room(config: PipelineConfig, skeleton: Any, shards: str, tokens: int) -> None:
     """The preflight could only guess how many tokens there would be; now it is known how many are still to be harvested."""
-    skeleton = load_skeleton(config.model)
     require_room(shards, tokens, [hook_width(skeleton, hook) for hook in config.harvest.hooks], config.harvest.dtype)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from tasks.artifacts import require_manifest
 from tasks.store.files import read_hashes
+from tasks.store.manifest import require_segments
 from tasks.store.objects import open_store
 
 
@@ -62,6 +63,7 @@ def planned_shards(tokens: str, shard_tokens: int) -> list[Shard]:
         ArtifactError: the directory is unfinished or of an older version.
     """
     read = require_manifest(tokens)
+    require_segments(tokens, read)
     return plan_shards(read["segments"], read["context_length"], shard_tokens, read_hashes(tokens))
 
 

@@ -15,7 +15,7 @@ from tasks.store.files import content_identity
 from tasks.store.foreign import reading
 from tasks.store.listing import exists, find
 from tasks.store.manifest import require_hooks
-from tasks.store.objects import local_path, open_store, s3_filesystem, s3_sentences, shown
+from tasks.store.objects import checked_path, open_store, s3_filesystem, s3_sentences, shown
 
 __all__ = ["Float32s", "Source", "open_source", "source_identity"]
 
@@ -44,7 +44,7 @@ def source_identity(config: ActivationsConfig) -> str:
         InputError: there is no such file.
     """
     files = _files(config)
-    labels = [local_path(config.labels)] if config.labels and Path(config.source or "").suffix in _KNOWN else []
+    labels = [checked_path(config.labels)] if config.labels and Path(config.source or "").suffix in _KNOWN else []
     with contextlib.suppress(FileNotFoundError, IsADirectoryError):
         return "+".join(content_identity(file) for file in [*files, *labels])
     raise InputError(f"activations.labels is {config.labels}, and there is no such file.")
@@ -94,7 +94,7 @@ def _with_labels(config: ActivationsConfig, matrix: Matrix) -> Matrix:
     if config.labels is None:
         return matrix
     with reading(f"activations.labels {config.labels}", "text"):
-        labels = Path(local_path(config.labels)).read_text(encoding="utf-8").splitlines()
+        labels = Path(checked_path(config.labels)).read_text(encoding="utf-8").splitlines()
     if len(labels) != matrix.n_rows:
         raise InputError(
             f"activations.labels {config.labels} has {len(labels)} lines, the source has {matrix.n_rows} rows; "

@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.artifacts import MANIFEST
@@ -21,6 +20,7 @@ from tasks.harvest.named import (
     open_lake,
 )
 from tasks.progress import Listener, Progress
+from tasks.store.faults import FAULTS, reason_of
 from tasks.store.files import open_file
 from tasks.store.objects import ObjectInfo, ObjectStore
 
@@ -164,8 +164,8 @@ def _damage(store: ObjectStore, named: NamedObject, owners: dict[str, str]) -> s
         return f"its SHA-256 is {sha256[:12]}..., {named.sha256[:12]}... was expected"
     try:
         footer = pq.ParquetFile(open_file(store, named.key, size)).metadata
-    except (OSError, pa.ArrowException) as error:
-        return f"it is not Parquet: {error}"
+    except FAULTS as error:
+        return f"it is not Parquet: {reason_of(error)}"
     groups = [footer.row_group(i).num_rows for i in range(footer.num_row_groups)]
     if (footer.num_rows, groups) != (named.rows, named.row_groups):
         return f"it has {footer.num_rows:,} rows in groups of {groups}, {named.rows:,} in {named.row_groups} were expected"

@@ -12,13 +12,16 @@ import yaml
 from torch import Tensor
 
 from tasks.errors import InputError
-from tasks.interchange.named import Shapes, checked, read_bytes, read_tensors, to_safetensors
-from tasks.interchange.portable import Belongs, Portable, imported
+from tasks.interchange.named import Shapes, checked, read_bytes, read_tensors, setting, text, to_safetensors
+from tasks.interchange.portable import Portable, imported
+from tasks.sae.belonging import Belonging
 from tasks.sae.scaling import Weights
+from tasks.store.faults import FAULTS, reason_of
 from tasks.store.objects import ObjectStore
 
 CONFIG = "config.yaml"
 _LIBRARY = "circuit-tracer"
+_CONFIG_BYTES = 2**20
 _LAYER = re.compile(r"layer_(\d+)\.safetensors")
 _THRESHOLD = "activation_function.threshold"
 _SHAPES: Shapes = {
@@ -74,7 +77,7 @@ def written(sae: Portable) -> tuple[int, dict[str, Any], dict[str, Tensor]]:
     Raises:
         InputError: it is of another kind than ReLU or JumpReLU, or does not stand in for an MLP.
     """
-    if sae.belongs.target is None or sae.belongs.hook is None:
+    if sae.belongs.target_hook is None or sae.belongs.hook is None:
         raise InputError(
             "circuit-tracer replaces MLPs by transcoders, and this SAE rebuilds its own input; train one with "
             "train.target_hook set to the output of an MLP."
@@ -96,14 +99,14 @@ def written(sae: Portable) -> tuple[int, dict[str, Any], dict[str, Tensor]]:
     return layer, settings, tensors
 
 
-def _places(belongs: Belongs) -> tuple[int, dict[str, Any]]:
-    source, target = (_HOOK.fullmatch((hook or "").removesuffix(":output")) for hook in (belongs.hook, belongs.target))
+def _places(belongs: Belonging) -> tuple[int, dict[str, Any]]:
+    source, target = (_HOOK.fullmatch((hook or "").removesuffix(":output")) for hook in (belongs.hook, belongs.target_hook))
     read = _inside(source, _INPUTS)
     write = _inside(target, _OUTPUTS)
     if source is None or target is None or source["layer"] != target["layer"] or read is None or write is None:
         raise InputError(
-            f"circuit-tracer replaces the MLP of one layer, and {belongs.hook} to {belongs.target} is none that it knows; "
-            f"it reads at {', '.join(_INPUTS)} and writes at {', '.join(_OUTPUTS)} of a layer."
+            f"circuit-tracer replaces the MLP of one layer, and {belongs.hook} to {belongs.target_hook} is none that it "
+            f"knows; it reads at {', '.join(_INPUTS)} and writes at {', '.join(_OUTPUTS)} of a layer."
         )
     return int(source["layer"]), {
         "model_name": belongs.model,
@@ -122,13 +125,16 @@ def _inside(hook: re.Match[str] | None, known: dict[str, str]) -> str | None:
 
 def _settings(store: ObjectStore) -> dict[str, Any]:
     where = f"{store.uri}/{CONFIG}"
+    data = read_bytes(store, CONFIG, _LIBRARY)
+    if len(data) > _CONFIG_BYTES:
+        raise InputError(f"{where} is {len(data):,} bytes long; some lines of settings were expected.")
     try:
-        found = yaml.safe_load(read_bytes(store, CONFIG, _LIBRARY))
-    except yaml.YAMLError as error:
-        raise InputError(f"{where} is not valid YAML: {' '.join(str(error).split())}.") from None
+        found = yaml.safe_load(data)
+    except (yaml.YAMLError, *FAULTS) as error:  # 'a: 2001-99-99' and '!!int x' end in a ValueError
+        raise InputError(f"{where} is not valid YAML: {reason_of(error)}.") from None
     if not isinstance(found, dict):
         raise InputError(f"{where} holds no mapping of settings.")
-    kind = found.get("model_kind", "transcoder_set")
+    kind = setting(found, "model_kind", str, where, "transcoder_set")
     if kind != "transcoder_set":
         raise InputError(
             f"{where}: model_kind is {kind!r}; a cross-layer transcoder writes to all later layers, for which saemill has "
@@ -152,6 +158,6 @@ def parsed(settings: dict[str, Any], tensors: dict[str, Tensor], key: str, where
     weights = Weights(named["W_enc"].T.contiguous(), named["b_enc"], named["W_dec"], named["b_dec"], extra)
     found = _LAYER.fullmatch(key)
     layer = found.group(1) if found else "?"
-    hooks = [f"blocks.{layer}.{settings.get(name)}" for name in ("feature_input_hook", "feature_output_hook")]
-    belongs = Belongs(model=settings.get("model_name"), hooks=(hooks[0],), target=hooks[1])
+    hooks = [f"blocks.{layer}.{text(settings, name, CONFIG)}" for name in ("feature_input_hook", "feature_output_hook")]
+    belongs = Belonging(model=text(settings, "model_name", CONFIG), hooks=(hooks[0],), target_hook=hooks[1])
     return imported("jumprelu" if jumprelu else "relu", weights, belongs)

@@ -16,9 +16,21 @@ import torch
 from torch import Tensor
 
 from tasks.errors import InputError
-from tasks.interchange.named import Shapes, checked, read_bytes, read_settings, setting, to_settings
-from tasks.interchange.portable import Belongs, Kind, Portable, behind_bias, imported, row_norms, with_codes_times
+from tasks.interchange.named import (
+    Shapes,
+    checked,
+    read_bytes,
+    read_settings,
+    require_plain,
+    setting,
+    text,
+    to_settings,
+)
+from tasks.interchange.portable import Kind, Portable, behind_bias, imported, row_norms, with_codes_times
+from tasks.sae.belonging import Belonging
 from tasks.sae.scaling import Weights
+from tasks.store.faults import FAULTS
+from tasks.store.foreign import reading
 from tasks.store.objects import ObjectStore
 
 CONFIG = "config.json"
@@ -89,13 +101,18 @@ def _read_tensors(store: ObjectStore) -> dict[str, Tensor]:
     data = read_bytes(store, WEIGHTS, _LIBRARY)
     if not zipfile.is_zipfile(io.BytesIO(data)):
         raise InputError(f"{where} is not a zip archive, which torch.save has written since 1.6; it is damaged or older.")
+    with reading(where, "a zip archive"), zipfile.ZipFile(io.BytesIO(data)) as archive:
+        packed = [info.filename for info in archive.infolist() if info.compress_type != zipfile.ZIP_STORED]
+    if packed:  # which could unpack to any size
+        raise InputError(f"{where} holds {packed[0]} compressed, which torch.save never writes.")
     refused = torch.serialization.pickle.UnpicklingError  # type: ignore[attr-defined]  # what torch.load raises
     try:
         found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (refused, RuntimeError, EOFError, KeyError, ValueError) as error:
+    except (refused, AssertionError, zipfile.BadZipFile, *FAULTS) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{where} cannot be read as tensors alone, and nothing else is read: {reason}") from None
-    if not isinstance(found, dict) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
+    plain = isinstance(found, dict) and all(isinstance(name, str) for name in found)
+    if not plain or not all(isinstance(tensor, Tensor) for tensor in found.values()):
         raise InputError(f"{where} holds no dict of tensors, which {_LIBRARY} writes.")
     return found
 
@@ -169,7 +186,7 @@ def parsed(settings: dict[str, Any], tensors: dict[str, Tensor], where: str, whe
     if name == "AutoEncoder":  # load_dictionary gives it unit-norm decoder rows
         weights = with_codes_times(weights, row_norms(weights.W_dec))
     arch, more = _training(name, form, tensors, where_tensors)
-    return imported(form.kind, weights, _belongs(trainer), arch, **more)
+    return imported(form.kind, weights, _belongs(trainer, where), arch, **more)
 
 
 def _shapes(form: _Class) -> Shapes:
@@ -183,20 +200,39 @@ def _training(name: str, form: _Class, tensors: Mapping[str, Tensor], where: str
     """What it is called here and the settings that it was trained with, as far as its tensors tell."""
     if "k" not in form.also:
         return None, {}
-    k = {"k": int(_number(tensors, "k", where))}
+    number = float(_number(tensors, "k", where))
+    if not number.is_integer():
+        raise InputError(f"{where} has k {number:g}; a whole number was expected.")
+    k = {"k": int(number)}
     if "group_sizes" in form.also:
-        if "group_sizes" not in tensors:
-            raise InputError(f"{where} lacks group_sizes.")
-        return "matryoshka", {**k, "prefixes": tuple(tensors["group_sizes"].cumsum(0).tolist())}
+        return "matryoshka", {**k, "prefixes": _prefixes(tensors, where)}
     return ("topk" if name == "AutoEncoderTopK" else "batchtopk"), k
 
 
 def _number(tensors: Mapping[str, Tensor], name: str, where: str) -> Tensor:
     if name not in tensors or tensors[name].numel() != 1:
         raise InputError(f"{where} has no single number {name}.")
-    return tensors[name].reshape(())
+    require_plain(name, tensors[name], where)
+    found = tensors[name].reshape(())
+    if found.is_complex() or not found.float().isfinite():
+        raise InputError(f"{where} has {name} {found.item()}; a finite number was expected.")
+    return found
 
 
-def _belongs(trainer: Mapping[str, Any]) -> Belongs:
-    hook = trainer.get("submodule_name") or trainer.get("layer")
-    return Belongs(model=trainer.get("lm_name"), hooks=() if hook is None else (str(hook),))
+def _prefixes(tensors: Mapping[str, Tensor], where: str) -> tuple[int, ...]:
+    """Ends of the groups of latents."""
+    sizes = tensors.get("group_sizes")
+    if sizes is None:
+        raise InputError(f"{where} lacks group_sizes.")
+    require_plain("group_sizes", sizes, where)
+    if sizes.ndim != 1 or sizes.is_floating_point() or sizes.is_complex() or sizes.dtype == torch.bool:
+        raise InputError(
+            f"{where} has group_sizes of shape {list(sizes.shape)} and {sizes.dtype}; a list of whole numbers was expected."
+        )
+    return tuple(sizes.long().cumsum(0).tolist())
+
+
+def _belongs(trainer: Mapping[str, Any], where: str) -> Belonging:
+    layer = trainer.get("layer")
+    hook = text(trainer, "submodule_name", where) or (str(layer) if type(layer) is int else None)
+    return Belonging(model=text(trainer, "lm_name", where), hooks=() if hook is None else (hook,))

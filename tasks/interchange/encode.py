@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
@@ -25,6 +24,7 @@ from tasks.sae import SparseAutoencoder, load
 from tasks.sae.checkpoint import WEIGHTS
 from tasks.store.ahead import ahead, read_ahead
 from tasks.store.claims import claim, sweep
+from tasks.store.faults import FAULTS, reason_of
 from tasks.store.files import open_file
 from tasks.store.joined import AnySplit, open_split
 from tasks.store.manifest import require_hooks
@@ -217,10 +217,8 @@ def _entry(store: ObjectStore, file: File) -> dict[str, Any]:
     try:
         found = pq.ParquetFile(open_file(store, file.key))
         rows, active = found.metadata.num_rows, int(found.schema_arrow.metadata[b"active"])
-    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
-        raise ArtifactError(
-            f"{where} is damaged: {' '.join(str(error).split())}. Delete it and give the same command again."
-        ) from None
+    except FAULTS as error:
+        raise ArtifactError(f"{where} is damaged: {reason_of(error)}. Delete it and give the same command again.") from None
     if rows != file.rows:
         raise ArtifactError(f"{where} has {rows} rows, not {file.rows}. Delete it and give the same command again.")
     return _describe(file, store.get(file.key), active)

@@ -2,15 +2,18 @@
 
 import json
 import os
+import reprlib
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from safetensors import SafetensorError
+import torch
 from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
+from tasks.artifacts import parse_json
 from tasks.errors import InputError
+from tasks.store.foreign import reading
 from tasks.store.objects import LocalStore, ObjectStore
 
 Shapes = dict[str, tuple[str, ...]]
@@ -40,11 +43,24 @@ def checked(tensors: Mapping[str, Tensor], shapes: Shapes, where: str, ignored: 
 
 
 def _numbers(name: str, tensor: Tensor, where: str) -> Tensor:
+    require_plain(name, tensor, where)
     if not tensor.is_floating_point():
         raise InputError(f"{where} has {name} of dtype {tensor.dtype}; floating-point numbers were expected.")
-    if not tensor.isfinite().all():
-        raise InputError(f"{where} has {name} with numbers that are not finite.")
-    return tensor.float().contiguous()
+    found = tensor.float().contiguous()
+    if not found.isfinite().all():  # after the cast: 1e300 is infinite in float32
+        raise InputError(f"{where} has {name} with numbers that are not finite in float32.")
+    return found
+
+
+def require_plain(name: str, tensor: Tensor, where: str) -> None:
+    """Refuse tensors whose numbers are not all there: sparse, without data, or a few numbers seen many times over.
+
+    Raises:
+        InputError: it is one of these.
+    """
+    whole = tensor.layout == torch.strided and not tensor.is_meta
+    if not whole or tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
+        raise InputError(f"{where} has {name} as a tensor without numbers of its own; a plain, dense tensor was expected.")
 
 
 def read_bytes(store: ObjectStore, key: str, library: str) -> bytes:
@@ -55,7 +71,7 @@ def read_bytes(store: ObjectStore, key: str, library: str) -> bytes:
     """
     try:
         return store.get(key)
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+    except FileNotFoundError:
         raise InputError(f"{store.uri} holds no {key}, which {library} writes; {_told(store)}.") from None
 
 
@@ -76,10 +92,9 @@ def read_tensors(store: ObjectStore, key: str, library: str) -> dict[str, Tensor
     Raises:
         InputError: there is no such file, or it is damaged.
     """
-    try:
-        found: dict[str, Tensor] = tensors_from_bytes(read_bytes(store, key, library))
-    except SafetensorError as error:
-        raise InputError(f"{store.uri}/{key} cannot be read as safetensors: {error}.") from None
+    data = read_bytes(store, key, library)
+    with reading(f"{store.uri}/{key}", "safetensors"):
+        found: dict[str, Tensor] = tensors_from_bytes(data)
     return found
 
 
@@ -90,9 +105,9 @@ def read_settings(store: ObjectStore, key: str, library: str) -> dict[str, Any]:
         InputError: there is no such file, or it holds no JSON object.
     """
     try:
-        found = json.loads(read_bytes(store, key, library))
+        found = parse_json(read_bytes(store, key, library))
     except ValueError as error:
-        raise InputError(f"{store.uri}/{key} is not valid JSON: {error}.") from None
+        raise InputError(f"{store.uri}/{key} {error}.") from None
     if not isinstance(found, dict):
         raise InputError(f"{store.uri}/{key} holds no JSON object.")
     return found
@@ -107,9 +122,18 @@ def setting(settings: Mapping[str, Any], name: str, kind: type[T], where: str, d
     value = settings.get(name)
     value = default if value is None else value
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        found = "is missing" if value is None else f"is {value!r}"
+        found = "is missing" if value is None else f"is {reprlib.repr(value)}"
         raise InputError(f"{where}: {name} {found}; expected was one of type {kind.__name__}.")
     return value
+
+
+def text(settings: Mapping[str, Any], name: str, where: str) -> str | None:
+    """A setting that is text, or None where it is absent, null or empty.
+
+    Raises:
+        InputError: it is something else.
+    """
+    return setting(settings, name, str, where, "") or None
 
 
 def to_settings(value: Mapping[str, Any]) -> bytes:

@@ -4,8 +4,7 @@ What a library does differently is undone by two exact moves: a bias subtracted 
 biases, and a factor on a latent's code goes into its weights on both sides.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from tasks.errors import InputError
 from tasks.sae import SAEConfig, SparseAutoencoder
+from tasks.sae.belonging import Belonging
 from tasks.sae.registry import architecture
 from tasks.sae.scaling import Weights
 
@@ -29,31 +29,13 @@ _KINDS: dict[frozenset[str], Kind] = {
 _ARCHS: dict[Kind, str] = {"relu": "l1", "topk": "topk", "jumprelu": "jumprelu", "gated": "gated"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Belongs:
-    """Which activations an SAE is for, as far as is known; names are those of its own library."""
-
-    model: str | None = None
-    revision: str | None = None
-    hooks: tuple[str, ...] = ()
-    """Where the rows come from: one hook, or a crosscoder's several, side by side."""
-    target: str | None = None
-    """What a transcoder rebuilds; None where that is the input."""
-    training: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def hook(self) -> str | None:
-        """The one hook, or None where there is none or several."""
-        return self.hooks[0] if len(self.hooks) == 1 else None
-
-
 @dataclass(frozen=True, slots=True)
 class Portable:
     """A finished SAE for raw activations; ``weights`` are as ``tasks.sae`` has them."""
 
     config: SAEConfig
     weights: Weights
-    belongs: Belongs
+    belongs: Belonging
 
     @property
     def kind(self) -> Kind:
@@ -77,7 +59,7 @@ class Portable:
     @property
     def is_transcoder(self) -> bool:
         """Whether something else than the input is rebuilt, or with a path beside the latents."""
-        return self.belongs.target is not None or self.W_skip is not None or self.d_in != self.d_out
+        return self.belongs.target_hook is not None or self.W_skip is not None or self.d_in != self.d_out
 
     @property
     def d_in(self) -> int:
@@ -96,15 +78,19 @@ class Portable:
 
     def module(self) -> SparseAutoencoder:
         """The SAE itself."""
-        return SparseAutoencoder(self.config, self.weights)
+        return SparseAutoencoder(self.config, self.weights, self.belongs)
 
 
-def imported(kind: Kind, weights: Weights, belongs: Belongs, arch: str | None = None, **settings: Any) -> Portable:
+def imported(kind: Kind, weights: Weights, belongs: Belonging, arch: str | None = None, **settings: Any) -> Portable:
     """An SAE of another library; ``settings`` are those of ``SAEConfig`` that it has, such as k.
 
     Raises:
-        InputError: the settings are impossible, such as more latents kept than there are.
+        InputError: the settings are impossible, such as more latents kept than there are, or weights are not finite.
     """
+    named = {name: getattr(weights, name) for name in ("W_enc", "b_enc", "W_dec", "b_dec")} | dict(weights.extra)
+    endless = next((name for name, tensor in named.items() if not tensor.isfinite().all()), None)
+    if endless is not None:
+        raise InputError(f"The SAE to import cannot be one: its {endless} has numbers that are not finite in float32.")
     d_in, d_sae = weights.W_enc.shape
     skip = "W_skip" in weights.extra
     try:

@@ -4,6 +4,7 @@ Tensors are oriented as saemill's. Whether b_dec is subtracted from rows first i
 their weights are saemill's own. Layout: sae-lens 6.54.12, ``sae_lens/saes/*.py``; before 6.0 settings stood in one level.
 """
 
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,8 +12,18 @@ import torch
 from torch import Tensor
 
 from tasks.errors import InputError
-from tasks.interchange.named import Shapes, checked, read_settings, read_tensors, setting, to_safetensors, to_settings
-from tasks.interchange.portable import Belongs, Kind, Portable, behind_bias, imported, row_norms, with_codes_times
+from tasks.interchange.named import (
+    Shapes,
+    checked,
+    read_settings,
+    read_tensors,
+    setting,
+    text,
+    to_safetensors,
+    to_settings,
+)
+from tasks.interchange.portable import Kind, Portable, behind_bias, imported, row_norms, with_codes_times
+from tasks.sae.belonging import Belonging
 from tasks.sae.scaling import Weights
 from tasks.store.objects import ObjectStore
 
@@ -21,6 +32,7 @@ WEIGHTS = "sae_weights.safetensors"
 SCALER = "activation_scaler.json"
 _LIBRARY = "SAELens"
 _VERSION = "6.54.12"
+_LARGEST = 3e38
 
 _KINDS: dict[str, tuple[Kind, bool]] = {
     "standard": ("relu", False),
@@ -130,7 +142,8 @@ def _metadata(sae: Portable) -> dict[str, Any]:
         "hook_head_index": None,
         "neuronpedia_id": None,
     }
-    return found | ({"hook_name_out": belongs.target, "hf_hook_name_out": belongs.target} if belongs.target else {})
+    target = belongs.target_hook
+    return found | ({"hook_name_out": target, "hf_hook_name_out": target} if target else {})
 
 
 def parsed(
@@ -153,7 +166,7 @@ def parsed(
     if setting(settings, "rescale_acts_by_decoder_norm", bool, where, False):
         weights = with_codes_times(weights, row_norms(weights.W_dec))
     more: dict[str, Any] = {"k": _k(settings, where)} if kind == "topk" else {}
-    return imported(kind, weights, _belongs(settings, name), **more)
+    return imported(kind, weights, _belongs(settings, name, where), **more)
 
 
 def _named_architecture(settings: Mapping[str, Any], where: str) -> str:
@@ -188,25 +201,31 @@ def _with_scale_folded(weights: Weights, settings: Mapping[str, Any], where: str
     normalised = settings.get("normalize_activations") or "none"
     if normalised == "none":
         return weights
-    if normalised in (True, "expected_average_only_in") and isinstance(scale, int | float) and scale > 0:
+    if normalised in (True, "expected_average_only_in") and type(scale) in (int, float) and 0 < scale < _LARGEST:
         return Weights(weights.W_enc * scale, weights.b_enc, weights.W_dec / scale, weights.b_dec / scale, weights.extra)
     why = _NORMALISED.get(str(normalised), f"needs a factor on rows, which SAELens would keep in {SCALER} beside it")
     raise InputError(
-        f"{where}: normalize_activations is {normalised!r}, which {why}; saemill's SAEs take rows as they are, so this one "
-        "cannot be imported."
+        f"{where}: normalize_activations is {reprlib.repr(normalised)}, which {why}; saemill's SAEs take rows as they are, "
+        "so this one cannot be imported."
     )
 
 
 def _k(settings: Mapping[str, Any], where: str) -> int:
-    older = settings.get("activation_fn_kwargs") or {}
+    older = setting(settings, "activation_fn_kwargs", dict, where, {})
     return setting({"k": settings.get("k", older.get("k"))}, "k", int, where)
 
 
-def _belongs(settings: Mapping[str, Any], name: str) -> Belongs:
-    facts = {**settings, **(settings.get("metadata") or {})}
-    hook = facts.get("hf_hook_name") or facts.get("hook_name") or facts.get("hook_point")
-    target = (facts.get("hf_hook_name_out") or facts.get("hook_name_out")) if name in _TRANSCODERS else None
-    kwargs = facts.get("model_from_pretrained_kwargs") or {}
-    return Belongs(
-        model=facts.get("model_name"), revision=kwargs.get("revision"), hooks=(hook,) if hook else (), target=target
+def _belongs(settings: Mapping[str, Any], name: str, where: str) -> Belonging:
+    facts = {**settings, **setting(settings, "metadata", dict, where, {})}
+    hook, target = (
+        next((found for name in names if (found := text(facts, name, where))), None)
+        for names in (("hf_hook_name", "hook_name", "hook_point"), ("hf_hook_name_out", "hook_name_out"))
+    )
+    target = target if name in _TRANSCODERS else None
+    kwargs = setting(facts, "model_from_pretrained_kwargs", dict, where, {})
+    return Belonging(
+        model=text(facts, "model_name", where),
+        revision=text(kwargs, "revision", where),
+        hooks=(hook,) if hook else (),
+        target_hook=target,
     )

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from tasks.errors import InputError
 from tasks.interchange.named import Shapes, checked, read_settings, read_tensors, setting, to_safetensors, to_settings
-from tasks.interchange.portable import Belongs, Portable, behind_bias, imported, row_norms
+from tasks.interchange.portable import Portable, behind_bias, imported, row_norms
+from tasks.sae.belonging import Belonging
 from tasks.sae.scaling import Weights
 from tasks.store.objects import ObjectStore
 
@@ -114,4 +115,4 @@ def parsed(settings: dict[str, Any], tensors: dict[str, Tensor], where: str, whe
     if not transcode:
         weights = behind_bias(weights, -weights.b_dec)
     k = setting(settings, "k", int, where)
-    return imported("topk", weights, Belongs(), k=k)
+    return imported("topk", weights, Belonging(), k=k)

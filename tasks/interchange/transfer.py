@@ -7,7 +7,7 @@ from typing import Any
 from tasks.artifacts import read_json
 from tasks.errors import InputError
 from tasks.interchange.formats import FormatName, open_format
-from tasks.interchange.portable import Belongs, Portable
+from tasks.interchange.portable import Portable
 from tasks.sae.checkpoint import CONFIG, WEIGHTS, load, save
 from tasks.store.claims import claim
 from tasks.store.objects import ObjectStore, open_store
@@ -61,8 +61,6 @@ def _there(store: ObjectStore, key: str, data: bytes, name: str) -> bool:
             return True
     except FileNotFoundError:
         return False
-    except (NotADirectoryError, IsADirectoryError):
-        raise InputError(f"--out is {store.uri}, which is not a folder that {key} could be written to.") from None
     raise _other(store, key, name)
 
 
@@ -91,7 +89,7 @@ def import_sae(source: str, name: FormatName, out: str) -> Transferred:
     if not earlier:
         facts = {
             "hook": belongs.hook,
-            "target_hook": belongs.target,
+            "target_hook": belongs.target_hook,
             "model": belongs.model,
             "revision": belongs.revision,
             "imported_from": name,
@@ -117,17 +115,8 @@ def open_portable(uri: str) -> Portable:
         InputError: ``uri`` holds no SAE.
         ArtifactError: it is damaged.
     """
-    settings = sae_settings(uri)
     sae = load(uri)
-    hooks = settings.get("hooks") or [settings.get("hook")]
-    belongs = Belongs(
-        model=settings.get("model"),
-        revision=settings.get("revision"),
-        hooks=tuple(hook for hook in hooks if hook is not None),
-        target=settings.get("target_hook"),
-        training=settings.get("training") or {},
-    )
-    return Portable(sae.config, sae.weights, belongs)
+    return Portable(sae.config, sae.weights, sae.belonging)
 
 
 def sae_settings(uri: str) -> dict[str, Any]:
@@ -136,10 +125,7 @@ def sae_settings(uri: str) -> dict[str, Any]:
     Raises:
         InputError: ``uri`` holds no SAE.
     """
-    try:
-        settings = read_json(uri, CONFIG)
-    except NotADirectoryError:
-        settings = None
+    settings = read_json(uri, CONFIG)
     if settings is None or "arch" not in settings:
         raise InputError(f"{uri} holds no SAE ({CONFIG} and {WEIGHTS}); give a directory as saemill train prints it.")
     return settings

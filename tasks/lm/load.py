@@ -7,16 +7,22 @@ from typing import Any
 import torch
 import transformers
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, GgufConfig
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForTextEncoding, AutoTokenizer, GgufConfig
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES,
+)
 
 from tasks.errors import InputError
 from tasks.lm.config import ModelConfig
+from tasks.lm.configuration import bounded, read_configuration
 from tasks.lm.files import ModelFiles, model_identity, resolve
 from tasks.lm.gguf import quick_gguf
 from tasks.precision import here
 
 __all__ = ["ModelFiles", "load_model", "load_skeleton", "load_tokenizer", "model_identity", "resolve"]
+
+_REASON_CHARACTERS = 500  # transformers' own sentences run to whole lists of models
 
 
 def load_tokenizer(config: ModelConfig) -> Any:
@@ -47,8 +53,8 @@ def load_model(config: ModelConfig, device: str | torch.device = "cpu") -> Any:
     files = resolve(config)
     unpack = {"quantization_config": GgufConfig(dequantize=True)} if files.gguf else {}
     with _reading(config, "weights"):
-        model_config = AutoConfig.from_pretrained(files.location, trust_remote_code=False, **files.arguments)
-        model, report = _auto_class(model_config).from_pretrained(
+        model_config = read_configuration(files)
+        model, report = auto_class(model_config).from_pretrained(
             files.location,
             config=model_config,
             dtype=_dtype(config, torch.device(device).type),
@@ -62,16 +68,21 @@ def load_model(config: ModelConfig, device: str | torch.device = "cpu") -> Any:
     return model.eval().requires_grad_(False).to(device)
 
 
-def load_skeleton(config: ModelConfig) -> Any:
+def load_skeleton(config: ModelConfig, *, as_run: bool = False) -> Any:
     """The model without weights, on the meta device: to list modules and widths at no cost in memory.
+
+    Args:
+        config: names the model.
+        as_run: in ``config.dtype`` where that is settled, to see whether the model computes in it; else in float32.
 
     Raises:
         InputError: there is no such model, or its configuration is damaged or not supported.
     """
     files = resolve(config)
-    with _reading(config, "configuration"), torch.device("meta"):
-        model_config = AutoConfig.from_pretrained(files.location, trust_remote_code=False, **files.arguments)
-        model = _auto_class(model_config).from_config(model_config, dtype=torch.float32)
+    dtype = getattr(torch, config.dtype) if as_run and config.dtype != "auto" else torch.float32
+    with _reading(config, "configuration"), torch.device("meta"), bounded():
+        model_config = read_configuration(files)
+        model = auto_class(model_config).from_config(model_config, dtype=dtype)
     return model.eval().requires_grad_(False)
 
 
@@ -81,12 +92,16 @@ def _dtype(config: ModelConfig, device: str) -> torch.dtype:
     return found
 
 
-def _auto_class(model_config: Any) -> Any:
+def auto_class(model_config: Any) -> Any:
     """Causal language models keep their unembedding; whatever else a checkpoint was made for, its body is an encoder."""
     named = set(model_config.architectures or ())
     causal = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
     known = model_config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    return AutoModelForCausalLM if known and (not named or named & causal) else AutoModel
+    if known and (not named or named & causal):
+        return AutoModelForCausalLM
+    # T5 may have been saved without its decoder, and then AutoModel, which has one, finds no weights for it.
+    alone = model_config.is_encoder_decoder and model_config.model_type in MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
+    return AutoModelForTextEncoding if alone else AutoModel
 
 
 def _refuse_random_weights(config: ModelConfig, model: Any, missing: list[str]) -> None:
@@ -104,13 +119,25 @@ def _refuse_random_weights(config: ModelConfig, model: Any, missing: list[str]) 
 
 @contextlib.contextmanager
 def _reading(config: ModelConfig, part: str) -> Iterator[None]:
-    """Silence transformers while it loads, and turn what it raises at bad files into one sentence."""
+    """Silence transformers while it loads, and turn what it raises at bad files into one sentence.
+
+    Damaged files have raised OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, ZeroDivisionError,
+    AssertionError, NotImplementedError, RuntimeError, RecursionError, SafetensorError and pydantic-like errors of others'.
+    """
     with _quiet(), quick_gguf():
         try:
             yield
-        except (OSError, ValueError, KeyError, IndexError, NotImplementedError, RuntimeError, SafetensorError) as error:
-            reason = " ".join(str(error).split()).rstrip(".")
-            raise InputError(f"The {part} of model {config.name!r} cannot be loaded: {reason}.") from None
+        except InputError as error:
+            raise InputError(f"Model {config.name!r} cannot be loaded. {error}") from None
+        except Exception as error:
+            raise InputError(f"The {part} of model {config.name!r} cannot be loaded: {_reason(error)}.") from None
+
+
+def _reason(error: Exception) -> str:
+    """An error's words in one line; of an error that only a programmer understands, its kind as well."""
+    words = " ".join(str(error).split()).rstrip(".")[:_REASON_CHARACTERS]
+    plain = isinstance(error, (OSError, ValueError, SafetensorError)) and words
+    return words if plain else f"{type(error).__name__}: {words}".rstrip(": ")
 
 
 @contextlib.contextmanager

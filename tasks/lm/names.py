@@ -1,17 +1,12 @@
-"""The names of hooks: a module's dotted name, and which side of it."""
+"""The names of hooks: a module's dotted name, and which side of it. No torch here: settings are checked by it."""
 
-import contextlib
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import nn
-
 from tasks.errors import InputError
-
-_CONTAINERS = (nn.ModuleList, nn.ModuleDict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,29 +31,23 @@ def parse_hook(text: str) -> Hook:
     raise InputError(f"Hook {text!r} is not of the form dotted.module, dotted.module:output or dotted.module:input.")
 
 
-def hook_names(model: nn.Module) -> list[str]:
-    """Dotted names of all modules that can be hooks, in the model's order."""
-    return [name for name, module in model.named_modules() if name and not isinstance(module, _CONTAINERS)]
-
-
-def find_module(model: nn.Module, hook: str) -> nn.Module:
-    """The module that a hook names.
+def canonical(hook: str) -> str:
+    """The one name of a hook that has two: ``x`` for ``x:output``.
 
     Raises:
-        InputError: the model has no such module; the message names the nearest ones and those at the top.
+        InputError: as ``parse_hook``.
     """
-    name = parse_hook(hook).module
-    with contextlib.suppress(AttributeError):
-        module = model.get_submodule(name)
-        if not isinstance(module, _CONTAINERS):
-            return module
-    names = hook_names(model)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    hint = f" Nearest: {', '.join(near)}." if near else ""
-    raise InputError(f"The model has no module {name!r}.{hint} There are: {', '.join(_outline(names))}.")
+    found = parse_hook(hook)
+    return found.module if found.side == "output" else f"{found.module}:input"
 
 
-def _outline(names: Sequence[str]) -> list[str]:
+def nearest(name: str, names: Iterable[str]) -> str:
+    """The names that are most like one that does not exist, as a sentence; empty where none is like it."""
+    near = difflib.get_close_matches(name, list(names), n=3, cutoff=0.5)
+    return f" Did you mean {' or '.join(near)}?" if near else ""
+
+
+def outline(names: Sequence[str]) -> list[str]:
     """Names down to one level below the layers, numbers folded: 'model.layers.0..29.mlp'."""
     folded: dict[str, list[int]] = {}
     for name in names:

@@ -10,5 +10,5 @@ class ReportConfig(Settings):
 
     title: str | None = None
     """Heading of the report. Empty: made from the model and the hook."""
-    max_latents: int | None = Field(None, ge=1)
+    max_latents: int | None = Field(None, ge=1, lt=2**31)
     """Latents that get a panel, those that fire most first. Empty: all."""

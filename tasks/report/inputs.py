@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from tasks.artifacts import read_json, require_manifest
 from tasks.errors import ArtifactError
+from tasks.store.faults import FAULTS, reason_of
 from tasks.store.objects import open_store, require
 
 LATENT_COLUMNS = (
@@ -109,8 +110,10 @@ def read_table(uri: str, key: str, columns: tuple[str, ...]) -> pa.Table:
     """
     try:
         table = pq.read_table(io.BytesIO(require(open_store(uri), key)))
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ArtifactError(f"{uri}/{key} is not readable Parquet ({error}). Delete {uri} and run again.") from None
+    except FAULTS as error:
+        raise ArtifactError(
+            f"{uri}/{key} is not readable Parquet ({reason_of(error)}). Delete {uri} and run again."
+        ) from None
     missing = [name for name in columns if name not in table.column_names]
     if missing:
         raise ArtifactError(f"{uri}/{key} lacks the columns {missing}. Delete {uri} and run again.")
@@ -136,6 +139,11 @@ def _sorted_latents(scores: str) -> pa.Table:
 def _sorted_examples(scores: str) -> pa.Table:
     table = read_table(scores, "examples.parquet", EXAMPLE_COLUMNS)
     # "top" must come before "q1", "q2"...: as text it would come last.
-    order = [-1 if kind == "top" else int(kind.removeprefix("q")) for kind in table["kind"].to_pylist()]
+    try:
+        order = [-1 if kind == "top" else int(kind.removeprefix("q")) for kind in table["kind"].to_pylist()]
+    except (ValueError, AttributeError) as error:
+        raise ArtifactError(
+            f"{scores}/examples.parquet holds an unknown kind ({error}). Delete {scores} and run again."
+        ) from None
     table = table.append_column("order", pa.array(order, pa.int32()))
     return table.sort_by([("latent", "ascending"), ("order", "ascending"), ("rank", "ascending")])

@@ -1,8 +1,9 @@
 """What an SAE is: its architecture and sizes. A plain dataclass, so that the maths needs nothing but torch."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
+from tasks.sae.bounds import Within, outside
 from tasks.sae.registry import ABOUT, NAMES
 
 
@@ -11,7 +12,10 @@ def _offer_names(schema: dict[str, Any]) -> None:
     schema["properties"]["arch"] |= {"enum": list(NAMES)}
 
 
-_COEFFICIENTS = ("aux_coefficient", "l1_coefficient", "l0_coefficient", "tanh_coefficient", "pre_act_coefficient")
+Count = Annotated[int, Within(ge=1, lt=2**31)]
+"""Latents are numbered by 32 bits in kernels and files."""
+Coefficient = Annotated[float, Within(ge=0, le=1e30)]
+Width = Annotated[float, Within(gt=0, le=1e30)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +30,7 @@ class SAEConfig:
 
     __pydantic_config__: ClassVar = {
         "extra": "forbid",
+        "allow_inf_nan": False,
         "use_attribute_docstrings": True,
         "field_title_generator": lambda name, _: name,
         "json_schema_extra": _offer_names,
@@ -33,36 +38,36 @@ class SAEConfig:
 
     arch: str = "batchtopk"
     """How codes are made sparse: one of the names that `saemill architectures` explains, such as topk, batchtopk, l1."""
-    d_in: int | None = None
+    d_in: Count | None = None
     """Width of the activations, in features. Leave empty to take it from the hook; set it to be told when it differs."""
-    d_sae: int = 4608
+    d_sae: Count = 4608
     """Number of latents, usually 4 to 64 times d_in."""
-    k: int = 32
+    k: Count = 32
     """Latents per token: kept (topk), kept on average (batchtopk, matryoshka), or aimed at (all others but dense, unless
     their sparsity coefficient is set)."""
-    k_start: int | None = None
+    k_start: Count | None = None
     """k at the start, falling to k over train.k_anneal_fraction of the run. Empty: k throughout."""
-    aux_k: int | None = None
+    aux_k: Annotated[int, Within(ge=0, lt=2**31)] | None = None
     """Dead latents that rebuild the residual (topk, batchtopk, matryoshka). Empty: twice k, at most d_sae. 0: no AuxK."""
-    aux_coefficient: float = 1 / 32
+    aux_coefficient: Coefficient = 1 / 32
     """Weight of the AuxK loss."""
-    prefixes: tuple[int, ...] | None = None
+    prefixes: tuple[Count, ...] | None = None
     """Ends of the nested groups of latents (matryoshka), rising to d_sae. Empty: d_sae / 32, / 8, / 2 and d_sae."""
-    l1_coefficient: float | None = None
+    l1_coefficient: Coefficient | None = None
     """Weight of the sparsity term (l1, l1_2023, p_anneal, gated). Empty: found in training, so that k latents are active
     at its end."""
-    p_final: float = 0.2
+    p_final: Annotated[float, Within(gt=0, le=1)] = 0.2
     """Where p ends (p_anneal)."""
-    l0_coefficient: float | None = None
+    l0_coefficient: Coefficient | None = None
     """Weight of the L0 term, relative to the share of the variance left over (jumprelu, jumprelu_l0). Empty: found in
     training, as for l1_coefficient (jumprelu), or 3 (jumprelu_l0)."""
-    tanh_coefficient: float | None = None
+    tanh_coefficient: Coefficient | None = None
     """Weight of the tanh term (jumprelu_tanh). Empty: found in training, as for l1_coefficient."""
-    tanh_scale: float = 4.0
+    tanh_scale: Width = 4.0
     """Factor on the code within the tanh (jumprelu_tanh)."""
-    pre_act_coefficient: float = 3e-6
+    pre_act_coefficient: Coefficient = 3e-6
     """Weight of the term that keeps silent latents within reach of their threshold (jumprelu_tanh)."""
-    bandwidth: float | None = None
+    bandwidth: Width | None = None
     """Width of the window around a threshold through which it learns, in scaled units. Empty: 2 (jumprelu_tanh), or 0.001
     sqrt(d_in) sqrt(1M / steps of the run), at least 0.001 sqrt(d_in) (jumprelu, jumprelu_l0)."""
     skip: bool = False
@@ -74,10 +79,8 @@ class SAEConfig:
         if self.arch not in NAMES:
             kinds = "; ".join(f"{name}: {about}" for name, about in ABOUT.items())
             raise ValueError(f"sae.arch is {self.arch!r} but must be one of {', '.join(NAMES)} ({kinds}).")
-        for name in ("d_in", "d_sae", "k", "k_start"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"sae.{name} is {value} but must be at least 1.")
+        for name, value, bounds in outside(self):
+            raise ValueError(f"sae.{name} is {value} but must be {bounds}.")
         for name in ("k", "k_start"):
             if self.arch in ("topk", "batchtopk", "matryoshka") and (getattr(self, name) or 1) > self.d_sae:
                 raise ValueError(
@@ -86,21 +89,8 @@ class SAEConfig:
                 )
         if self.aux_k is not None and not 0 <= self.aux_k <= self.d_sae:
             raise ValueError(f"sae.aux_k is {self.aux_k} but must lie in 0..{self.d_sae} (sae.d_sae), 0 being off.")
-        for name in _COEFFICIENTS:
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < float("inf"):
-                raise ValueError(f"sae.{name} is {value} but must be a finite number, at least 0.")
-        self._check_shapes_of_losses()
-
-    def _check_shapes_of_losses(self) -> None:
-        for name in ("tanh_scale", "bandwidth"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
-                raise ValueError(f"sae.{name} is {value} but must be a finite number above 0.")
-        if not 0 < self.p_final <= 1:
-            raise ValueError(f"sae.p_final is {self.p_final} but must lie above 0 and be at most 1.")
         ends = self.prefixes
-        if ends is not None and (list(ends) != sorted({*ends}) or not ends or ends[0] < 1 or ends[-1] != self.d_sae):
+        if ends is not None and (list(ends) != sorted({*ends}) or not ends or ends[-1] != self.d_sae):
             raise ValueError(
                 f"sae.prefixes is {list(ends)} but must rise strictly from at least 1 to {self.d_sae} (sae.d_sae)."
             )

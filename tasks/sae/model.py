@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tasks.errors import InputError
+from tasks.sae.belonging import Belonging
 from tasks.sae.config import SAEConfig
 from tasks.sae.ops import SparseCodes, decode_sparse
 from tasks.sae.registry import architecture
@@ -25,8 +26,9 @@ class SparseAutoencoder(nn.Module):
     W_dec: Float[Tensor, "d_sae d_out"]
     b_dec: Float[Tensor, "d_out"]
 
-    def __init__(self, config: SAEConfig, weights: Weights) -> None:
+    def __init__(self, config: SAEConfig, weights: Weights, belonging: Belonging | None = None) -> None:
         super().__init__()
+        self.belonging = belonging or Belonging()
         d_in, d_sae = weights.W_enc.shape
         self.config = replace(config, d_in=d_in, d_sae=d_sae)
         self.architecture = architecture(config.arch)
@@ -52,6 +54,16 @@ class SparseAutoencoder(nn.Module):
         return len(self.b_enc)
 
     @property
+    def model(self) -> str | None:
+        """The model that its activations are of, where that is known."""
+        return self.belonging.model
+
+    @property
+    def hook(self) -> str | None:
+        """The hook that its activations are of, where that is known; a crosscoder has ``belonging.hooks``."""
+        return self.belonging.hook
+
+    @property
     def keeps_k(self) -> bool:
         """Whether exactly k latents are kept per row, which is what ``encode_sparse`` needs."""
         return self.architecture.keeps_k
@@ -61,61 +73,81 @@ class SparseAutoencoder(nn.Module):
         """The tensors, as they are saved."""
         return Weights(self.W_enc, self.b_enc, self.W_dec, self.b_dec, dict(self.extra.items()))
 
-    def pre_activations(self, x: Tensor) -> Float[Tensor, "n d_sae"]:
-        """Codes before the activation function, of raw activations ``x [n, d_in]`` in any floating-point precision.
+    def pre_activations(self, x: Tensor) -> Float[Tensor, "*batch d_sae"]:
+        """Codes before the activation function, of raw activations ``x [..., d_in]`` in any floating-point precision.
 
         Raises:
-            InputError: ``x`` is not a matrix of width d_in.
+            InputError: the last dimension of ``x`` is not d_in.
         """
-        if x.ndim != 2 or x.shape[1] != self.d_in:
-            raise InputError(
-                f"activations have shape {list(x.shape)}, but this SAE takes [n, {self.d_in}] (d_in = {self.d_in}). "
-                "Use activations of the hook that it was trained on, one row per token."
-            )
-        return torch.addmm(self.b_enc, x.to(self.W_enc.dtype), self.W_enc)
+        return torch.addmm(self.b_enc, self._rows(x), self.W_enc).reshape(*x.shape[:-1], self.d_sae)
 
-    def encode(self, x: Tensor) -> Float[Tensor, "n d_sae"]:
-        """Codes of raw activations ``x [n, d_in]``, in units of raw activations.
+    def encode(self, x: Tensor) -> Float[Tensor, "*batch d_sae"]:
+        """Codes of raw activations ``x [..., d_in]``, in units of raw activations; each row by itself.
 
         Raises:
-            InputError: ``x`` is not a matrix of width d_in.
+            InputError: the last dimension of ``x`` is not d_in.
         """
-        return self.architecture.activate(self.config, self.pre_activations(x), self.weights)
+        pre_acts = self.pre_activations(x)
+        codes = self.architecture.activate(self.config, pre_acts.reshape(-1, self.d_sae), self.weights)
+        return codes.reshape(pre_acts.shape)
 
-    def encode_sparse(self, x: Tensor) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
+    def encode_sparse(self, x: Tensor) -> tuple[Float[Tensor, "*batch k"], Int[Tensor, "*batch k"]]:
         """The same codes as values and latents, k per row, in no order; a value of 0 is a latent that is not active.
 
         Raises:
-            InputError: ``x`` is not a matrix of width d_in, or the architecture keeps no fixed number of latents.
+            InputError: the last dimension of ``x`` is not d_in, or the architecture keeps no fixed number of latents.
         """
-        codes = self.architecture.activate_sparse(self.config, self.pre_activations(x))
-        return codes.values, codes.indices
+        codes = self.architecture.activate_sparse(self.config, self.pre_activations(x).reshape(-1, self.d_sae))
+        shape = (*x.shape[:-1], codes.values.shape[1])
+        return codes.values.reshape(shape), codes.indices.reshape(shape)
 
-    def decode(self, codes: Float[Tensor, "n d_sae"], x: Tensor | None = None) -> Float[Tensor, "n d_out"]:
-        """Raw reconstructions of codes; an SAE with a skip path needs the activations ``x`` too.
+    def decode(self, codes: Float[Tensor, "*batch d_codes"], x: Tensor | None = None) -> Float[Tensor, "*batch d_out"]:
+        """Raw reconstructions of codes [..., d_sae]; an SAE with a skip path needs the activations ``x`` too.
 
         Raises:
-            InputError: there is a skip path and no ``x``.
+            InputError: the last dimension of ``codes`` is not d_sae, or there is a skip path and no ``x``.
         """
+        if codes.shape[-1] != self.d_sae:
+            raise InputError(f"codes have shape {list(codes.shape)}, but this SAE has {self.d_sae} latents (d_sae).")
         return codes @ self.W_dec + self._rest(x)
 
     def decode_sparse(
-        self, values: Float[Tensor, "n k"], indices: Int[Tensor, "n k"], x: Tensor | None = None
-    ) -> Float[Tensor, "n d_out"]:
+        self, values: Float[Tensor, "*batch k"], indices: Int[Tensor, "*batch k"], x: Tensor | None = None
+    ) -> Float[Tensor, "*batch d_out"]:
         """Raw reconstructions of codes in the form that ``encode_sparse`` gives.
 
         Raises:
             InputError: there is a skip path and no ``x``.
         """
-        return decode_sparse(SparseCodes(values, indices), self.W_dec) + self._rest(x)
+        k = values.shape[-1]
+        found = decode_sparse(SparseCodes(values.reshape(-1, k), indices.reshape(-1, k)), self.W_dec)
+        return found.reshape(*values.shape[:-1], self.d_out) + self._rest(x)
 
-    def forward(self, x: Tensor) -> Float[Tensor, "n d_out"]:
-        """Raw reconstructions of raw activations ``x [n, d_in]``.
+    def forward(self, x: Tensor) -> Float[Tensor, "*batch d_out"]:
+        """Raw reconstructions of raw activations ``x [..., d_in]``.
 
         Raises:
-            InputError: ``x`` is not a matrix of width d_in.
+            InputError: the last dimension of ``x`` is not d_in.
         """
         return self.decode(self.encode(x), x)
+
+    def __repr__(self) -> str:
+        """Architecture and sizes, and where it belongs: 'SparseAutoencoder(topk, d_in 576, ...; model ..., hook ...)'."""
+        d_out = f", d_out {self.d_out}" if self.d_out != self.d_in else ""
+        skip = ", skip" if "W_skip" in self.extra else ""
+        belonging = f"; {self.belonging}" if str(self.belonging) else ""
+        sizes = f"d_in {self.d_in}{d_out}, d_sae {self.d_sae}, k {self.config.k}{skip}"
+        return f"{type(self).__name__}({self.config.arch}, {sizes}{belonging})"
+
+    def _rows(self, x: Tensor) -> Float[Tensor, "n d_in"]:
+        """``x [..., d_in]`` as rows in the weights' precision."""
+        if not x.ndim or x.shape[-1] != self.d_in:
+            of = f" of {self.hook}" if self.hook else " of the hook that it was trained on"
+            raise InputError(
+                f"activations have shape {list(x.shape)}, but this SAE takes [..., {self.d_in}] (d_in = {self.d_in}). "
+                f"Use activations{of}."
+            )
+        return x.to(self.W_enc.dtype).reshape(-1, self.d_in)
 
     def _rest(self, x: Tensor | None) -> Tensor:
         """What is added to the decoded latents."""
@@ -123,4 +155,4 @@ class SparseAutoencoder(nn.Module):
             return self.b_dec
         if x is None:
             raise InputError("This SAE has a skip path: give decode the activations too, decode(codes, x).")
-        return torch.addmm(self.b_dec, x.to(self.W_enc.dtype), self.extra["W_skip"].T)
+        return torch.addmm(self.b_dec, self._rows(x), self.extra["W_skip"].T).reshape(*x.shape[:-1], self.d_out)

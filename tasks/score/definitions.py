@@ -25,7 +25,8 @@ DEFINITIONS = {
 CE_DEFINITIONS = {
     "ce.tokens": "Predicted tokens: all but the first of each sequence, in whole held-out sequences evenly spaced over the "
     "split, about score.splice_tokens in all.",
-    "ce.original": "Mean cross-entropy of the model's prediction of these tokens, in nats.",
+    "ce.original": "Mean cross-entropy of the model's prediction of these tokens, in nats; its weights are rounded to "
+    "model.dtype, and multiplied in that precision where the scoring CPU does so fast, else in float32.",
     "ce.sae": "The same with x_hat in place of x at the hook, wherever the harvest keeps the activation; masked positions "
     "(first position, special tokens, norm outliers) go on with their own activation, here and in both ablations.",
     "ce.zero_ablation": "The same with zeros in place of x_hat.",

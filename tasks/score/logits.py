@@ -1,5 +1,6 @@
 """What latents say by their weights alone: the tokens that they promote and suppress, and the latents nearest to them."""
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tasks.score.codes import chunk_rows, in_chunks
+from tasks.score.final_norm import final_norm
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +25,12 @@ class Extremes:
 
 @dataclass(frozen=True, slots=True)
 class Unembedding:
-    """The way from the residual stream to logits: the final norm's weight, then the unembedding."""
+    """The way from the residual stream to logits: the final norm's factors, then the unembedding."""
 
     W_U: Float[Tensor, "vocabulary d_model"]
     norm_weight: Float[Tensor, "d_model"]
     centred: bool
-    """The final norm is a LayerNorm, which takes the mean over features away."""
+    """The final norm takes the mean over features away, as LayerNorm does."""
 
     def rows(self, W_dec: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_model"]:
         """Decoder rows as the unembedding sees them, up to the norm's scale, which differs from token to token."""
@@ -35,13 +39,15 @@ class Unembedding:
 
 
 def unembedding(model: Any, d_in: int) -> Unembedding | None:
-    """The unembedding of a transformers causal LM; None where there is none or it does not read vectors of width d_in."""
+    """The unembedding of a transformers causal LM; None where none reads vectors of width d_in right behind a norm."""
     head = model.get_output_embeddings()
     if head is None or head.weight.shape[1] != d_in:
         return None
-    norm = _final_norm(model, d_in)
-    weight = torch.ones(d_in) if norm is None else _scale(norm, d_in)
-    return Unembedding(head.weight.float(), weight, isinstance(norm, nn.LayerNorm))
+    norm = final_norm(model, head, d_in)
+    if norm is None:
+        logger.warning("no promoted tokens: between the last layer and the unembedding there is more than a norm")
+        return None
+    return Unembedding(head.weight.float(), norm.factor.to(head.weight.device), norm.centred)
 
 
 @torch.inference_mode()
@@ -76,26 +82,3 @@ def _in_chunks(rows: Tensor, width: int) -> Iterator[Tensor]:
 
 def _extremes(parts: list[torch.return_types.topk]) -> Extremes:
     return Extremes(torch.cat([part.indices for part in parts]), torch.cat([part.values for part in parts]))
-
-
-def _final_norm(model: nn.Module, width: int) -> nn.Module | None:
-    """The last norm of this width that stands outside the stack of layers."""
-    found = None
-    for name, module in model.named_modules():
-        inside_layer = any(part.isdigit() for part in name.split("."))
-        weight = getattr(module, "weight", None)
-        if "norm" in type(module).__name__.lower() and not inside_layer and weight is not None and weight.shape == (width,):
-            found = module
-    return found
-
-
-def _scale(norm: nn.Module, width: int) -> Float[Tensor, "{width}"]:
-    """The factor of a norm for each feature, found by what it does: Gemma's norms multiply by 1 + weight, most by weight.
-
-    The probe alternates 1 and -1, so it has mean 0 and root mean square 1 and no norm changes its size.
-    """
-    weight = next(norm.parameters())
-    probe = (1.0 - 2.0 * (torch.arange(width) % 2)).to(weight)
-    with torch.inference_mode():
-        scale: Tensor = ((norm(probe[None]) - norm(-probe[None])) / 2 * probe)[0].float()
-    return scale

@@ -2,15 +2,16 @@
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from tasks.lm.hooks import replace
+from tasks.lm.repeat import layers_before, run_once
 from tasks.sae import SparseAutoencoder
 from tasks.score.codes import chunk_rows, in_chunks, reconstruct
 from tasks.score.stats import ratio
@@ -72,9 +73,10 @@ def splice(
     the SAE never saw go on as they are, under all three alike. Every token but the first of a sequence is predicted.
     A transcoder reads another hook, ``reads``, in the same forward pass; None where that comes to ``hook`` first.
     """
+    below = layers_before(model, [hook, *([] if reads is None else [reads])])
     parts = zip(in_chunks(token_ids, _SEQUENCES_AT_ONCE), in_chunks(kept, _SEQUENCES_AT_ONCE), strict=True)
     try:
-        sums = [_splice(model, hook, sae, mean, ids, mask.flatten(), reads) for ids, mask in parts]
+        sums = [_splice(model, hook, sae, mean, ids, mask.flatten(), reads, below) for ids, mask in parts]
     except _NotYetSeenError:
         logger.warning("no cross-entropy: the forward pass comes to %s before %s, from which it is rebuilt", hook, reads)
         return None
@@ -82,6 +84,20 @@ def splice(
 
 
 def _splice(
+    model: Any,
+    hook: str,
+    sae: SparseAutoencoder,
+    mean: Float[Tensor, "d_out"],
+    token_ids: Int[Tensor, "n context"],
+    kept: Bool[Tensor, "rows"],
+    reads: str | None,
+    below: Sequence[nn.Module],
+) -> SpliceSums:
+    with run_once(below):
+        return _four_passes(model, hook, sae, mean, token_ids, kept, reads)
+
+
+def _four_passes(
     model: Any,
     hook: str,
     sae: SparseAutoencoder,

@@ -14,6 +14,7 @@ from tasks.config import PipelineConfig
 from tasks.errors import ArtifactError
 from tasks.lm.config import ModelConfig
 from tasks.lm.load import load_model
+from tasks.precision import here
 from tasks.sae import SparseAutoencoder, load
 from tasks.score.baselines import affordable_rows, baselines, fit_training_rows
 from tasks.score.contexts import show
@@ -180,5 +181,10 @@ def _sae(uri: str) -> SparseAutoencoder:
 
 @functools.lru_cache(maxsize=1)
 def _model(config: ModelConfig) -> Any:
-    """The subject model, kept by the process for its next piece of work: loading takes seconds."""
-    return load_model(config)
+    """The subject model, kept by the process for its next piece of work: loading takes seconds.
+
+    Its weights are rounded as in the harvest, which may have run on a GPU; where this CPU would emulate that precision,
+    which takes six times as long, they are multiplied in float32.
+    """
+    model = load_model(config)
+    return model if str(model.dtype) == f"torch.{here('cpu').dtype}" else model.float()

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from tasks.artifacts import MANIFEST, identity
 from tasks.errors import ArtifactError
+from tasks.store.faults import FAULTS, reason_of
 from tasks.store.files import open_file
 from tasks.store.objects import LocalStore, ObjectStore
 from tasks.store.schema import RowFormat
@@ -122,11 +123,10 @@ def reading(store: ObjectStore, key: str) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise ArtifactError(f"{where} is missing. {_remedy(store.uri)}") from None
-    except (OSError, pa.ArrowException) as error:
+    except FAULTS as error:
         # The system's errors have a number, and tell of the disk or the network; Arrow's have none, and tell of the bytes.
         what = "is damaged" if getattr(error, "errno", None) is None else "cannot be read"
-        said = " ".join(str(error).split())
-        raise ArtifactError(f"{where} {what} ({said}). {_remedy(store.uri)}") from None
+        raise ArtifactError(f"{where} {what} ({reason_of(error)}). {_remedy(store.uri)}") from None
 
 
 def _name(key: str) -> str:

@@ -1,7 +1,9 @@
 """Stored objects as files that Arrow can read, and sequences of tokens read back."""
 
+import contextlib
 import hashlib
 import io
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -10,10 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.errors import ArtifactError
+from tasks.store.faults import FAULTS, reason_of
 from tasks.store.objects import LocalStore, ObjectStore, open_store, s3_filesystem
 
 # 1 MiB: of 3 billion tokens in sequences of 256 the hashes are 205 MB, which must not be there twice.
 _HASHES_AT_A_TIME = 65_536
+_SEQUENCES = "sequences.parquet"
 
 
 def open_file(store: ObjectStore, key: str, size: int | None = None) -> pa.NativeFile:
@@ -53,7 +57,12 @@ def read_sequences(
     Raises:
         ArtifactError: the directory does not hold these sequences.
     """
-    file = pq.ParquetFile(open_file(open_store(tokens), "sequences.parquet"))
+    with _reading(tokens):
+        return _sequences(tokens, first, n, column)
+
+
+def _sequences(tokens: str, first: int, n: int, column: str) -> npt.NDArray[np.int32]:
+    file = pq.ParquetFile(open_file(open_store(tokens), _SEQUENCES))
     groups, skipped, seen = [], 0, 0
     for group in range(file.metadata.num_row_groups):
         rows = file.metadata.row_group(group).num_rows
@@ -76,7 +85,12 @@ def read_hashes(tokens: str) -> "np.ndarray[Any, np.dtype[np.void]]":
     Raises:
         ArtifactError: the directory is of an older version, which kept none.
     """
-    file = pq.ParquetFile(open_file(open_store(tokens), "sequences.parquet"))
+    with _reading(tokens):
+        return _hashes(tokens)
+
+
+def _hashes(tokens: str) -> "np.ndarray[Any, np.dtype[np.void]]":
+    file = pq.ParquetFile(open_file(open_store(tokens), _SEQUENCES))
     if "hash" not in file.schema_arrow.names:
         raise ArtifactError(f"{tokens} is of an older version, without hashes of its sequences. Delete it and run again.")
     found, first = np.empty(file.metadata.num_rows, "V16"), 0
@@ -86,6 +100,16 @@ def read_hashes(tokens: str) -> "np.ndarray[Any, np.dtype[np.void]]":
         found[first : first + len(values)] = values
         first += len(values)
     return found
+
+
+@contextlib.contextmanager
+def _reading(tokens: str) -> Iterator[None]:
+    try:
+        yield
+    except FAULTS as error:
+        raise ArtifactError(
+            f"{tokens}/{_SEQUENCES} is missing or damaged: {reason_of(error)}. Delete {tokens} and run again."
+        ) from None
 
 
 class _RangeFile(io.RawIOBase):

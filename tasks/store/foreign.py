@@ -6,37 +6,19 @@ takes 16): here column chunks are read as streams and decoded some rows at a tim
 """
 
 import contextlib
-import struct
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from safetensors import SafetensorError
 
 from tasks.errors import InputError
+from tasks.store.faults import FAULTS, reason_of
 from tasks.store.files import open_file
 from tasks.store.objects import open_store
 
 _BUFFER_BYTES = 2**20
 _S3_BUFFER_BYTES = 8 * 2**20
-
-# What parsers of other people's bytes raise when these are damaged or lie about themselves.
-FAULTS: tuple[type[Exception], ...] = (
-    OSError,
-    EOFError,
-    ValueError,
-    TypeError,
-    SyntaxError,
-    LookupError,
-    ArithmeticError,
-    RuntimeError,
-    MemoryError,
-    AttributeError,
-    struct.error,
-    pa.ArrowException,
-    SafetensorError,
-)
 
 
 @contextlib.contextmanager
@@ -54,21 +36,6 @@ def reading(what: str, kind: str) -> Iterator[None]:
         yield
     except FAULTS as error:
         raise InputError(f"{what} cannot be read as {kind}: {reason_of(error)}.") from None
-
-
-def reason_of(error: BaseException) -> str:
-    """An error in one line, without what libraries add of their own sources."""
-    if isinstance(error, MemoryError):
-        return "it asks for more memory than there is"
-    if isinstance(error, RecursionError):
-        return "it is nested too deep"
-    text = str(error).partition(". Detail: [")[0]
-    said = " ".join(text.split())
-    said = said if len(said) <= _SAID else f"{said[:_SAID]}..."
-    return said.rstrip(".") or type(error).__name__
-
-
-_SAID = 300
 
 
 def open_parquet(uri: str) -> pq.ParquetFile:
@@ -92,7 +59,7 @@ def require_once(uri: str, names: Sequence[str], column: str, setting: str) -> N
     """
     count = list(names).count(column)
     if not count:
-        raise InputError(f"{uri} has no column {column!r}, which {setting} names; it has {_some(names)}.")
+        raise InputError(f"{uri} has no column {column!r}, which {setting} names; it has {some(names)}.")
     if count > 1:
         raise InputError(
             f"{uri} has {count} columns named {column!r}, and {setting} cannot say which; write the file with one of them."
@@ -114,6 +81,7 @@ def values_per_row(file: pq.ParquetFile, column: str) -> float:
 _NAMES = 20
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """Names in one line, the first of them where they are many."""
     more = f", ... ({len(names)} in all)" if len(names) > _NAMES else ""
     return ", ".join(names[:_NAMES]) + more

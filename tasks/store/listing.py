@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tasks.errors import InputError
-from tasks.store.objects import impatient_filesystem, local_path, s3_sentences
+from tasks.store.objects import checked_path, impatient_filesystem, s3_sentences
 from tasks.store.retry import Patience, retried
 
 logger = logging.getLogger(__name__)
@@ -41,7 +41,8 @@ def find(source: str, suffixes: Sequence[str]) -> list[str]:
     Raises:
         InputError: the path cannot be one, or the server cannot be reached.
     """
-    found = _on_s3(source, suffixes) if source.startswith("s3://") else _on_disk(local_path(source), suffixes)
+    checked = checked_path(source)
+    found = _on_s3(checked, suffixes) if checked.startswith("s3://") else _on_disk(checked, suffixes)
     if found.hidden:
         _say(source, len(found.hidden), found.hidden[0])
     return found.files
@@ -53,9 +54,8 @@ def exists(source: str) -> bool:
     Raises:
         InputError: the path cannot be one, or the server cannot be reached.
     """
-    if not source.startswith("s3://"):
-        return os.path.exists(local_path(source))
-    return bool(_asked(source, "exists"))
+    checked = checked_path(source)
+    return bool(_asked(checked, "exists")) if checked.startswith("s3://") else os.path.exists(checked)
 
 
 @functools.lru_cache(maxsize=256)
@@ -68,6 +68,8 @@ def _on_disk(path: str, suffixes: Sequence[str]) -> Found:
     if os.path.isfile(path):
         return Found([os.path.abspath(path)])
     if os.path.isdir(path):
+        if os.path.abspath(path) == "/":
+            raise InputError("'/' stands for all files of this machine; name a folder.")
         found = _walked(os.path.abspath(path), ["**", "*"], suffixes)
     elif glob.has_magic(path):
         parts = os.path.abspath(path).split("/")
@@ -104,10 +106,14 @@ def _place(
     found: Found,
     ahead: list[tuple[str, tuple[str, ...]]],
 ) -> None:
-    part, last, folder = parts[0], len(parts) == 1, entry.is_dir()
+    part, last = parts[0], len(parts) == 1
+    try:
+        folder, file = entry.is_dir(), entry.is_file()
+    except OSError:  # a link that leads to itself is no more than one that leads nowhere
+        return
     wanted = part == "**" or fnmatch.fnmatchcase(entry.name, part)
     takes = (folder and (part == "**" or not last)) or (not folder and last and entry.name.endswith(tuple(suffixes)))
-    if not wanted or not takes or not (folder or entry.is_file()):
+    if not wanted or not takes or not (folder or file):
         return
     if _hidden(entry.name) and not _hidden(part):
         found.hidden.append(entry.path)

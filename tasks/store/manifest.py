@@ -28,6 +28,22 @@ def require_hooks(uri: str, manifest: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def require_segments(uri: str, manifest: Mapping[str, Any]) -> None:
+    """Refuse a tokens manifest that does not say how its sequences are cut.
+
+    Raises:
+        ArtifactError: it does not.
+    """
+    segments, length = manifest.get("segments"), manifest.get("context_length")
+    cut = isinstance(segments, dict) and all(
+        isinstance(segments.get(split), list) and all(_is_count(n) for n in segments[split]) for split in ("train", "eval")
+    )
+    if not cut or not _is_count(length) or not length:
+        raise ArtifactError(
+            f"{uri}/{MANIFEST} is damaged: it does not tell segments and context_length. Delete {uri} and run again."
+        )
+
+
 def fault_of_hooks(manifest: Mapping[str, Any]) -> str | None:
     """What is wrong with the part of a manifest that tells of hooks, in words, or None."""
     hooks = manifest.get("hooks")
@@ -53,7 +69,7 @@ def _fault_of_entry(entry: object) -> str | None:
         return f"d_in {d_in!r}"
     if dtype not in DTYPES:
         return f"dtype {dtype!r}"
-    if not isinstance(statistics, dict):
+    if not isinstance(statistics, dict) or "train" not in statistics:
         return "no statistics"
     if not isinstance(splits, dict) or not {"train", "eval"} <= splits.keys():
         return "no splits train and eval"
@@ -89,7 +105,7 @@ def _fault_of_shard(shard: object) -> str | None:
 
 
 def _fault_of_mean(statistics: object, d_in: int) -> str | None:
-    """A split without rows has no statistics."""
+    """A split without rows has none."""
     if statistics is None:
         return None
     mean = statistics.get("mean") if isinstance(statistics, dict) else None

@@ -90,19 +90,22 @@ def open_store(uri: str) -> ObjectStore:
     Raises:
         InputError: the URI's scheme is not known, or no file system has such a path.
     """
-    if uri.startswith("s3://"):
-        return S3Store(_possible(uri).rstrip("/"))
-    if "://" in uri and not uri.startswith("file://"):
-        raise InputError(f"storage {uri!r} has an unknown scheme; use a folder or an s3:// URI.")
-    return LocalStore(os.path.abspath(local_path(uri)))
+    checked = checked_path(uri)
+    if checked.startswith("s3://"):
+        return S3Store(checked.rstrip("/"))
+    if "://" in checked:
+        raise InputError(f"storage {shown(uri)} has an unknown scheme; use a folder or an s3:// URI.")
+    return LocalStore(os.path.abspath(checked))
 
 
-def local_path(uri: str) -> str:
-    """A local path without its scheme and with the home folder in place of '~'.
+def checked_path(uri: str) -> str:
+    """A local path without its scheme and with the home folder in place of '~', or an s3:// URI as it is.
 
     Raises:
-        InputError: no file system has such a path.
+        InputError: no file system, or no bucket, can have such a path.
     """
+    if uri.startswith("s3://"):
+        return _possible(uri)
     path = os.path.expanduser(_possible(uri.removeprefix("file://")))
     if path.startswith("~") and not os.path.lexists(path):
         raise InputError(f"{uri!r} begins with '~', but there is no user {path[1:].partition('/')[0]!r} with a home folder.")
@@ -150,8 +153,10 @@ class LocalStore:
                 return file.read() if length is None else file.read(length)
         except (NotADirectoryError, IsADirectoryError):  # keys are of objects: a folder is none, nor is what is below a file
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._path(key))) from None
-        except PermissionError:
-            raise InputError(f"{self._path(key)} cannot be read: permission denied.") from None
+        except OSError as error:
+            if error.errno not in _NO_PLACE:
+                raise
+            raise InputError(f"{self._path(key)} cannot be read: {error.strerror}.") from None
 
     def put(self, key: str, data: bytes | memoryview) -> None:  # noqa: D102
         with self._written_aside(key, data) as aside:
@@ -338,7 +343,7 @@ def require(store: ObjectStore, key: str) -> bytes:
     try:
         return store.get(key)
     except FileNotFoundError:
-        raise ArtifactError(f"{store.uri}/{key} is missing. Delete {store.uri} and run again.") from None
+        raise ArtifactError(f"{store.uri}/{key} is missing. Give the command again that writes {store.uri}.") from None
 
 
 def _single_put(size: int) -> int:

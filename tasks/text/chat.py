@@ -3,8 +3,6 @@
 from datetime import date
 from typing import Any
 
-from jinja2 import TemplateError
-
 from tasks.errors import InputError
 from tasks.text.messages import Message
 
@@ -46,7 +44,7 @@ class ChatTemplate:
         """
         try:
             text = self._tokenizer.apply_chat_template(messages, chat_template=self._template, tokenize=False)
-        except (TemplateError, TypeError, ValueError) as error:
+        except Exception as error:  # a template is a program: jinja2's errors, a range too long, a division by zero ...
             reason = " ".join(str(error).split()).rstrip(".")
             raise InputError(f"{where}: the model's chat template refuses the messages: {reason}.") from None
         return str(text).removeprefix(self._prefix)

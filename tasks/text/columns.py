@@ -5,6 +5,7 @@ from typing import Any
 import pyarrow as pa
 
 from tasks.errors import InputError
+from tasks.store.foreign import require_once
 from tasks.text.documents import Form
 
 
@@ -15,8 +16,7 @@ def check_columns(uri: str, schema: pa.Schema, form: Form) -> None:
         InputError: a column is missing, or the one of the text, the messages or the date holds something else.
     """
     for column in form.columns:
-        if column not in schema.names:
-            raise InputError(f"{uri} has no column {column!r}; it has {', '.join(schema.names)}.")
+        require_once(uri, schema.names, column, _setting(form, column))
     kind = _plain(schema.field(form.column).type)
     if form.is_chat and not _is_messages(kind):
         raise InputError(f"{uri}: text.chat_column {form.column!r} holds {kind}, not lists of messages (role, content).")
@@ -25,6 +25,12 @@ def check_columns(uri: str, schema: pa.Schema, form: Form) -> None:
     if form.date_column is not None and not _is_day(_plain(schema.field(form.date_column).type)):
         kind = schema.field(form.date_column).type
         raise InputError(f"{uri}: text.date_column {form.date_column!r} holds {kind}, not dates, times or text.")
+
+
+def _setting(form: Form, column: str) -> str:
+    if column == form.column:
+        return form.setting
+    return "text.date_column" if column == form.date_column else "text.title_columns"
 
 
 def undecoded(schema: pa.Schema, date_column: str | None) -> pa.Schema:
@@ -49,7 +55,14 @@ def _plain(kind: pa.DataType) -> pa.DataType:
 
 def _is_text(kind: pa.DataType) -> bool:
     types = pa.types
-    checks = (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary)
+    checks = (
+        types.is_string,
+        types.is_large_string,
+        types.is_string_view,
+        types.is_binary,
+        types.is_large_binary,
+        types.is_binary_view,
+    )
     return any(check(kind) for check in checks)
 
 
@@ -61,7 +74,9 @@ def _is_messages(kind: pa.DataType) -> bool:
 
 
 def _is_list(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
+    types = pa.types
+    checks = (types.is_list, types.is_large_list, types.is_list_view, types.is_large_list_view, types.is_fixed_size_list)
+    return any(check(kind) for check in checks)
 
 
 def _is_day(kind: pa.DataType) -> bool:

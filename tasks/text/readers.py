@@ -4,16 +4,17 @@ groups."""
 import contextlib
 import io
 import itertools
-import json
 import random
 from collections.abc import Iterator, Sequence
 from datetime import date
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from tasks.artifacts import parse_json
 from tasks.errors import InputError
+from tasks.store.faults import FAULTS, reason_of
+from tasks.store.foreign import some, stream_parquet
 from tasks.text.columns import check_columns, decoded, undecoded
 from tasks.text.dates import day_of
 from tasks.text.documents import Document, Form
@@ -22,7 +23,10 @@ from tasks.text.files import CorpusFile
 Row = tuple[dict[str, Any], str]
 """Values by column, and where they stand, for errors."""
 
+MAX_LINE_BYTES = 64 * 2**20
+"""Of JSON lines; what Python makes of one can be twenty times as large."""
 _BATCH_ROWS = 256
+_BATCH_BYTES = 32 * 2**20
 _PIECE_CHARACTERS = 16_384
 _UTF8_BOM = b"\xef\xbb\xbf"
 
@@ -67,9 +71,8 @@ def read_days(file: CorpusFile, form: Form, column: str) -> Iterator[date]:
 def _reading(file: CorpusFile) -> Iterator[None]:
     try:
         yield
-    except (OSError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise InputError(f"text.source: {file.uri} cannot be read: {reason}.") from None
+    except FAULTS as error:
+        raise InputError(f"text.source: {file.uri} cannot be read: {reason_of(error)}.") from None
 
 
 def _refuse_columns(file: CorpusFile, form: Form) -> None:
@@ -84,7 +87,7 @@ def _rows(file: CorpusFile, form: Form, columns: Sequence[str], required: str, r
 
 def _parquet_rows(file: CorpusFile, form: Form, columns: Sequence[str], rng: random.Random | None) -> Iterator[Row]:
     with file.open() as stream:
-        parquet = pq.ParquetFile(stream)
+        parquet = stream_parquet(stream)
         check_columns(file.uri, parquet.schema_arrow, form)
         sizes = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
         first = list(itertools.accumulate(sizes, initial=1))
@@ -93,30 +96,53 @@ def _parquet_rows(file: CorpusFile, form: Form, columns: Sequence[str], rng: ran
             rng.shuffle(groups)
         for group in groups:
             numbers = itertools.count(first[group])
-            for batch in parquet.iter_batches(_BATCH_ROWS, row_groups=[group], columns=list(columns)):
+            size = _batch_rows(parquet.metadata.row_group(group), columns)
+            for batch in parquet.iter_batches(size, row_groups=[group], columns=list(columns), use_threads=False):
                 table = pa.Table.from_batches([batch]).cast(undecoded(batch.schema, form.date_column), safe=False)
                 for row in table.to_pylist():
                     yield decoded(row), f"{file.uri}, row {next(numbers)}"
 
 
+def _batch_rows(group: Any, columns: Sequence[str]) -> int:
+    """Rows that are decoded at once: fewer where the footer tells of long ones."""
+    chunks = [group.column(i) for i in range(group.num_columns)]
+    size = sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.partition(".")[0] in columns)
+    per_row = size // max(1, group.num_rows)
+    return min(_BATCH_ROWS, max(1, _BATCH_BYTES // max(1, per_row)))
+
+
 def _json_rows(file: CorpusFile, required: str) -> Iterator[Row]:
     with io.BufferedReader(file.open()) as stream:
-        for number, line in enumerate(stream, 1):
+        for number, line in enumerate(_lines(stream, file.uri), 1):
             content = line.removeprefix(_UTF8_BOM) if number == 1 else line
             if content.strip():
                 where = f"{file.uri}, line {number}"
                 yield _json_object(content, required, where), where
 
 
+def _lines(stream: io.BufferedReader, uri: str) -> Iterator[bytes]:
+    """Lines of a bounded length: a small compressed file may unpack to one of any."""
+    for number in itertools.count(1):
+        line = stream.readline(MAX_LINE_BYTES + 1)
+        if len(line) > MAX_LINE_BYTES:
+            raise InputError(
+                f"{uri}, line {number}: the line is longer than {MAX_LINE_BYTES // 2**20} MiB; one JSON object a line was "
+                "expected."
+            )
+        if not line:
+            return
+        yield line
+
+
 def _json_object(line: bytes, required: str, where: str) -> dict[str, Any]:
     try:
-        row = json.loads(line.decode("utf-8", "replace"))
-    except (ValueError, RecursionError):
+        row = parse_json(line.decode("utf-8", "replace"))
+    except ValueError:
         raise InputError(f"{where}: the line is not valid JSON.") from None
     if not isinstance(row, dict):
         raise InputError(f"{where}: the line holds a {type(row).__name__}, not an object.")
     if required not in row:
-        raise InputError(f"{where}: the object has no key {required!r}; it has {', '.join(sorted(row)) or 'none'}.")
+        raise InputError(f"{where}: the object has no key {required!r}; it has {some(sorted(row)) or 'none'}.")
     return row
 
 

@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ import numpy as np
 from tasks.artifacts import read_manifest, to_json, write_manifest
 from tasks.config import PipelineConfig
 from tasks.errors import InputError
-from tasks.lm.load import load_tokenizer, model_identity
+from tasks.lm.limits import check_tokens, check_vocabulary, embedding_rows
+from tasks.lm.load import load_skeleton, load_tokenizer, model_identity
 from tasks.progress import Listener, Progress
 from tasks.store.objects import open_store
 from tasks.text.chat import ChatTemplate
@@ -39,15 +40,19 @@ def tokenize(config: PipelineConfig, out: str, listener: Listener) -> None:
     Everything is made in a scratch folder first, so nothing is written where the corpus turns out to be too small.
 
     Raises:
-        InputError: the corpus or the tokenizer cannot be read, or either split has less than one sequence.
+        InputError: the corpus or the tokenizer cannot be read, the tokenizer is not the model's, or either split has less
+            than one sequence.
     """
     if read_manifest(out) is not None:
         return
     began = time.monotonic()
     tokenizer = load_tokenizer(config.model)
+    known = embedding_rows(load_skeleton(config.model))
+    if known is not None:
+        check_vocabulary(tokenizer, known)
     with tempfile.TemporaryDirectory(prefix="saemill-tokens-") as scratch:
         folder = Path(scratch)
-        work = _Work(config.text, tokenizer, folder, listener)
+        work = _Work(config.text, tokenizer, known, folder, listener)
         work.run()
         work.refuse_an_empty_split()
         tokenizer.save_pretrained(folder / "tokenizer")
@@ -65,11 +70,13 @@ def tokenize(config: PipelineConfig, out: str, listener: Listener) -> None:
 class _Work:
     """One pass over the corpus."""
 
-    def __init__(self, config: TextConfig, tokenizer: Any, folder: Path, listener: Listener) -> None:
+    def __init__(self, config: TextConfig, tokenizer: Any, known: int | None, folder: Path, listener: Listener) -> None:
         self.config = config
         self.tokenizer = tokenizer
+        self.known = known
         self.listener = listener
         self.separator, self.prefix = separator_and_prefix(tokenizer)
+        self._refuse_unknown(token for token in (self.separator, self.prefix) if token is not None)
         render = contents if config.chat_column is None else ChatTemplate(tokenizer, self.prefix)
         self.corpus = Corpus(config, render)
         self.packers = {split: Packer(config.context_length, self.separator, self.prefix) for split in SPLITS}
@@ -142,6 +149,12 @@ class _Work:
             return
         if not sum(self.n_documents.values()) and self.room != 0:
             raise InputError(f"text.source: {config.source} holds no text ({self.empty_documents} empty documents).")
+        if sum(self.n_documents.values()) == 1 and self.room != 0:
+            raise InputError(
+                f"text.source: {config.source} holds one document, and held out are whole documents, so that nothing is "
+                "left to train or to score on. Cut it into several rows or lines, or give it as one .txt file of more than "
+                "16,384 characters, which is cut by itself."
+            )
         short: Split = "eval" if found["train"] else "train"
         n_tokens = {split: self.n_tokens[split] + self.packers[split].n_dropped for split in SPLITS}
         few = f"less than one sequence of {config.context_length} tokens"
@@ -181,6 +194,7 @@ class _Work:
             return
         if self.cuts is not None and self.cuts.before(document):
             self._cut()
+        self._refuse_unknown([int(token_ids.max())])
         sha256 = text_hash(document.text)
         split = split_of(sha256, self.config.eval_fraction)
         index = sum(self.n_documents.values())
@@ -193,6 +207,10 @@ class _Work:
         self.sequences.add(split, ids[:room], documents[:room])
         if self.cuts is not None and self.cuts.after(sha256, len(token_ids)):
             self._cut()
+
+    def _refuse_unknown(self, token_ids: Iterable[int]) -> None:
+        if self.known is not None:
+            check_tokens(self.tokenizer, max(token_ids, default=-1), self.known)
 
     def _cut(self) -> None:
         for packer in self.packers.values():

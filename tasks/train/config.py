@@ -4,7 +4,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from tasks.settings import Settings
+from tasks.settings import LEAST_CPUS, MOST, MOST_PROCESSES, HookName, PathText, Seed, Settings
 
 
 class TrainConfig(Settings):
@@ -28,11 +28,11 @@ class TrainConfig(Settings):
         }
     )
 
-    tokens: int = Field(1_000_000, ge=1)
+    tokens: int = Field(1_000_000, ge=1, le=MOST)
     """Rows seen in all, over as many epochs as that takes."""
-    batch_tokens: int = Field(1024, ge=1)
+    batch_tokens: int = Field(1024, ge=1, lt=2**31)
     """Rows per step, over all workers together."""
-    lr: float | None = Field(None, gt=0)
+    lr: float | None = Field(None, gt=0, le=1000)
     """Peak learning rate. Empty: chosen from the width and the length of the run."""
     warmup_fraction: float = Field(0.05, ge=0, le=1)
     """Share of the run over which the learning rate rises from 0."""
@@ -40,14 +40,14 @@ class TrainConfig(Settings):
     """Share of the run, at its end, over which the learning rate falls to 0, in which short runs gain most."""
     adam_beta2: float | None = Field(None, ge=0, lt=1)
     """Decay per step of Adam's mean of squared gradients. Empty: chosen from the length of the run, at most .999."""
-    dead_after_tokens: int | None = Field(None, ge=1)
+    dead_after_tokens: int | None = Field(None, ge=1, le=MOST)
     """A latent silent for this many tokens counts as dead in training. Empty: chosen from the length of the run."""
     sparsity_warmup_fraction: float | None = Field(None, ge=0, le=1)
     """Share of the run over which a sparsity coefficient rises from 0. Empty: the architecture's own, usually as long as
     the learning rate's."""
     k_anneal_fraction: float = Field(0.5, ge=0, le=1)
     """Share of the run over which sae.k_start falls to sae.k."""
-    max_grad_norm: float | None = Field(None, gt=0)
+    max_grad_norm: float | None = Field(None, gt=0, le=1e30)
     """Clip gradients to this norm. Empty: the architecture's own (none for topk, batchtopk, matryoshka, jumprelu and
     jumprelu_l0, else 1)."""
     ema_decay: float = Field(0, ge=0, lt=1)
@@ -55,42 +55,42 @@ class TrainConfig(Settings):
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Precision of the encoder's matrix product; master weights are float32. auto: bf16 where the machines that train
     multiply it fast, else fp32."""
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     """Seed of the order of the data, and of the initial weights."""
-    init_seed: int | None = Field(None, ge=0)
+    init_seed: Seed | None = None
     """Seed of the initial weights alone. Empty: train.seed."""
-    hook: str | None = None
+    hook: HookName | None = None
     """Which of harvest.hooks to train on. Empty: the first."""
-    hooks: tuple[str, ...] = ()
+    hooks: tuple[HookName, ...] = ()
     """Several of harvest.hooks whose activations one set of latents codes together (a crosscoder). Empty: train.hook."""
-    target_hook: str | None = None
+    target_hook: HookName | None = None
     """Which of harvest.hooks to rebuild from train.hook's activations (a transcoder). Empty: train.hook itself."""
-    lanes: int = Field(16, ge=1)
+    lanes: int = Field(16, ge=1, le=MOST_PROCESSES)
     """Virtual lanes that the data is dealt to: batches do not depend on the number of workers."""
-    workers: int = Field(2, ge=1)
+    workers: int = Field(2, ge=1, le=MOST_PROCESSES)
     """Training processes; must divide lanes."""
-    min_workers: int | None = Field(None, ge=1)
+    min_workers: int | None = Field(None, ge=1, le=MOST_PROCESSES)
     """Processes that are enough to train with while the Ray cluster has no room for all, as when it has lost a machine; it
     grows from its last checkpoint when there is room again. Those that lanes cannot be dealt to evenly wait. Empty: all."""
-    latent_shards: int = Field(1, ge=1)
+    latent_shards: int = Field(1, ge=1, le=MOST_PROCESSES)
     """Parts that the latents are cut into, each on its own workers: weights and optimizer take as much less memory on each.
     Must divide workers and sae.d_sae; workers / latent_shards of them share the rows of a batch."""
-    cpus_per_worker: float = Field(1, gt=0)
+    cpus_per_worker: float = Field(1, ge=LEAST_CPUS, le=4096)
     """CPUs that each worker reserves, and its torch threads."""
     use_gpu: bool = False
     """Give each worker a GPU."""
-    checkpoint_every_tokens: int | None = Field(None, ge=1)
+    checkpoint_every_tokens: int | None = Field(None, ge=1, le=MOST)
     """Tokens between checkpoints. Empty: a tenth of the run."""
-    keep_checkpoints: int = Field(2, ge=1)
+    keep_checkpoints: int = Field(2, ge=1, le=1_000_000)
     """Checkpoints kept on storage."""
-    max_failures: int = Field(3, ge=0)
+    max_failures: int = Field(3, ge=0, le=1_000_000)
     """Restarts from the last checkpoint, after lost workers, before the run stops."""
-    max_hours: float | None = Field(None, gt=0)
+    max_hours: float | None = Field(None, gt=0, le=1e6)
     """Stop with a checkpoint after so many hours of steps; the same command goes on, for as long again. Empty: never."""
 
-    price_per_hour: float | None = Field(None, ge=0)
+    price_per_hour: float | None = Field(None, ge=0, le=1e12)
     """What an hour of all workers together costs, in any currency, to tell the cost of a million tokens."""
-    tensorboard: str | None = Field(None, min_length=1)
+    tensorboard: PathText | None = Field(None, min_length=1)
     """Folder for TensorBoard's event files, on the machine of the first worker; each run gets a folder below it. Empty: none
     are written. Needs pip install 'saemill[tensorboard]'."""
     mlflow: str | None = Field(None, min_length=1)

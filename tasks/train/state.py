@@ -5,7 +5,6 @@ Each part of the latents is a ``safetensors`` and a ``json`` file: ``state``, or
 
 import contextlib
 import hashlib
-import json
 import re
 import shutil
 from collections.abc import Container
@@ -14,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
-from tasks.artifacts import to_json
+from tasks.artifacts import parse_json, to_json
 from tasks.errors import ArtifactError
 from tasks.sae.exchange import Alone, Exchange, Group, add_up_everywhere
 from tasks.sae.parameters import extra_of, joined, part_of, view
+from tasks.store.faults import DAMAGE, reason_of
 from tasks.store.objects import LocalStore, ObjectStore
 from tasks.train.curve import CurveRow, Meter
 from tasks.train.loop import Run
@@ -75,6 +74,13 @@ def read_run(store: ObjectStore, folder: str, plan: Plan, device: str | torch.de
     Raises:
         ArtifactError: the checkpoint is not whole.
     """
+    try:
+        return _read_run(store, folder, plan, device, latents)
+    except (FileNotFoundError, *DAMAGE) as error:
+        raise ArtifactError(f"The checkpoint {store.uri}/{folder} is not whole: {reason_of(error)}.") from None
+
+
+def _read_run(store: ObjectStore, folder: str, plan: Plan, device: str | torch.device, latents: Group) -> Run:
     n_parts = _parts_in(store, folder)
     if n_parts == latents.world_size:
         tensors, facts = _read_part(store, folder, _name(latents.rank, n_parts))
@@ -105,17 +111,12 @@ def _parts_in(store: ObjectStore, folder: str) -> int:
 
 
 def _read_part(store: ObjectStore, folder: str, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    try:
-        facts = json.loads(store.get(f"{folder}/{name}.json"))
-        data = store.get(f"{folder}/{name}.safetensors")
-        if hashlib.sha256(data).hexdigest() != facts["sha256"]:
-            raise ArtifactError(
-                f"{store.uri}/{folder}/{name}.safetensors is not the file that {name}.json was written with."
-            )
-        # Into memory of torch's own alignment: on that of the file's bytes, which changes, products differ in last bits.
-        return {name: tensor.clone() for name, tensor in tensors_from_bytes(data).items()}, facts
-    except (FileNotFoundError, ValueError, KeyError, SafetensorError) as error:
-        raise ArtifactError(f"The checkpoint {store.uri}/{folder} is not whole: {error}.") from None
+    facts = parse_json(store.get(f"{folder}/{name}.json"))
+    data = store.get(f"{folder}/{name}.safetensors")
+    if hashlib.sha256(data).hexdigest() != facts["sha256"]:
+        raise ArtifactError(f"{store.uri}/{folder}/{name}.safetensors is not the file that {name}.json was written with.")
+    # Into memory of torch's own alignment: on that of the file's bytes, which changes, products differ in last bits.
+    return {name: tensor.clone() for name, tensor in tensors_from_bytes(data).items()}, facts
 
 
 def _cut(parts: list[dict[str, Tensor]], plan: Plan, latents: Group) -> dict[str, Tensor]:

@@ -11,6 +11,8 @@ import psutil
 import pyarrow
 import torch
 
+from tasks.precision import this_machine
+
 
 def arguments(description: str, add: Callable[[argparse.ArgumentParser], None] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description)
@@ -22,8 +24,11 @@ def arguments(description: str, add: Callable[[argparse.ArgumentParser], None] |
 
 
 def environment() -> dict[str, Any]:
+    cpu = this_machine(gpus=False)
     return {
         "machine": platform.machine(),
+        "cpu": cpu.cpu,
+        "multiplies_bfloat16_by": cpu.fast or cpu.limit,
         "cpus": psutil.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,

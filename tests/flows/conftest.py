@@ -18,6 +18,7 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from tests.conftest import ROOT, free_port
+from tests.patience import PATIENCE_S
 
 TOY = str(ROOT / "configs/toy.yaml")
 
@@ -51,7 +52,7 @@ class Served:
         family = self.process.children(recursive=True)
         self.process.send_signal(number)
         try:
-            self.process.wait(60)
+            self.process.wait(PATIENCE_S)
         finally:
             _, alive = psutil.wait_procs(family, timeout=10)
             for process in [*alive, self.process]:
@@ -59,7 +60,7 @@ class Served:
                     process.kill()
         return alive
 
-    def wait(self, ready: Callable[[], bool], what: str, timeout: float = 240) -> None:
+    def wait(self, ready: Callable[[], bool], what: str, timeout: float = PATIENCE_S) -> None:
         """Wait until something holds, and show the log where it never does."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
@@ -99,7 +100,7 @@ class Served:
         request = urllib.request.Request(f"{self.url}/api/{path}", data=data, headers=headers, method=method)
         for attempts_left in reversed(range(20)):
             try:
-                with urllib.request.urlopen(request, timeout=30) as answer:
+                with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
                     text = answer.read()
                 return json.loads(text) if text else None
             except urllib.error.HTTPError as error:

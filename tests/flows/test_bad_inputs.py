@@ -33,8 +33,8 @@ LAYERS = "harvest.hooks=[model.layers.4, model.layers.8]"
 BAD = {
     "k above d_sae": (["sae.k=99999"], "sae.k is 99999 but must lie in 1..4608"),
     "k of zero": (["sae.k=0"], "sae.k is 0"),
-    "unknown setting": (["sae.width=3"], "Unknown setting 'sae.width'; allowed here: arch,"),
-    "unknown group": (["sea.k=3"], "Unknown setting 'sea'"),
+    "unknown setting": (["sae.colour=3"], "Unknown setting 'sae.colour'; allowed here: arch,"),
+    "unknown group": (["sea.k=3"], "Unknown setting 'sea.k'; did you mean sae.k"),
     "text for a number": (["train.tokens=many"], "train.tokens is 'many'"),
     "number for a list": (["harvest.hooks=8"], "harvest.hooks is 8"),
     "unknown architecture": (["sae.arch=magic"], "sae.arch is 'magic'"),

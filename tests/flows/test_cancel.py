@@ -8,6 +8,7 @@ import psutil
 import pytest
 
 from tests.flows.conftest import Served
+from tests.patience import PATIENCE_S
 
 pytestmark = [pytest.mark.prefect, pytest.mark.ray]
 
@@ -35,7 +36,7 @@ def cancel(served: Served, run: str) -> list[psutil.Process]:
     served.call("POST", f"flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})
     assert served.wait_until_ended(run)["type"] == "CANCELLED"
     assert "CRASHED" not in served.history(run)
-    _, alive = psutil.wait_procs(family, timeout=30)
+    _, alive = psutil.wait_procs(family, timeout=PATIENCE_S)
     return alive
 
 

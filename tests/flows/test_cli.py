@@ -80,11 +80,11 @@ def raising(error: BaseException) -> object:
     return plain
 
 
-def test_a_damaged_artifact_is_one_sentence_and_code_1(
+def test_a_damaged_artifact_is_one_sentence_and_code_2(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(cli, "_plain", raising(ArtifactError("x/manifest.json is not valid JSON.")))
-    assert exit_code("run", DEMO) == 1
+    assert exit_code("run", DEMO) == 2
     assert capsys.readouterr().err == "saemill: x/manifest.json is not valid JSON.\n"
 
 
@@ -94,7 +94,7 @@ def test_an_error_that_ray_wrapped_is_told_without_its_traceback(
     wrapped = ArtifactError("ray::task() (pid=1)\n  Traceback ...")
     wrapped.cause = ArtifactError("shard 3 is damaged.")  # type: ignore[attr-defined]
     monkeypatch.setattr(cli, "_plain", raising(wrapped))
-    assert exit_code("run", DEMO) == 1
+    assert exit_code("run", DEMO) == 2
     assert capsys.readouterr().err == "saemill: shard 3 is damaged.\n"
 
 

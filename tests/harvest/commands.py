@@ -23,6 +23,7 @@ from tasks.store.objects import ObjectStore, open_store
 from tasks.store.reader import Split
 from tests.conftest import ROOT
 from tests.harvest import kill_points
+from tests.patience import PATIENCE_S
 from tests.text.conftest import byte_tokenizer
 
 HOOKS = ["model.layers.0", "model.layers.1.mlp:input"]
@@ -76,7 +77,7 @@ class Command:
         """Its exit code."""
         process = self.start()
         try:
-            return int(process.wait(300))
+            return int(process.wait(PATIENCE_S))
         finally:
             kill_tree(process)
 
@@ -152,7 +153,7 @@ def kill_tree(process: psutil.Process) -> None:
         psutil.wait_procs(tree, timeout=30)
 
 
-def until(ready: Callable[[], bool], what: str, seconds: float = 120) -> None:
+def until(ready: Callable[[], bool], what: str, seconds: float = PATIENCE_S) -> None:
     """Wait for a condition."""
     import time
 

@@ -1,4 +1,4 @@
-"""Hundreds of kills at random instants: ``python -m tests.harvest.forked_kills MODEL FOLDER KILLS SEED``.
+"""Kills at each point and at random instants: ``python -m tests.harvest.forked_kills MODEL FOLDER KILLS SEED``.
 
 A process that imports torch takes seconds to replace, a fork of one takes none. So here a whole harvest, from the plan to
 the manifest, is one forked process, which is killed wherever it happens to be and forked again; the Harvester's threads,
@@ -25,10 +25,13 @@ from tasks.harvest.shards import Shard
 from tasks.harvest.verify import verify
 from tasks.progress import silent
 from tasks.store.objects import open_store
+from tests.harvest import kill_points
 from tests.harvest.conftest import places, tiny_config
 
 # Of the time that an undisturbed harvest takes; what is committed is kept, so that several lives end one harvest.
 LONGEST_LIFE = 0.6
+# By which a forward pass may seem to begin late: clocks of file systems are coarse.
+CLOCK_S = 0.05
 
 
 class InThisProcess:
@@ -45,12 +48,15 @@ class InThisProcess:
         return 1.0
 
 
-def fork(config: PipelineConfig, tokens: str, shards: str, out: str) -> int:
-    """A process that harvests and ends; its id."""
+def fork(config: PipelineConfig, tokens: str, shards: str, out: str, *, armed: bool = False) -> int:
+    """A process that harvests and ends, where kill points are armed if it is said so; its id."""
     if pid := os.fork():
         return pid
     code = 1
     try:
+        if armed:
+            kill_points.arm()
+            kill_points.arm_command()
         on_ray.harvest(config, tokens, shards, out, silent)
         code = 0
     finally:
@@ -62,6 +68,32 @@ def one_life(seconds: float, *work: Any) -> int:
     pid = fork(*work)
     time.sleep(seconds)
     os.kill(pid, signal.SIGKILL)
+    return ended(pid)
+
+
+def at_each_point(folder: Path, config: PipelineConfig, tokens: str, undisturbed: bytes) -> list[str]:
+    """Harvest in as many lives as there are points, each of which ends one; the points."""
+    points = (*kill_points.IN_ACTOR, "manifest")
+    folder.mkdir()
+    os.environ[kill_points.FOLDER] = str(folder)
+    for point in points:
+        (folder / point).touch()
+    shards, out = places(str(folder))
+    kept: dict[str, tuple[bytes, float]] = {}
+    while (code := ended(fork(config, tokens, shards, out, armed=True))) != 0:
+        assert code == -signal.SIGKILL, f"it failed by itself, with exit code {code}"
+        kept = require_kept(shards, kept)
+    committed = require_kept(shards, kept)
+    assert open_store(out).get("manifest.json") == undisturbed
+    assert verify(out, silent).findings == []
+    for line in (folder / "computed.jsonl").read_text().splitlines():
+        one = json.loads(line)
+        assert one["began"] <= committed[f"commits/{one['shard']}.json"][1] + CLOCK_S, "computed after its commit"
+    return [point for point in points if len([*folder.glob(f"{point}.struck-*")]) == 1]
+
+
+def ended(pid: int) -> int:
+    """Wait for a process; its exit status, negative where it was killed."""
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
@@ -77,9 +109,10 @@ def main(model: str, folder: str, kills: str, seed: str) -> None:
     [tokens] = Path(folder, "tokens").iterdir()
     shards, out = places(f"{folder}/undisturbed")
     began = time.monotonic()
-    assert os.waitstatus_to_exitcode(os.waitpid(fork(config, str(tokens), shards, out), 0)[1]) == 0
+    assert ended(fork(config, str(tokens), shards, out)) == 0
     longest = LONGEST_LIFE * (time.monotonic() - began)
     undisturbed = open_store(out).get("manifest.json")
+    points = at_each_point(Path(folder, "at-points"), config, str(tokens), undisturbed)
     while survived < int(kills):
         shards, out = places(f"{folder}/{harvests}")
         kept: dict[str, tuple[bytes, float]] = {}
@@ -93,7 +126,7 @@ def main(model: str, folder: str, kills: str, seed: str) -> None:
         assert verify(out, silent).findings == []
         harvests += 1
         longest *= 0.8
-    print(json.dumps({"kills": survived, "harvests": harvests}))  # noqa: T201
+    print(json.dumps({"points": points, "kills": survived, "harvests": harvests}))  # noqa: T201
 
 
 def require_kept(shards: str, kept: dict[str, tuple[bytes, float]]) -> dict[str, tuple[bytes, float]]:

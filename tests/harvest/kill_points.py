@@ -105,7 +105,7 @@ def record(actor: Any) -> None:
 
     def begun(subject: Any, config: Any, token_ids: Any, count: Any) -> Any:
         (shard,) = count.args
-        node = ray.get_runtime_context().get_node_id()
+        node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else None
         line = json.dumps({"shard": shard.name, "began": time.time(), "node": node}) + "\n"
         with open(Path(os.environ[FOLDER], "computed.jsonl"), "a") as log:
             log.write(line)  # one write of less than a page, so that lines of several processes do not mix

@@ -149,11 +149,11 @@ def short_labels(folder: Path) -> dict[str, Any]:
     [
         (ragged, "not all 2 numbers long"),
         (vector, r"shape \[5\]; a matrix of numbers \[n, d_in\] was expected"),
-        (not_numpy, "cannot be read as .npy"),
-        (pickled, "cannot be read as .npy"),
-        (absent, "no such file or folder"),
+        (not_numpy, "is no .npy file"),
+        (pickled, "Python objects, which are never unpickled"),
+        (absent, "no file or folder that is there"),
         (two_tensors, "must be one of those in .*: x, y"),
-        (no_such_column, "which .* lacks; it has v"),
+        (no_such_column, "has no column .*; it has v"),
         (short_labels, "1 lines, the source has 200 rows"),
     ],
 )

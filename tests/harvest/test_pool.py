@@ -20,8 +20,7 @@ from tasks.harvest.shards import Shard, planned_shards
 from tests.conftest import ROOT
 from tests.harvest.conftest import places, tiny_config
 from tests.harvest.kill_points import environment
-
-WAIT_S = 30
+from tests.patience import PATIENCE_S
 
 
 def shards(n: int) -> list[Shard]:
@@ -119,14 +118,14 @@ class Gates:
                 self.begun.append(stage)
                 self._changed.notify_all()
             if stage in self.hold:
-                assert self.hold[stage].wait(WAIT_S)
+                assert self.hold[stage].wait(PATIENCE_S)
             return real(*arguments, **named)
 
         return gated
 
     def wait_for(self, stage: str, times: int) -> None:
         with self._changed:
-            assert self._changed.wait_for(lambda: self.begun.count(stage) >= times, WAIT_S), (stage, times, self.begun)
+            assert self._changed.wait_for(lambda: self.begun.count(stage) >= times, PATIENCE_S), (stage, times, self.begun)
 
 
 def test_the_next_shard_is_in_the_model_while_one_is_written_and_one_is_read(
@@ -143,7 +142,7 @@ def test_the_next_shard_is_in_the_model_while_one_is_written_and_one_is_read(
         gates.wait_for("read", 3)
         at_most = [gates.begun.count(stage) for stage in ("write", "forward", "read")]
         gates.hold["write"].set()
-        assert all(future.result(WAIT_S) for future in done)
+        assert all(future.result(PATIENCE_S) for future in done)
     # One is written, one waits behind the model, one before it: nothing piles up, whatever is in flight.
     assert at_most == [1, 2, 3]
     assert IN_FLIGHT == 3
@@ -172,9 +171,9 @@ def test_a_stopped_harvester_stores_what_is_through_the_model_and_ends_the_rest(
         worker.stop()
         second = pool.submit(worker.harvest, todo[1], 1)
         with pytest.raises(SaemillError, match="being stopped"):
-            second.result(WAIT_S)
+            second.result(PATIENCE_S)
         gates.hold["write"].set()
-        assert first.result(WAIT_S) is True
+        assert first.result(PATIENCE_S) is True
     assert worker.progress() == {}
 
 
@@ -189,7 +188,7 @@ def test_progress_counts_the_tokens_of_shards_at_work_only(
         gates.wait_for("write", 1)
         assert worker.progress() == {todo[0].name: todo[0].n_sequences * 8}
         gates.hold["write"].set()
-        done.result(WAIT_S)
+        done.result(PATIENCE_S)
     assert worker.progress() == {}
 
 
@@ -207,7 +206,7 @@ def test_a_harvest_shrinks_and_grows_with_the_clusters_nodes(
         env={**os.environ, **environment(tmp_path / "points"), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE_S,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     [line] = [line for line in done.stdout.splitlines() if line.startswith("{")]  # Ray says there that a raylet died

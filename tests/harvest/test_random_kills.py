@@ -11,11 +11,13 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.harvest.commands import Command, write_config
+from tests.harvest.kill_points import IN_ACTOR
 from tests.harvest.random_kills import survive
+from tests.patience import PATIENCE_S
 from tests.sampled import examples
 
 KILLS = int(os.environ.get("SAEMILL_KILLS", examples(3, 12)))
-FORKED_KILLS = int(os.environ.get("SAEMILL_FORKED_KILLS", "100"))
+FORKED_KILLS = int(os.environ.get("SAEMILL_FORKED_KILLS", examples(50, 100)))
 
 
 @pytest.mark.ray
@@ -32,7 +34,7 @@ def test_a_harvest_by_actors_survives_kills_at_random_moments(tmp_path: Path) ->
     assert survived.kills.total() == KILLS
 
 
-def test_a_harvest_in_one_process_survives_hundreds_of_kills(
+def test_a_harvest_in_one_process_survives_a_kill_at_each_point_and_many_at_random(
     tiny_llama: str, tokens_directory: Callable[[str], str], tmp_path: Path
 ) -> None:
     tokens_directory(str(tmp_path))
@@ -42,7 +44,9 @@ def test_a_harvest_in_one_process_survives_hundreds_of_kills(
         env={**os.environ, "OMP_NUM_THREADS": "1"},  # OpenMP's threads do not survive a fork
         capture_output=True,
         text=True,
-        timeout=500,
+        timeout=PATIENCE_S,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert json.loads(done.stdout.splitlines()[-1])["kills"] >= FORKED_KILLS
+    survived = json.loads(done.stdout.splitlines()[-1])
+    assert survived["points"] == [*IN_ACTOR, "manifest"]
+    assert survived["kills"] >= FORKED_KILLS

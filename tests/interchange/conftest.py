@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tasks.interchange.portable import Belongs, Portable
+from tasks.interchange.portable import Belonging, Portable
 from tasks.sae import SAEConfig
 from tasks.sae.scaling import Weights
 
@@ -29,7 +29,7 @@ def extra(arch: str) -> dict[str, Tensor]:
 
 @pytest.fixture
 def made() -> Make:
-    """Make an SAE of random weights, with biases that matter: ``made("topk", skip=True, d_out=5, target="...")``."""
+    """Make an SAE of random weights, with biases that matter: ``made("topk", skip=True, d_out=5, target_hook="...")``."""
 
     def make(arch: str, skip: bool = False, d_out: int = D_IN, **belongs: Any) -> Portable:
         tensors = extra(arch) | ({"W_skip": normal(d_out, D_IN, seed=8)} if skip else {})
@@ -38,7 +38,7 @@ def made() -> Make:
         )
         config = SAEConfig(arch=arch, d_in=D_IN, d_sae=D_SAE, k=K, skip=skip)
         known: dict[str, Any] = {"model": "some/model", "revision": "abc", "hooks": ("model.layers.3",)}
-        return Portable(config, weights, Belongs(**(known | belongs)))
+        return Portable(config, weights, Belonging(**(known | belongs)))
 
     return make
 
@@ -48,7 +48,7 @@ def transcoder(made: Make) -> Make:
     """The same as a transcoder of an MLP."""
 
     def make(arch: str, **options: Any) -> Portable:
-        return made(arch, **{"hooks": (HOOK,), "target": TARGET, **options})
+        return made(arch, **{"hooks": (HOOK,), "target_hook": TARGET, **options})
 
     return make
 

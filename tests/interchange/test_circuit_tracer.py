@@ -102,7 +102,7 @@ def test_a_transcoder_to_another_width_is_refused(transcoder: Make) -> None:
 )
 def test_what_does_not_stand_in_for_an_mlp_is_refused(hook: str, target: str, transcoder: Make) -> None:
     with pytest.raises(InputError, match="replaces the MLP of one layer, and "):
-        circuit_tracer.written(transcoder("l1", hooks=(hook,), target=target))
+        circuit_tracer.written(transcoder("l1", hooks=(hook,), target_hook=target))
 
 
 def test_a_cross_layer_transcoder_is_refused(transcoder: Make, tmp_path: Path) -> None:

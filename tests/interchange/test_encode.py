@@ -27,6 +27,7 @@ from tasks.store.joined import open_split
 from tasks.store.objects import open_store
 from tasks.store.schema import to_float32
 from tests.interchange.conftest import D_IN, D_SAE, Make, assert_near
+from tests.patience import PATIENCE_S
 
 ROWS = 256
 ARCHS = ("topk", "l1", "jumprelu", "gated", "batchtopk")
@@ -208,7 +209,7 @@ def test_a_killed_command_given_again_ends_as_an_undisturbed_one(
     # Each in a process of its own, as a user has it: threads, which change sums' last bits, are those of earlier tests here.
     subprocess.run([sys.executable, "-c", run, sae, uri, str(tmp_path / "whole")], check=True)
     killed = subprocess.Popen([sys.executable, "-c", run, sae, uri, str(out)])
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + PATIENCE_S
     while not list(out.rglob("train/*.parquet")):
         assert time.monotonic() < deadline and killed.poll() is None
         time.sleep(0.01)

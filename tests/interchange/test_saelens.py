@@ -105,7 +105,7 @@ def test_a_transcoder_that_went_there_and_back_is_the_same(
     sae = transcoder(arch, skip=skip, d_out=5)
     found = read_back(sae, tmp_path)
     assert_same_sae(found, sae, x)
-    assert (found.belongs.hook, found.belongs.target) == (sae.belongs.hook, sae.belongs.target)
+    assert (found.belongs.hook, found.belongs.target_hook) == (sae.belongs.hook, sae.belongs.target_hook)
 
 
 @pytest.mark.parametrize("arch", ["l1", "topk", "jumprelu", "gated"])

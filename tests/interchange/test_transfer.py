@@ -25,7 +25,7 @@ def stored(sae: Portable, uri: str, **more: Any) -> str:
     """As saemill train stores it."""
     belongs = sae.belongs
     facts = {"model": belongs.model, "revision": belongs.revision, "training": {"steps": 9, "lr": 1e-3}}
-    save(sae.module(), uri, {**facts, "hook": belongs.hook, "target_hook": belongs.target, **more})
+    save(sae.module(), uri, {**facts, "hook": belongs.hook, "target_hook": belongs.target_hook, **more})
     return uri
 
 
@@ -141,7 +141,7 @@ def test_a_folder_of_something_else_is_refused(name: FormatName, tmp_path: Path)
 
 
 def test_a_damaged_sae_is_told_from_none(kept: Any, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="nowhere holds no SAE"):
+    with pytest.raises(InputError, match="There is no SAE at"):
         export_sae(f"{tmp_path}/nowhere", "saelens", f"{tmp_path}/theirs")
     uri = kept("saelens", "topk")
     (Path(uri) / "sae.safetensors").write_bytes(b"short")

@@ -1,10 +1,13 @@
+import collections
 import contextlib
 
 import pytest
 import torch
 from torch import nn
+from transformers.modeling_outputs import BaseModelOutput
 
 from tasks.errors import InputError
+from tasks.lm.activation import first, with_first
 from tasks.lm.config import ModelConfig
 from tasks.lm.hooks import capture, hook_names, hook_width, list_hooks, parse_hook, prune_after, replace
 from tasks.lm.load import load_skeleton
@@ -123,7 +126,7 @@ def test_hooks_of_another_form_are_refused(hook):
 
 
 def test_an_unknown_module_is_refused_with_the_nearest_and_the_range_of_layers(tiny, token_ids):
-    with pytest.raises(InputError, match=r"no module 'model\.layer\.1'.*Nearest: .*model\.layers\.1.*model\.layers\.0\.\.3"):
+    with pytest.raises(InputError, match=r"'model\.layer\.1'.*Did you mean .*model\.layers\.1.*model\.layers\.0\.\.3"):
         capture(tiny("llama"), ["model.layer.1"], token_ids)
 
 
@@ -271,3 +274,91 @@ def test_smollm2_after_layer_8_has_the_norms_on_record(smollm2, smollm2_tokenize
     norms = captured[0].norm(dim=-1)
     assert norms[0] > 3 * norms[1:].median()  # the attention sink
     assert 100 < norms[1:].median() < 160
+
+
+def test_a_list_stays_a_list_and_a_tuple_a_tuple_however_deep():
+    Pair = collections.namedtuple("Pair", "a b")
+    new, old, rest = torch.ones(2, 3, 4), torch.zeros(2, 3, 4), torch.zeros(1)
+    made = [
+        (lambda x: [x, rest], list),
+        (lambda x: (x, rest), tuple),
+        (lambda x: Pair(x, rest), Pair),
+        (lambda x: BaseModelOutput(last_hidden_state=x, attentions=(rest,)), BaseModelOutput),
+        (lambda x: ((x, rest), [rest]), tuple),
+    ]
+    for make, kind in made:
+        changed = with_first(make(old), new)
+        assert type(changed) is kind
+        assert first(changed) is new
+        assert len(changed) == 2
+        assert first(make(old)) is old
+
+
+class Heads(nn.Module):
+    """Three heads: their weights over three tokens look like an activation per token."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(50, 4)
+        self.weights = nn.Identity()
+
+    def forward(self, input_ids):
+        x = self.embed(input_ids)
+        n = x.shape[1]
+        self.weights(x.new_zeros(len(x), 3, n, n))
+        return x
+
+
+def test_as_many_heads_as_tokens_do_not_make_attention_an_activation():
+    assert [hook.name for hook in list_hooks(Heads())] == ["embed"]
+    with pytest.raises(InputError, match="weights"):
+        hook_width(Heads(), "weights")
+
+
+class ReadsWithoutCalling(nn.Module):
+    """As DeBERTa: the layers read a table that is listed behind them, and do without it where it has no weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(50, 4)
+        self.layer = nn.Identity()
+        self.table = nn.Embedding(5, 4)
+        self.late = nn.Linear(4, 4)
+
+    def forward(self, input_ids):
+        x = self.embed(input_ids)
+        if self.table.weight is not None:
+            x = x + self.table.weight.sum(0)
+        return self.late(self.layer(x))
+
+
+def test_a_model_that_reads_a_weight_without_calling_it_stays_whole(token_ids, caplog):
+    model = ReadsWithoutCalling()
+    before = capture(model, ["layer"], token_ids)["layer"]
+    assert prune_after(model, ["layer"]) == 0
+    assert "keeps all its weights" in caplog.text
+    torch.testing.assert_close(capture(model, ["layer"], token_ids)["layer"], before, rtol=0, atol=0)
+    assert prune_after(model, ["embed"]) > 0  # before the table is read, it can go
+
+
+def test_a_module_that_is_given_nothing_is_refused(token_ids):
+    class Nothing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed = nn.Embedding(50, 4)
+            self.scale = ScaleOf()
+
+        def forward(self, input_ids):
+            return self.embed(input_ids) * self.scale()
+
+    class ScaleOf(nn.Module):
+        def forward(self):
+            return torch.ones(1)
+
+    with pytest.raises(InputError, match="takes nothing"):
+        capture(Nothing(), ["scale:input"], token_ids)
+
+
+def test_tokens_beyond_the_embedding_are_refused_in_a_sentence(tiny):
+    with pytest.raises(InputError, match=r"the highest of them 50: .*tokenizer that belongs to the model"):
+        capture(tiny("llama"), ["model.layers.1"], torch.full((1, 4), 50))

@@ -20,6 +20,7 @@ from tasks.sae.across import _in_columns
 from tasks.sae.entries import AdamStep, Entries, Part
 from tasks.sae.kernels import threads
 from tasks.sae.parameters import Layout, Parameters, zeros
+from tests.patience import PATIENCE_S
 
 PRECISIONS = (torch.bfloat16, torch.float32, torch.float64)
 SPECIAL = (0.0, -0.0, torch.inf, -torch.inf, 1e-40, -1e-40)
@@ -237,7 +238,7 @@ def test_work_is_shared_out_whole():
 
 @pytest.mark.usefixtures("runner")
 def test_work_runs_on_several_threads_at_once():
-    together = threading.Barrier(3, timeout=30)
+    together = threading.Barrier(3, timeout=PATIENCE_S)
     threads.share(lambda low, high: together.wait(), 3, 1)
 
 
@@ -252,7 +253,7 @@ def test_work_is_shared_out_in_a_forked_process_too():
 
 @pytest.mark.usefixtures("runner")
 def test_an_error_on_any_thread_is_raised():
-    together = threading.Barrier(3, timeout=30)
+    together = threading.Barrier(3, timeout=PATIENCE_S)
 
     def work(low: int, high: int) -> None:
         together.wait()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tasks.sae.exchange import Exchange, Traffic
+from tests.patience import PATIENCE_S
 
 Result = TypeVar("Result")
 
@@ -17,7 +18,7 @@ class Board:
     """What the members of a group show each other."""
 
     def __init__(self, world_size: int) -> None:
-        self.barrier = threading.Barrier(world_size, timeout=60)
+        self.barrier = threading.Barrier(world_size, timeout=PATIENCE_S)
         self.shown: dict[int, list[Tensor]] = {}
 
 

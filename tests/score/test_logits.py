@@ -12,21 +12,24 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    OlmoConfig,
+    OlmoForCausalLM,
 )
 
 from tasks.score import codes
 from tasks.score.logits import neighbours, promoted_and_suppressed, unembedding
 
 D, VOCABULARY = 16, 50
+SIZES = {"intermediate_size": 32, "num_hidden_layers": 2, "vocab_size": VOCABULARY}
 
 
 def llama() -> Any:
-    sizes = {"hidden_size": D, "intermediate_size": 32, "num_hidden_layers": 2, "vocab_size": VOCABULARY}
+    sizes = SIZES | {"hidden_size": D}
     return LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=2, num_key_value_heads=1))
 
 
 def gemma() -> Any:
-    sizes = {"hidden_size": D, "intermediate_size": 32, "num_hidden_layers": 2, "vocab_size": VOCABULARY, "head_dim": 8}
+    sizes = SIZES | {"hidden_size": D, "head_dim": 8}
     return Gemma3ForCausalLM(Gemma3TextConfig(**sizes, num_attention_heads=2, num_key_value_heads=1))
 
 
@@ -34,19 +37,26 @@ def gpt2() -> Any:
     return GPT2LMHeadModel(GPT2Config(n_embd=D, n_layer=2, n_head=2, vocab_size=VOCABULARY))
 
 
+def olmo() -> Any:
+    """Its norm has no weight, centres, and is no nn.LayerNorm."""
+    sizes = SIZES | {"hidden_size": D}
+    return OlmoForCausalLM(OlmoConfig(**sizes, num_attention_heads=2, eos_token_id=1))
+
+
 def final_norm(model: Any) -> Any:
     return model.transformer.ln_f if hasattr(model, "transformer") else model.model.norm
 
 
-@pytest.mark.parametrize("make", [llama, gemma, gpt2])
+@pytest.mark.parametrize("make", [llama, gemma, gpt2, olmo])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_logits_rank_tokens_as_the_model_does_for_a_residual_stream_in_that_direction(make: Any, dtype: torch.dtype) -> None:
     """The norm divides by a scale and GPT-2's adds a bias; without the bias, both keep the order of the tokens."""
     torch.manual_seed(0)
     model = make().to(dtype).requires_grad_(requires_grad=False)
     norm = final_norm(model)
-    norm.weight.copy_(torch.rand(D) - 0.3)
-    W_dec = torch.randn(7, D)
+    if hasattr(norm, "weight"):
+        norm.weight.copy_(torch.rand(D) - 0.3)
+    W_dec = torch.randn(7, D) + 0.5
     promoted, suppressed = promoted_and_suppressed(W_dec, unembedding(model, D), 5)
     exact = model.float()
     truth = exact.get_output_embeddings()(final_norm(exact)(W_dec))
@@ -66,6 +76,29 @@ def test_the_norm_weight_scales_the_decoder_row() -> None:
     promoted, _ = promoted_and_suppressed(W_dec, head, 4)
     expected = (W_dec * torch.arange(1.0, D + 1)) @ model.lm_head.weight.T
     torch.testing.assert_close(promoted.score, expected.topk(4).values)
+
+
+@pytest.mark.parametrize("width", [15, 16])
+@pytest.mark.parametrize("centred", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_norm_is_known_by_what_it_does_whatever_it_is_called(width: int, centred: bool, dtype: torch.dtype) -> None:
+    class Bias(torch.nn.Module):  # neither the name nor the weight of a norm
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            there = x - x.mean(-1, keepdim=True) if centred else x
+            return there * there.square().mean(-1, keepdim=True).rsqrt() * factor.to(dtype) + 3
+
+    factor = torch.rand(width) + 0.5
+    model = LlamaForCausalLM(LlamaConfig(**SIZES, hidden_size=width, head_dim=4, num_attention_heads=1)).to(dtype)
+    model.model.norm = Bias()
+    head = unembedding(model, width)
+    assert head.centred is centred
+    torch.testing.assert_close(head.norm_weight, factor, rtol=0.03, atol=0.03)
+
+
+def test_what_is_more_than_a_norm_promotes_no_tokens() -> None:
+    model = llama()
+    model.model.norm = torch.nn.Linear(D, D)
+    assert unembedding(model, D) is None
 
 
 def test_chunks_of_latents_do_not_change_the_lists(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,7 +42,8 @@ def stored(tmp_path: Path) -> Callable[..., str]:
             shards.append({"key": key, "size": len(encoded.data), "sha256": encoded.sha256, **groups})
             first += rows
         split = {"rows": first, "shards": shards}
-        hook = {"d_in": 3, "dtype": dtype, "splits": {"train": split, "eval": split}, "statistics": {"train": {}}}
+        statistics = {"train": {"mean": [0.0] * 3}}
+        hook = {"d_in": 3, "dtype": dtype, "splits": {"train": split, "eval": split}, "statistics": statistics}
         write_manifest(uri, {"hooks": {"layer": hook}})
         return uri
 

@@ -5,6 +5,7 @@ import time
 import pytest
 
 from tasks.store.ahead import ahead, read_ahead
+from tests.patience import PATIENCE_S
 
 
 @pytest.mark.parametrize(("limit", "n_ahead"), [(100, 10), (95, 9), (1, 1)])
@@ -20,7 +21,7 @@ def test_reads_overlap() -> None:
     together = threading.Barrier(4)  # breaks unless four reads are under way at once
 
     def read(number: int) -> int:
-        together.wait(timeout=30)
+        together.wait(timeout=PATIENCE_S)
         return number
 
     assert list(read_ahead(read, iter(range(8)), lambda _: 1, 100, 4)) == list(range(8))

@@ -39,7 +39,12 @@ def stored(tmp_path: Path) -> Store:
                 first += rows
             split = {"rows": sum(shard["rows"] for shard in shards), "shards": shards}
             statistics = {"statistics": {"train": {"mean": [float(factor)] * width}}}
-            hooks[hook] = {"d_in": width, "dtype": dtype, "splits": {"train": split}, **statistics}
+            hooks[hook] = {
+                "d_in": width,
+                "dtype": dtype,
+                "splits": {"train": split, "eval": {"rows": 0, "shards": []}},
+                **statistics,
+            }
         write_manifest(uri, {"hooks": hooks})
         return uri
 

@@ -10,6 +10,7 @@ import pytest
 from tasks.preflight import check_storage
 from tasks.store.objects import open_store
 from tasks.store.probe import require_create_only
+from tests.patience import PATIENCE_S
 
 LISTING = b"<ListBucketResult><Name>lake</Name><KeyCount>0</KeyCount><IsTruncated>false</IsTruncated></ListBucketResult>"
 
@@ -60,7 +61,9 @@ def test_a_server_that_ignores_create_only_puts_is_refused_by_name(careless: tup
     script = "from tasks.preflight import check_storage; check_storage('s3://lake/runs')"
     reach = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
     environment = os.environ | reach | {"AWS_ENDPOINT_URL": endpoint}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=PATIENCE_S
+    )
     last = done.stderr.strip().splitlines()[-1]
     assert "InputError: storage is 's3://lake/runs'" in last
     assert f"{endpoint}, ignores If-None-Match: * on PUT" in last

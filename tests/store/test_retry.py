@@ -15,6 +15,7 @@ from tasks.errors import SaemillError
 from tasks.store.objects import S3Store, open_store
 from tasks.store.retry import Patience, may_pass, retried
 from tests.conftest import s3_server
+from tests.patience import PATIENCE_S
 
 SERVER_AWAY_S = 20.0
 
@@ -218,6 +219,6 @@ def test_every_verb_outlasts_a_server_that_is_killed_and_restarted(s3: str, s3_p
         finally:
             s3_process.start()
             busy.clear()
-        done = [future.result(timeout=120) for future in working]
+        done = [future.result(timeout=PATIENCE_S) for future in working]
     created = {info.key for info in store.list("there/")} - {"there/0"}
     assert created == {f"there/{name}-{n}-once" for name in range(6) for n in range(1, done[name] + 1)}

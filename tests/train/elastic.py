@@ -15,28 +15,28 @@ from tasks.sae import load
 from tasks.sae.exchange import Alone
 from tasks.train.worker import Worker
 from tests.harvest.commands import kill_tree, until
+from tests.patience import PATIENCE_S
 from tests.train.conftest import make_run
 from tests.train.kills import Command, surviving
 
 STEPS, EVERY, BATCH = 1500, 20, 32
-WAIT_S = 200
 
 
 def disturb(cluster: Cluster, command: Command) -> int:
     """Take a node away, and bring another once one worker has gone on alone; the command's exit code."""
     process = command.start()
     try:
-        until(lambda: shares(command) == [16], "two workers", WAIT_S)
+        until(lambda: shares(command) == [16], "two workers")
         command.arm("step", step=2 * EVERY + 5)
         command.held("step", process)
         [node] = [node for node in cluster.list_all_nodes() if not node.head]
         cluster.remove_node(node, allow_graceful=False)
         command.let_go("step")
-        until(lambda: shares(command) == [16, 32], "one worker that has gone on alone", WAIT_S)
+        until(lambda: shares(command) == [16, 32], "one worker that has gone on alone")
         cluster.add_node(num_cpus=1)
-        until(lambda: shares(command) == [16, 32, 16], "two workers again", WAIT_S)
+        until(lambda: shares(command) == [16, 32, 16], "two workers again")
         command.hurry()
-        return int(process.wait(300))
+        return int(process.wait(PATIENCE_S))
     finally:
         kill_tree(process)
 

@@ -19,7 +19,6 @@ import torch.distributed as dist
 
 from tasks.sae.exchange import Alone
 from tasks.store.objects import open_store
-from tasks.train import state, worker
 from tasks.train.distributed import TorchExchange
 from tasks.train.finish import close
 from tasks.train.loop import Run

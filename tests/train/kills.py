@@ -17,6 +17,7 @@ from tasks.store.objects import open_store
 from tasks.train.state import checkpoint_name
 from tests.conftest import ROOT
 from tests.harvest.commands import kill_tree
+from tests.patience import PATIENCE_S
 
 RESULT = ("sae.safetensors", "curve.parquet", "manifest.json")
 WORKER, CONTROLLER, JOB = "ray::RayTrainWorker", "ray::TrainController", "ray::_Job"
@@ -65,7 +66,7 @@ class Command:
         """Its exit code."""
         process = self.start()
         try:
-            return int(process.wait(300))
+            return int(process.wait(PATIENCE_S))
         finally:
             kill_tree(process)
 
@@ -85,7 +86,7 @@ class Command:
 
     def held(self, point: str, process: psutil.Popen) -> int:
         """Wait for a worker to be held up at the point; its process id."""
-        deadline = time.monotonic() + 150
+        deadline = time.monotonic() + PATIENCE_S
         while not (held := list(self.folder.glob(f"{point}.*"))):
             assert process.poll() is None, f"the command ended before anyone came to {point}: {self.said()}"
             assert time.monotonic() < deadline, f"nobody came to {point}: {self.said()}"

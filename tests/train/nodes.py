@@ -14,6 +14,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from tests.harvest.commands import kill_tree, until
+from tests.patience import PATIENCE_S
 from tests.train.conftest import make_run
 from tests.train.kills import Command
 
@@ -41,7 +42,7 @@ def disturb(cluster: Cluster, command: Command) -> int:
                 until(lambda: command.written(2 * EVERY), "the other worker's part of the checkpoint")
             cluster.remove_node(second(cluster), allow_graceful=False)
             cluster.add_node(num_cpus=1)
-        return int(process.wait(200))
+        return int(process.wait(PATIENCE_S))
     finally:
         kill_tree(process)
 
@@ -61,7 +62,7 @@ def main(folder: str) -> None:
         Command(config, activations, f"{folder}/{name}/sae", Path(folder, f"{name}-points")) for name in ("one", "two")
     )
     try:
-        assert started(cluster, undisturbed).wait(200) == 0, undisturbed.said()
+        assert started(cluster, undisturbed).wait(PATIENCE_S) == 0, undisturbed.said()
         cluster.remove_node(second(cluster))
         assert disturb(cluster, command) == 0, command.said()
         command.require_undisturbed(undisturbed)

@@ -12,6 +12,7 @@ import psutil
 
 from tasks.config import PipelineConfig
 from tests.harvest.commands import kill_tree
+from tests.patience import PATIENCE_S
 from tests.train.conftest import make_run
 from tests.train.kills import CONTROLLER, JOB, WORKER, Command, kill, titled
 
@@ -83,7 +84,7 @@ def _train_under_fire(command: Command, survived: Survived, rng: random.Random, 
                     survived.kills[victim] += 1
                     ended_by = victim if victim in ("job", "command", "everything") else ""
                 time.sleep(0.05)
-            process.wait(60)
+            process.wait(PATIENCE_S)
         finally:
             kill_tree(process)
         if not ended_by:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from tests.conftest import ROOT
+from tests.patience import PATIENCE_S
 from tests.sampled import every_case
 from tests.train.kill_points import IN_WORKER
 
@@ -18,7 +19,7 @@ def test_a_worker_killed_at_each_point_without_ray_leaves_a_run_that_ends_undist
         env={**os.environ, "OMP_NUM_THREADS": "1"},  # OpenMP's threads do not survive a fork
         capture_output=True,
         text=True,
-        timeout=500,
+        timeout=PATIENCE_S,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     survived = json.loads(done.stdout.splitlines()[-1])

@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 from tests.harvest.commands import kill_tree, until
+from tests.patience import PATIENCE_S
 from tests.sampled import sampled
 from tests.train.conftest import make_run
 from tests.train.kill_points import IN_WORKER
@@ -93,10 +94,10 @@ def test_whoever_is_killed_at_each_point_the_run_ends_undisturbed(
                 until(lambda: command.written(40), "the other worker's part of the checkpoint")
             kill(victims(held, process))
             if not goes_on:
-                assert process.wait(60) in (1, -signal.SIGKILL), command.said()
+                assert process.wait(PATIENCE_S) in (1, -signal.SIGKILL), command.said()
                 until(lambda held=held: not psutil.pid_exists(held), "the end of the killed job's worker")  # type: ignore[misc]
                 process = command.start()
-        assert process.wait(150) == 0, command.said()
+        assert process.wait(PATIENCE_S) == 0, command.said()
     finally:
         kill_tree(process)
     command.require_undisturbed(undisturbed(mesh))

@@ -34,6 +34,7 @@ from tasks.train.loggers.wandb import log_records
 from tasks.train.loop import Run, ignore, train
 from tasks.train.plan import plan
 from tasks.train.state import checkpoint_name, newest_run, run_to_files
+from tests.patience import PATIENCE_S
 from tests.train.conftest import pipeline
 from tests.train.test_loop import D_IN, SCALING, batches, start
 
@@ -111,7 +112,7 @@ def killed(folder: Path, *settings: str, at: int = 18, **train: int) -> None:
     command = [sys.executable, "-c", textwrap.dedent(code)]
     process = subprocess.run(command, cwd=ROOT, env=own, stdout=subprocess.PIPE, check=False)
     assert process.returncode == -signal.SIGKILL
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_S
     while any(_lives(int(pid)) for pid in process.stdout.split()):
         assert time.monotonic() < deadline, "a library's process outlives ours"
         time.sleep(0.1)
@@ -379,7 +380,7 @@ def test_a_logger_that_breaks_is_dropped_with_one_warning_and_the_weights_are_th
             time.sleep(1)
             broken(tmp_path)
         if run.state.step == 30:
-            done.wait(30)
+            done.wait(PATIENCE_S)
 
     p, soft = plan(config.sae, config.train, D_IN), resource.getrlimit(resource.RLIMIT_FSIZE)
     run = start(p)

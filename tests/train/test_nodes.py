@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import ROOT
+from tests.patience import PATIENCE_S
 
 
 def _told(module: str, folder: Path) -> dict[str, Any]:
@@ -20,7 +21,7 @@ def _told(module: str, folder: Path) -> dict[str, Any]:
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=500,
+        timeout=PATIENCE_S,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     [line] = [line for line in done.stdout.splitlines() if line.startswith("{")]  # Ray says there that a raylet died
@@ -29,11 +30,13 @@ def _told(module: str, folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.ray
+@pytest.mark.takes_turns(0.5)
 def test_a_run_whose_nodes_die_at_each_point_and_are_replaced_ends_undisturbed(tmp_path: Path) -> None:
     assert _told("tests.train.nodes", tmp_path)["began"] == [1, 21, 21, 41]
 
 
 @pytest.mark.ray
+@pytest.mark.takes_turns(0.5)
 def test_with_min_workers_a_run_goes_on_with_fewer_while_a_node_is_lost(tmp_path: Path) -> None:
     told = _told("tests.train.elastic", tmp_path)
     assert told["shares"] == [16, 32, 16]

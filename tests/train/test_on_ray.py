@@ -20,6 +20,7 @@ from tasks.sae import load
 from tasks.sae.exchange import Alone
 from tasks.train.on_ray import train
 from tasks.train.worker import Worker
+from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.ray
 
@@ -122,7 +123,7 @@ def test_an_interrupted_driver_leaves_no_workers_behind(_shared, tiny_run, tmp_p
 
     with pytest.raises(StoppedError):
         train(config, activations, str(tmp_path / "saes"), interrupt)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_S
     while ray.available_resources().get("CPU", 0) < 4:
         assert time.monotonic() < deadline, "workers still hold their CPUs"
         time.sleep(0.2)

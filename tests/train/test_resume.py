@@ -17,6 +17,7 @@ from tasks.store.objects import open_store
 from tasks.train.loop import Run, StoppedError
 from tasks.train.state import checkpoint_name, newest_run, read_run, run_to_files
 from tasks.train.worker import Worker
+from tests.patience import PATIENCE_S
 
 
 class KilledError(Exception):
@@ -93,7 +94,7 @@ def test_a_process_killed_with_sigkill_goes_on_from_its_checkpoint(tiny_run, tmp
         kill = lambda run: os.kill(os.getpid(), signal.SIGKILL) if run.state.step == 22 else None
         Worker(config, {activations!r}, {str(out)!r}, Alone()).train(kill, lambda run: keep({str(out)!r}, run))
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=Path(__file__).parents[2], timeout=120)
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=Path(__file__).parents[2], timeout=PATIENCE_S)
     assert done.returncode == -signal.SIGKILL
     assert sorted(os.listdir(out / "checkpoints"))[-1] == checkpoint_name(20)
     assert_equal_bits(train_to_the_end(config, activations, out), undisturbed)

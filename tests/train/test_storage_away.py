@@ -12,6 +12,7 @@ from tasks.store.objects import open_store
 from tasks.train.worker import CHECKPOINTS
 from tests.conftest import s3_server
 from tests.harvest.commands import kill_tree
+from tests.patience import PATIENCE_S
 from tests.train.conftest import make_run
 from tests.train.kills import Command, kill
 
@@ -42,7 +43,7 @@ def test_a_run_outlasts_a_server_that_is_away_again_and_again(s3: str, s3_proces
         kill([psutil.Process(command.held("step", process))])
         command.held("read", process)
         away(s3_process, command, "read")
-        assert process.wait(200) == 0, command.said()
+        assert process.wait(PATIENCE_S) == 0, command.said()
     finally:
         kill_tree(process)
     command.require_undisturbed(undisturbed)

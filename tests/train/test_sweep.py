@@ -73,8 +73,8 @@ def test_the_seed_of_the_weights_leaves_the_order_of_the_data(tiny_run, tmp_path
         ({"archs": ["topk", "nosuch"]}, r"sweep, at nosuch: sae\.arch is 'nosuch' but must be one of"),
         ({"d_sae": [2, 24]}, r"sweep, at d_sae 2: sae\.k is 3 but must lie in 1\.\.2"),
         ({"k": [4, 4]}, r"sweep\.k is \[4, 4\] but must name each value once"),
-        ({"k": [0]}, r"sweep\.k\.0 is 0: input should be greater than or equal to 1\."),
-        ({"lr": [-1.0]}, r"sweep\.lr\.0 is -1\.0: input should be greater than 0\."),
+        ({"k": [0]}, r"sweep\.k\.0 is 0 but must be at least 1\."),
+        ({"lr": [-1.0]}, r"sweep\.lr\.0 is -1\.0 but must be above 0\."),
         ({"ks": [4]}, r"Unknown setting 'sweep\.ks'; allowed here: archs, d_sae, k, l1_coefficient, lr, seeds\."),
     ],
 )

@@ -117,7 +117,7 @@ class Harvester:
 def _subject(job: Job) -> Subject:
     config = job.config
     model = load_model(job.model, device="cpu")
-    prune_after(model, config.harvest.hooks)
+    prune_after(model, config.harvest.hooks, config.text.context_length)
     model.to("cuda" if job.gpus else "cpu")
     return Subject(model, config.model.label, config.model.revision or "", job.special_token_ids, job.padding_token_id)
 

@@ -3,14 +3,17 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
+from math import prod
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
 from tasks.sae.config import SAEConfig
-from tasks.settings import Settings
+from tasks.settings import Seed, Settings
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, lt=2**31)]
+MOST_SAES = 4096
+"""Of one sweep; each takes memory beside the others."""
 
 
 class SweepConfig(Settings):
@@ -27,11 +30,11 @@ class SweepConfig(Settings):
     """Numbers of latents. Empty: sae.d_sae."""
     k: tuple[Count, ...] = ()
     """Latents per token. Empty: sae.k."""
-    l1_coefficient: tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...] = ()
+    l1_coefficient: tuple[Annotated[float, Field(ge=0, le=1e30)], ...] = ()
     """Weights of the sparsity term. Empty: sae.l1_coefficient."""
-    lr: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = ()
+    lr: tuple[Annotated[float, Field(gt=0, le=1000)], ...] = ()
     """Peak learning rates. Empty: train.lr."""
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    seeds: tuple[Seed, ...] = ()
     """Seeds of the initial weights; the order of the data stays that of train.seed. Empty: train.init_seed."""
 
     @model_validator(mode="after")
@@ -65,11 +68,18 @@ class SweepConfig(Settings):
             raise ValueError(f"sweep, at {described(point)}: {error}") from None
 
     def check(self, sae: SAEConfig) -> None:
-        """Refuse a sweep with a combination that is no SAE.
+        """Refuse a sweep with too many combinations, or with one that is no SAE.
 
         Raises:
-            ValueError: naming the first of them.
+            ValueError: telling how many there are, or naming the first of them that is wrong.
         """
+        sizes = {f"sweep.{name}": len(values) for name, values in self.lists.items()}
+        if prod(sizes.values()) > MOST_SAES:
+            factors = " x ".join(f"{size:,} ({name})" for name, size in sizes.items())
+            raise ValueError(
+                f"The sweep has {prod(sizes.values()):,} SAEs, {factors}, but at most {MOST_SAES:,} can be trained at once. "
+                "Shorten its lists."
+            )
         for point in self.points():
             self.sae_at(point, sae)
 
