@@ -30,6 +30,7 @@ from tasks.addresses import Addresses
 from tasks.config import PipelineConfig
 from tasks.errors import InputError
 from tasks.progress import Listener, Progress
+from tasks.secret import masked
 
 ARTIFACT_EVERY_S = 10.0
 """Each update is a write to the server's database."""
@@ -85,7 +86,7 @@ class _InRunsLog(logging.Handler):
             logger = get_run_logger()
         except MissingContextError:  # a thread of a stage's own
             logger = logging.getLogger(__name__)
-        logger.log(record.levelno, "%s", record.getMessage())
+        logger.log(record.levelno, "%s", masked(record.getMessage()))
 
 
 def _worth_another_try(_task: Any, _run: TaskRun, state: State[Any]) -> bool:

@@ -16,6 +16,7 @@ from tasks.lm.config import ModelConfig
 from tasks.report.config import ReportConfig
 from tasks.sae.config import SAEConfig
 from tasks.score.config import ScoreConfig
+from tasks.secret import refuse_secrets
 from tasks.settings import MOST_PROCESSES, PathText, Settings
 from tasks.text.config import TextConfig
 from tasks.train.config import TrainConfig
@@ -53,6 +54,12 @@ class PipelineConfig(Settings):
     score: ScoreConfig = ScoreConfig()
     report: ReportConfig = ReportConfig()
     ray: RayConfig = RayConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_secrets(cls, values: Any) -> Any:
+        refuse_secrets(values)
+        return values
 
     @model_validator(mode="after")
     def _check_across_stages(self) -> Self:

@@ -6,18 +6,21 @@ starts its workers at nice 15, dies of a signal that is meant for this process, 
 
 import os
 import secrets
+import socket
 import stat
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import ray
-from ray._private import ray_constants, services
+from ray._private import parameter, ray_constants, services
 from ray._private.authentication import authentication_token_setup
 from ray._raylet import AuthenticationTokenLoader
 
@@ -47,16 +50,33 @@ def start(timeout_s: float, **options: Any) -> None:
     environment = _ENVIRONMENT | {"RAY_gcs_server_port_wait_time_s": str(max(1, int(timeout_s)))}  # Ray's own: 20 s
     environment = {name: os.environ.get(name, value) for name, value in environment.items()}
     folder = private_folder()
+    ports = _agents_ports()
+    export = ports.pop("metrics_export_port")  # the one that ray.init itself takes
+    started: list[subprocess.Popen[bytes]] = []
+
+    def popen(command: list[str], **how: Any) -> Any:
+        name = Path(command[0]).name
+        told = [f"--dashboard_agent_listen_port={ports['dashboard_agent_listen_port']}"] if name == "raylet" else []
+        process = console_popen([*command, *told], start_new_session=True, **how)
+        if name in ("raylet", "gcs_server"):
+            started.append(process)
+        return process
+
+    console_popen = services.ConsolePopen
     with (
         mock.patch.dict(os.environ, environment),
         mock.patch.object(ray_constants, "ENABLE_RAY_CLUSTER", False),  # was read when Ray was imported
         # A session of its own: a signal to this process's group (Ctrl-C, GNU timeout, systemd) reaches this process alone,
         # which then stops Ray. Linux kills Ray's processes when this one dies in whatever way.
-        mock.patch.object(services, "ConsolePopen", partial(services.ConsolePopen, start_new_session=True)),
-        mock.patch.object(services, "get_node", _patient(services.get_node, timeout_s)),
+        mock.patch.object(services, "ConsolePopen", popen),
+        mock.patch.object(services, "get_node", _patient(services.get_node, timeout_s, started)),
+        # Where it is not told their ports, the raylet ends if its agents have not told it theirs after 15 s.
+        mock.patch.object(parameter, "RayParams", partial(parameter.RayParams, **ports)),
     ):
         try:
-            ray.init(address="local", _temp_dir=folder, **options)  # local: else it joins what runs on this machine
+            ray.init(
+                address="local", _temp_dir=folder, _metrics_export_port=export, **options
+            )  # local: else it joins what runs on this machine
         except OSError as error:
             raise SaemillError(
                 f"Ray cannot write its files in {folder} ({error.strerror or error}). Make room there, or name another "
@@ -105,7 +125,15 @@ def private_folder() -> str:
     return str(usual / "ray")
 
 
-def _patient(get_node: Callable[..., Any], timeout_s: float) -> Callable[..., Any]:
+def _agents_ports() -> dict[str, int]:
+    names = ("metrics_agent_port", "runtime_env_agent_port", "dashboard_agent_listen_port", "metrics_export_port")
+    with ExitStack() as held:
+        return {name: held.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for name in names}
+
+
+def _patient(
+    get_node: Callable[..., Any], timeout_s: float, started: Sequence["subprocess.Popen[bytes]"] = ()
+) -> Callable[..., Any]:
     """Ask for the node until it is there or time is up; Ray itself stops asking after 30 s (2.60, _private/node.py)."""
     deadline = time.monotonic() + timeout_s
 
@@ -114,6 +142,11 @@ def _patient(get_node: Callable[..., Any], timeout_s: float) -> Callable[..., An
             try:
                 return get_node(*given)
             except RuntimeError as error:
+                if any(process.poll() is not None for process in started):
+                    raise SaemillError(
+                        "Ray ended while it started. Nothing is lost: give the same command again. If that does not help, "
+                        "the logs say why: session_latest/logs in a folder saemill-*/ray below /tmp or RAY_TMPDIR."
+                    ) from error
                 if time.monotonic() > deadline:
                     raise _too_slow(timeout_s) from error
                 time.sleep(0.2)
