@@ -1,5 +1,6 @@
 """What `saemill init` does: write a configuration for a model and corpus of one's own, proved fit to run."""
 
+import shlex
 from pathlib import Path
 
 from tasks.config import parse_config
@@ -20,7 +21,7 @@ def written(model: str, source: str, column: str, hook: str | None, out: str | N
     found = draft(model, source, column, hook, storage)
     path = Path(out if out is not None else f"{found.name}.yaml")
     _require_free(path)
-    text = str(found)
+    text = str(found).replace("saemill run FILE", f"saemill run {shlex.quote(str(path))}")
     check(parse_config(parse(text)))
     try:
         with open(path, "x", encoding="utf-8") as file:

@@ -57,7 +57,7 @@ class Draft:
     workers: int
 
     def __str__(self) -> str:
-        """The commented YAML."""
+        """The commented YAML, in which FILE stands for its own name."""
         depth = f", in a model of {self.n_blocks} blocks" if self.n_blocks else ""
         positions = f"the model knows {self.positions:,} positions" if self.positions else "the model sets no bound"
         epochs = f"{self.tokens / self.max_tokens:.2g} times what is harvested"
@@ -82,9 +82,9 @@ class Draft:
 
 
 _HEAD = """\
-# Written by `saemill init` for this model, corpus and machine. Run it, from where it was written, with
+# Written by `saemill init` for this model, corpus and machine. Paths are relative to the directory you start from.
 #
-#     saemill run THIS_FILE
+#     saemill run FILE
 #
 # Settings that are not named here keep their defaults; `saemill settings` lists and explains all. Counts may be written as
 # 1M or 1e6. Any of them can be changed on the command line: --set sae.k=16

@@ -8,22 +8,24 @@ import pytest
 
 from tests.sampled import sampled
 
-SLOW = {"served": "prefect", "prefect": "prefect", "ray_cluster": "ray"}
-"""Fixtures and markers, and what is started for whoever has them; the first that is met counts."""
+STARTED = {"served": "prefect", "ray_cluster": "ray"}
+"""Fixtures of the whole session, and what is started for whoever has them; the first that is met counts."""
+LONG = {"ray", "prefect"}
+"""Markers of tests that take long."""
 
 
 def group(nodeid: str, has: Collection[str]) -> tuple[str, bool]:
     """The tests that share this name are of one process; and whether they take long.
 
-    Those with the tests' Ray cluster go by package, as what they harvest or train once is their package's; each process
-    then has a cluster, which takes seconds, and none is idle meanwhile. Those with Prefect's server go together, and all
-    others by file: also those that start clusters of their own.
+    Those with the session's Ray cluster go by package, as what they harvest or train once is their package's; each process
+    then has a cluster, which takes seconds, and none is idle meanwhile. Those with the session's Prefect server go together
+    for the same reason, and all others by file: also those that start clusters and servers of their own.
     """
     path = PurePath(nodeid.partition("::")[0])
-    for name, what in SLOW.items():
-        if name in has:
-            return (what if what == "prefect" else f"{what}-{path.parent.name}"), True
-    return f"{path.parent.name}-{path.stem.removeprefix('test_')}", "ray" in has
+    for fixture, what in STARTED.items():
+        if fixture in has:
+            return f"{what}-{path.parent.name}", True
+    return f"{path.parent.name}-{path.stem.removeprefix('test_')}", not LONG.isdisjoint(has)
 
 
 def not_their_turn(items: list[pytest.Item]) -> set[pytest.Item]:

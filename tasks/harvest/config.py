@@ -1,8 +1,8 @@
 """Which activations are harvested, which tokens are left out, and how the work is cut."""
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from tasks.errors import InputError
 from tasks.lm.names import canonical
@@ -41,6 +41,13 @@ class HarvestConfig(Settings):
     """Sequences per forward pass; halved by an actor that runs out of memory."""
     max_attempts: int = Field(3, ge=1, le=1000)
     """Tries per shard before it is given up: the run then ends, after all others, with an error that names it and why."""
+
+    @model_validator(mode="after")
+    def _check_gpus(self) -> Self:
+        gpus = self.gpus_per_actor
+        if gpus is not None and gpus > 1 and gpus != int(gpus):  # Ray shares one GPU among actors, but no part of a second
+            raise ValueError(f"harvest.gpus_per_actor is {gpus:g} but must be a whole number, or a part of 1.")
+        return self
 
     @field_validator("hooks")
     @classmethod
