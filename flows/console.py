@@ -14,6 +14,7 @@ from rich.progress import Progress as Bars
 
 from flows.pace import Pace
 from tasks.progress import Listener, Progress
+from tasks.secret import masked
 
 LINE_EVERY_S = 5.0
 MOST_CHARACTERS = 2000
@@ -21,8 +22,8 @@ MOST_CHARACTERS = 2000
 
 
 def say(console: Console, message: str, style: str | None = None) -> None:
-    """Print a line as it is: unwrapped, with its brackets left alone."""
-    console.print(message, style=style, markup=False, highlight=False, soft_wrap=True)
+    """Print a line as it is: unwrapped, with its brackets left alone; only secrets in addresses are masked."""
+    console.print(masked(message), style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def on_one_line(sentence: str) -> str:

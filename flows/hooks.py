@@ -1,9 +1,11 @@
 """What `saemill hooks` says: the modules of a model that can be harvested."""
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
+from tasks.config_errors import told
 from tasks.errors import InputError
 from tasks.lm.config import ModelConfig
 from tasks.lm.hooks import HookInfo, list_hooks
@@ -19,7 +21,11 @@ def listed(model: str, match: str) -> list[HookInfo]:
     """
     if not model:
         raise InputError("MODEL is empty. Give a folder, a .gguf file, an installed package that carries one, or a hub id.")
-    hooks = list_hooks(load_skeleton(ModelConfig(name=model)))
+    try:
+        settings = ModelConfig(name=model)
+    except ValidationError as error:
+        raise InputError(f"MODEL: {told(error.errors(include_url=False), ModelConfig)}") from None
+    hooks = list_hooks(load_skeleton(settings))
     found = [hook for hook in hooks if match in hook.name]
     if not found:
         near = nearest(match, (hook.name for hook in hooks)) or nearest(match, _parts(hooks))

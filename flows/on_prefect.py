@@ -33,6 +33,7 @@ from tasks.addresses import Addresses
 from tasks.config import PipelineConfig
 from tasks.errors import InputError, SaemillError
 from tasks.progress import Listener, Progress
+from tasks.secret import masked
 
 R = TypeVar("R")
 ARTIFACT_EVERY_S = 10.0
@@ -148,7 +149,7 @@ class _InRunsLog(logging.Handler):
             logger = get_run_logger()
         except MissingContextError:  # a thread of a stage's own
             logger = logging.getLogger(__name__)
-        logger.log(record.levelno, "%s", record.getMessage())
+        logger.log(record.levelno, "%s", masked(record.getMessage()))
 
 
 @task(retries=2, retry_delay_seconds=[10, 60], persist_result=False, cache_policy=NO_CACHE)

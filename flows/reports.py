@@ -5,6 +5,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
+from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,57 @@ LINKS = "SAEMILL_REPORTS_AT"
 
 
 class _Handler(SimpleHTTPRequestHandler):
+    """Serves the files of reports, and nothing else that lies there or that a link there leads to."""
+
     def log_message(self, format: str, *args: Any) -> None:
         """Stay silent: requests are no news."""
 
     def end_headers(self) -> None:
-        """Let nothing in a report, whose text comes from corpora, reach beyond the report's own site."""
+        """Let nothing in a report, whose text comes from corpora, reach beyond the report's own site, nor others into it."""
         self.send_header("Content-Security-Policy", "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:")
+        self.send_header("Cross-Origin-Resource-Policy", "same-origin")
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("X-Frame-Options", "SAMEORIGIN")
         super().end_headers()
+
+    def send_head(self) -> Any:
+        """The file that is asked for, if it may be shown."""
+        if not self._from_own_address():
+            self.send_error(HTTPStatus.FORBIDDEN, "Reports are shown at this server's own address only")
+        elif not self._may_be_shown():
+            self.send_error(HTTPStatus.NOT_FOUND)
+        else:
+            return super().send_head()
+        return None
+
+    def list_directory(self, path: Any) -> None:
+        """No lists of what there is."""
+        self.send_error(HTTPStatus.NOT_FOUND)
+
+    def _from_own_address(self) -> bool:
+        """Whether Host is ours, whatever name resolves to it (DNS rebinding), and no page of another origin asks.
+
+        Following a link is another thing: Prefect's UI, at another port, has links to reports.
+        """
+        own = f"127.0.0.1:{self.server.server_port}"  # type: ignore[attr-defined] # it is an HTTPServer
+        follows = self.headers.get("Sec-Fetch-Mode") == "navigate" and self.headers.get("Sec-Fetch-Dest") == "document"
+        near = self.headers.get("Sec-Fetch-Site") in (None, "none", "same-origin")
+        return (
+            self.headers.get_all("Host") == [own]
+            and self.headers.get("Origin") in (None, f"http://{own}")
+            and (near or follows)
+        )
+
+    def _may_be_shown(self) -> bool:
+        """Whether a path stays in the folder, links followed, and no part of it is hidden."""
+        asked, folder = Path(self.translate_path(self.path)), Path(self.directory)
+        try:
+            real, root = asked.resolve(strict=True), folder.resolve(strict=True)
+        except (OSError, ValueError, RuntimeError):  # not there, a NUL, a ring of links
+            return False
+        if not (asked.is_relative_to(folder) and real.is_relative_to(root) and (real.is_file() or real.is_dir())):
+            return False
+        return not any(part.startswith(".") for part in (*asked.relative_to(folder).parts, *real.relative_to(root).parts))
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from tasks.lm.config import ModelConfig
 from tasks.report.config import ReportConfig
 from tasks.sae.config import SAEConfig
 from tasks.score.config import ScoreConfig
+from tasks.secret import refuse_secrets
 from tasks.settings import MOST_PROCESSES, PathText, Settings
 from tasks.text.config import TextConfig
 from tasks.train.config import TrainConfig
@@ -32,6 +33,8 @@ class RayConfig(Settings):
     """CPUs of the local cluster. Empty: all of the machine's."""
     object_store_mb: int = Field(256, ge=80, le=2**24)
     """Shared memory of the local cluster's object store, in MiB; activations never pass through it."""
+    start_timeout_s: float = Field(300.0, gt=0, allow_inf_nan=False)
+    """How long the local cluster may take to start, in seconds: about 6 on a quiet machine, minutes on a crowded one."""
 
 
 class PipelineConfig(Settings):
@@ -51,6 +54,12 @@ class PipelineConfig(Settings):
     score: ScoreConfig = ScoreConfig()
     report: ReportConfig = ReportConfig()
     ray: RayConfig = RayConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_secrets(cls, values: Any) -> Any:
+        refuse_secrets(values)
+        return values
 
     @model_validator(mode="after")
     def _check_across_stages(self) -> Self:

@@ -7,9 +7,14 @@
 Each message is one sentence or two: where, what was found, what was expected, what to do.
 """
 
+from tasks.secret import masked
+
 
 class SaemillError(Exception):
-    """Base of all errors raised on purpose; its text is fit to be shown to a user as it is."""
+    """Base of all errors raised on purpose; its text is fit to be shown to a user as it is, without secrets in addresses."""
+
+    def __init__(self, *given: object) -> None:
+        super().__init__(*(masked(part) if isinstance(part, str) else part for part in given))
 
 
 class InputError(SaemillError):

@@ -3,21 +3,24 @@
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import AuthenticationError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tasks.config import RayConfig
 from tasks.errors import InputError, SaemillError
+from tasks.local_ray.on_ray import start
 
 T = TypeVar("T")
 # A machine's answer takes as long as a worker's start, which on a busy one may be half a minute.
 _ANSWER_S = 120.0
+_LISTENER_S = 10.0
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Under an ancestor `uv run`, Ray would ship the environment to each worker: https://github.com/ray-project/ray/issues/59342
@@ -36,7 +39,7 @@ def connect(config: RayConfig) -> None:
 
     Raises:
         InputError: no cluster answers at ``config.address``.
-        SaemillError: a local cluster is not there within Ray's own 30 s.
+        SaemillError: a local cluster is not there within ``config.start_timeout_s``.
     """
     if ray.is_initialized():
         return
@@ -89,32 +92,46 @@ def ask_nodes(question: Callable[[bool], T]) -> list[T]:
 
 
 def _start_local(config: RayConfig) -> None:
-    # Ray guards local clusters with a token by itself, and says so at each start; nobody needs to act on that.
+    # Ray says at each start that it guards local clusters with a token; nobody needs to act on that.
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
-    try:
-        ray.init(
-            address="local",  # without it, Ray joins whatever cluster was started on this machine last
-            num_cpus=config.num_cpus,
-            object_store_memory=config.object_store_mb * 2**20,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="warning",
-            configure_logging=True,
-        )
-    except Exception as error:  # Ray raises no narrower one when its node is not there after 30 s
-        if "timed out during startup" not in str(error):
-            raise
-        raise SaemillError(
-            "Ray did not start on this machine within 30 s; it is probably busy with other work. Nothing is lost: give the "
-            "same command again when it is less so, or join a running cluster (ray.address)."
-        ) from error
+    start(
+        config.start_timeout_s,
+        num_cpus=config.num_cpus,
+        object_store_memory=config.object_store_mb * 2**20,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="warning",
+        configure_logging=True,
+    )
 
 
 def _join(address: str) -> None:
+    _require_listener(address)
     try:
         ray.init(address=address, log_to_driver=False, logging_level="warning")
-    except (ConnectionError, ValueError) as error:
-        raise InputError(f"ray.address is {address!r} but no Ray cluster answers there: {error}") from None
+    except (ConnectionError, ValueError, RuntimeError, AuthenticationError) as error:
+        # Ray puts hints and tracebacks below the first line.
+        raise InputError(f"ray.address is {address!r} but no Ray cluster lets us in: {_first_line(error)}") from None
+
+
+def _require_listener(address: str) -> None:
+    """Ray itself tries an address at which nobody listens for minutes."""
+    if address == "local":
+        raise InputError("ray.address is 'local'. Leave it empty for a cluster that this run starts for itself.")
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return  # 'auto', or what Ray explains itself
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_LISTENER_S).close()
+    except (OSError, OverflowError, UnicodeError) as error:
+        raise InputError(
+            f"ray.address is {address!r} but no Ray cluster answers there ({_first_line(error)}). Correct it, start one "
+            "there, or leave it empty for one that this run starts for itself."
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 @contextmanager

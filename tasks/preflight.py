@@ -25,6 +25,7 @@ def check(config: PipelineConfig) -> None:
     check_reachable(config)
     check_storage(config.storage)
     check_cpus(config)
+    check_gpus(config)
     _check_object_store(config)
     _check_loggers(config)
     at = addresses(config)
@@ -66,6 +67,29 @@ def check_cpus(config: PipelineConfig) -> None:
                 f"{name} is {processes} with {cpus:g} CPUs each, but the local Ray cluster has {there}. "
                 f"Lower {name}, or raise ray.num_cpus."
             )
+
+
+def check_gpus(config: PipelineConfig) -> None:
+    """Refuse training on GPUs that the local cluster will not have; a cluster that is joined says so itself.
+
+    Raises:
+        InputError: train.use_gpu is on, and this machine has fewer GPUs than training wants workers.
+    """
+    if config.ray.address is not None or not config.train.use_gpu:
+        return
+    import torch  # takes seconds
+
+    there, least = torch.cuda.device_count(), config.train.least_workers
+    if there == 0:
+        raise InputError(
+            "train.use_gpu is on, but PyTorch finds no GPU on this machine. Turn it off, or join a cluster that has GPUs "
+            "(ray.address)."
+        )
+    if least > there:
+        raise InputError(
+            f"train.use_gpu is on and training wants {least} workers with a GPU each, but this machine has {there}. Lower "
+            "train.workers (or train.min_workers), or turn train.use_gpu off."
+        )
 
 
 def _check_object_store(config: PipelineConfig) -> None:

@@ -56,6 +56,7 @@ class Settings(BaseModel):
         validate_default=True,
         allow_inf_nan=False,
         protected_namespaces=(),
+        hide_input_in_errors=True,  # pydantic's own text of an error, which Prefect stores, would quote secrets
         field_title_generator=lambda name, _: name,  # Prefect's form would say "D Sae" for what --set calls d_sae
     )
     not_in_recipe: ClassVar[frozenset[str]] = frozenset()

@@ -19,6 +19,7 @@ import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from tasks.errors import InputError
+from tasks.secret import masked
 
 MOST_BYTES = 2**16
 MOST_DEPTH = 32
@@ -172,7 +173,9 @@ def shown(value: object, most: int = 80) -> str:
         return f"a group of {len(value):,} settings"
     if isinstance(value, (list, tuple)) and len(value) > most:
         return f"a list of {len(value):,} values"
-    text = repr(value if not isinstance(value, str) or len(value) <= 2 * most else value[: 2 * most])
+    if isinstance(value, str):
+        value = masked(value)[: 2 * most]  # masked before it is cut: a secret's end is what tells it
+    text = masked(repr(value))
     return text if len(text) <= most else text[: most - 4] + " ..." + text[0] * (text[0] in "'\"")
 
 

@@ -1,5 +1,6 @@
 """What several test packages share: a local Ray cluster, a real S3 server and a browser, each started once."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -9,10 +10,11 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import jaxtyping
+import psutil
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
@@ -59,6 +61,16 @@ def free_port() -> int:
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         return int(listening.getsockname()[1])
+
+
+def listening_at(processes: Iterable[psutil.Process]) -> set[str]:
+    """The addresses at which these processes accept connections."""
+    found = set()
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            connections = process.net_connections("inet")
+            found |= {at.laddr.ip for at in connections if at.status == psutil.CONN_LISTEN}
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from tasks.errors import ArtifactError, InputError
+from tasks.secret import holds_secret, masked
 from tasks.store.retry import Patience, retried
 
 T = TypeVar("T")
@@ -91,6 +92,10 @@ def open_store(uri: str) -> ObjectStore:
         InputError: the URI's scheme is not known, or no file system has such a path.
     """
     checked = checked_path(uri)
+    if holds_secret(checked):
+        raise InputError(
+            f"{masked(checked)} holds a secret where *** stands. Leave it out; S3 takes it from AWS_* variables."
+        )
     if checked.startswith("s3://"):
         return S3Store(checked.rstrip("/"))
     if "://" in checked:
@@ -119,6 +124,7 @@ def checked_path(uri: str) -> str:
 
 def shown(text: str) -> str:
     """Text of the user's in quotes, cut where it is too long for a sentence."""
+    text = masked(text)  # before it is cut: a secret's end is what tells it
     return repr(text) if len(text) <= _SHOWN else f"{text[:_SHOWN]!r}... ({len(text):,} characters)"
 
 

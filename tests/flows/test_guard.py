@@ -11,12 +11,11 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from playwright.sync_api import Page
 
 from flows import password
-from tests.conftest import ROOT
+from tests.conftest import ROOT, listening_at
 from tests.flows.conftest import TOY, Served
 
 pytestmark = pytest.mark.prefect
@@ -183,5 +182,4 @@ def test_a_password_that_others_could_read_or_that_is_empty_is_not_used_again(tm
 
 def test_no_process_of_serve_listens_but_on_loopback(served: Served) -> None:
     family = [served.process, *served.process.children(recursive=True)]
-    listening = [at for process in family for at in process.net_connections("inet") if at.status == psutil.CONN_LISTEN]
-    assert {at.laddr.ip for at in listening} == {"127.0.0.1"}
+    assert listening_at(family) == {"127.0.0.1"}

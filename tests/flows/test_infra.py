@@ -123,6 +123,18 @@ def test_compose_names_only_what_it_defines_and_publishes_on_loopback_only() -> 
         assert "image" in service, name
 
 
+def test_prefect_and_ray_ask_for_passwords_that_the_user_chooses() -> None:
+    services = load("compose.yaml")["services"]
+    assert services["prefect"]["environment"]["PREFECT_SERVER_API_AUTH_STRING"].startswith("${PREFECT_PASSWORD:?")
+    for name in ("ray-head", "ray-worker", "worker"):
+        environment = services[name]["environment"]
+        assert environment["RAY_AUTH_MODE"] == "token"
+        assert environment["RAY_AUTH_TOKEN"].startswith("${RAY_TOKEN:?")
+    assert services["worker"]["environment"]["PREFECT_API_AUTH_STRING"].startswith("${PREFECT_PASSWORD:?")
+    for pod in (INFRA / "k8s").glob("*.yaml"):
+        assert "name: RAY_AUTH_MODE, value: token" in pod.read_text(), pod
+
+
 def test_the_image_copies_what_exists() -> None:
     lines = (INFRA / "docker/Dockerfile").read_text().splitlines()
     copied = [part for line in lines if line.startswith("COPY") for part in line.split()[2:-1]]

@@ -21,6 +21,7 @@ from tasks.on_ray import cluster_cpus, cluster_gpus
 from tasks.progress import Progress
 from tasks.store.objects import open_store, s3_filesystem
 from tasks.train.job.stored import drop_unusable_snapshot
+from tasks.train.process_group.on_ray import OneMachineTorchConfig
 from tasks.train.worker import CHECKPOINTS
 
 logger = logging.getLogger(__name__)
@@ -216,11 +217,12 @@ class _Job:
 
 def _trainer(work: Callable[[dict[str, Any]], dict[str, Any]], task: dict[str, Any]) -> TorchTrainer:
     settings = task["config"].train
+    meets = TorchConfig if task["config"].ray.address is not None else OneMachineTorchConfig
     path, filesystem = _storage(task["out"])
     return _Trainer(
         work,
         train_loop_config=task,
-        torch_config=TorchConfig(backend="nccl" if settings.use_gpu else "gloo", timeout_s=600),
+        torch_config=meets(backend="nccl" if settings.use_gpu else "gloo", timeout_s=600),
         scaling_config=ray.train.ScalingConfig(
             num_workers=settings.workers if settings.min_workers is None else (settings.min_workers, settings.workers),
             elastic_resize_monitor_interval_s=_RESIZE_S,

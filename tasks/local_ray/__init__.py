@@ -1,0 +1,1 @@
+"""Starting a Ray cluster for this process alone."""
