@@ -7,6 +7,7 @@ same number is the same case on every machine.
 """
 
 import copy
+import gc
 import importlib
 import io
 import json
@@ -19,7 +20,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ import yaml
 from tests.flows.spoilt_values import DOCUMENTS, ELSEWHERE, LINES, NUMBERS, OTHERS, TEXTS
 
 SEED = "configurations-1"
+BATCH = 20
 MOST_CPU_S = 10
 MOST_WALL_S = 180
 """Of a machine that does other work too."""
@@ -202,12 +204,20 @@ def prepared(folder: Path, model: str) -> None:
 
 
 def outcomes(cases: Iterable[Case], folder: Path) -> Iterator[tuple[int, Outcome]]:
-    """How each case ends, by number, each in a forked process whose current directory is the prepared ``folder``."""
+    """How each case ends, by number, in forked processes whose current directory is the prepared ``folder``.
+
+    A fork takes some cases in turn, as forking costs more than most of them; where one ends it, another goes on.
+    """
     os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported; where it is already, see _code
     for name in NEEDED:
         importlib.import_module(name)
-    for given in cases:
-        yield given.number, _watched(given, folder)
+    gc.freeze()  # else each fork's collections would copy all that is imported
+    left = list(cases)
+    while left:
+        batch = left[:BATCH]
+        found = _watched(batch, folder)
+        yield from ((given.number, outcome) for given, outcome in zip(batch, found, strict=False))
+        left = left[len(found) :]
 
 
 NEEDED = (
@@ -225,26 +235,28 @@ NEEDED = (
 """Modules that each case needs, so that forks have them; none starts threads, which a fork would lose."""
 
 
-def _watched(given: Case, folder: Path) -> Outcome:
-    log = folder.parent / "case.log"
-    started = time.monotonic()
+def _watched(batch: Sequence[Case], folder: Path) -> list[Outcome]:
+    """How the cases end, up to and with the first that ends the fork."""
+    log = folder.parent / "cases.log"
+    log.write_bytes(b"")
     child = os.fork()
     if child == 0:
-        _be(given, folder, log)
-    while True:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            break
-        if time.monotonic() - started > MOST_WALL_S:
+        _be(batch, folder, log)
+    size, since = 0, time.monotonic()
+    while not (ended := os.waitpid(child, os.WNOHANG))[0]:
+        if log.stat().st_size > size:
+            size, since = log.stat().st_size, time.monotonic()
+        if time.monotonic() - since > MOST_WALL_S:
             os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            return Outcome("hang", f"{MOST_WALL_S} s")
+            ended = os.waitpid(child, 0)
+            break
         time.sleep(0.003)
-    told = log.read_text("utf-8", "backslashreplace")
-    if os.WIFSIGNALED(status):
-        number = os.WTERMSIG(status)
-        return Outcome("hang" if number == signal.SIGXCPU else "killed", f"signal {number}: {told[-500:]}")
-    return _judged(os.WEXITSTATUS(status), told)
+    found = [_judged(*json.loads(line)) for line in log.read_text().splitlines()]
+    if len(found) < len(batch):
+        number = os.WTERMSIG(ended[1])
+        hung = number in (signal.SIGXCPU, signal.SIGKILL)
+        found.append(Outcome("hang" if hung else "killed", f"status {ended[1]}, signal {number}"))
+    return found
 
 
 def _judged(code: int, told: str) -> Outcome:
@@ -257,24 +269,25 @@ def _judged(code: int, told: str) -> Outcome:
     return Outcome("lines", f"exit code {code}: {told}")
 
 
-def _be(given: Case, folder: Path, log: Path) -> None:
-    """The forked process: the command line, and what comes before a run, with its errors in ``log``."""
-    code = 70
+def _be(batch: Sequence[Case], folder: Path, log: Path) -> None:
+    """The forked process: the command line, and what comes before a run; a line of ``log`` for each case."""
     try:
         os.chdir(folder)
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + MOST_BYTES, used + MOST_BYTES))
-        spent = int(sum(os.times()[:2]))
-        resource.setrlimit(resource.RLIMIT_CPU, (spent + MOST_CPU_S, spent + MOST_CPU_S + 5))
-        faults = io.StringIO()
-        with redirect_stderr(faults), redirect_stdout(io.StringIO()):
-            try:
-                code = _code(given)
-            except BaseException:
-                faults.write(traceback.format_exc())
-        log.write_text(faults.getvalue(), "utf-8", "backslashreplace")
+        for given in batch:
+            spent = int(sum(os.times()[:2]))
+            resource.setrlimit(resource.RLIMIT_CPU, (spent + MOST_CPU_S, resource.RLIM_INFINITY))
+            faults, code = io.StringIO(), 70
+            with redirect_stderr(faults), redirect_stdout(io.StringIO()):
+                try:
+                    code = _code(given)
+                except BaseException:
+                    faults.write(traceback.format_exc())
+            with open(log, "a") as lines:
+                lines.write(json.dumps([code, faults.getvalue()]) + "\n")
     finally:
-        os._exit(code)
+        os._exit(0)
 
 
 def _code(given: Case) -> int:
@@ -320,6 +333,7 @@ def _exit_code(call: Callable[[], object]) -> int:
 
 def _placed(given: Case) -> str:
     path = Path("case.yaml")
+    path.unlink(missing_ok=True)  # may be a pipe
     if isinstance(given.data, bytes):
         path.write_bytes(given.data)
     elif given.data == "folder":
@@ -330,7 +344,6 @@ def _placed(given: Case) -> str:
     elif given.data == "unreadable":
         return "/proc/self/mem"
     elif given.data == "pipe":
-        path.unlink(missing_ok=True)
         os.mkfifo(path)
     elif given.data == "long name":
         return "x" * 300
@@ -359,6 +372,9 @@ def main() -> None:
         counts: Counter[str] = Counter()
         for number, outcome in outcomes(map(case, range(first, last)), folder):
             counts[outcome.kind] += 1
+            if number % 100 == 99:
+                sys.stdout.write(f"{number + 1}: {json.dumps(counts)}\n")
+                sys.stdout.flush()
             if outcome.kind not in GOOD:
                 sys.stdout.write(f"== {number} {outcome.kind}: {outcome.told[-1500:]}\n")
                 sys.stdout.flush()
