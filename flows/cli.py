@@ -356,7 +356,7 @@ app.command("encode")(encode)
 @app.command()
 def serve(
     config: Annotated[
-        str, typer.Option(metavar="CONFIG", help="Settings that fill the forms of the deployments pipeline and sweep.")
+        str, typer.Option(metavar="CONFIG", help="What the forms of the deployments pipeline and sweep begin with.")
     ] = "configs/demo.yaml",
     nightly: Annotated[
         str, typer.Option(metavar="CONFIG", help="Settings of the deployment nightly.")
@@ -396,9 +396,11 @@ def _swept(config: PipelineConfig) -> SweepResult:
 
 def _swept_recorded(config: PipelineConfig) -> SweepResult:
     _require_server()
-    from flows.on_prefect import sweep
+    from flows.on_prefect import recorded_sweep
 
-    return sweep(config)
+    done = recorded_sweep(config)
+    assert isinstance(done, SweepResult)  # a state of failure is raised as the error that it holds
+    return done
 
 
 def _require_server() -> None:
@@ -422,9 +424,11 @@ def _called(console: Console, listener: Listener) -> Call:
 def _recorded(config: PipelineConfig, until: StageName) -> Result:
     """Run as a Prefect flow, recorded by the server at PREFECT_API_URL."""
     _require_server()
-    from flows.on_prefect import pipeline  # only here, so that without a server Prefect is not even imported
+    from flows.on_prefect import recorded_pipeline  # only here: without a server Prefect is not even imported
 
-    return pipeline(config, until)
+    done = recorded_pipeline(config, until)
+    assert isinstance(done, Result)  # a state of failure is raised as the error that it holds
+    return done
 
 
 def _printed(result: Result, until: StageName) -> str:

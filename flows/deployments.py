@@ -3,38 +3,42 @@
 import asyncio
 import contextlib
 import signal
+from collections.abc import Iterable
+from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from prefect import Flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.deployments.runner import RunnerDeployment
 from prefect.exceptions import ObjectNotFound
 from prefect.runner import Runner
-from prefect.schedules import Cron
+from prefect.schedules import Cron, Schedule
 from prefect.types.entrypoint import EntrypointType
 from pydantic import ValidationError
 
 from flows.nightly import nightly
 from flows.on_prefect import pipeline, sweep
-from tasks.config import PipelineConfig
 from tasks.errors import InputError
 
 DEFAULT_CRON = "17 2 * * *"
 """Not on the hour, when everybody's jobs start."""
+PIPELINE = "The whole pipeline. To start it: Run > Custom run; name a configuration and change what you like."
+SWEEP = "Many SAEs in one pass. To start it: Run > Custom run; all combinations of the values in the lists are trained."
+NIGHTLY = "The same pipeline by the clock, on whatever the corpus holds by then. Edit the schedule at will: settings stay."
 ONE_AT_A_TIME = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE)
 
 
-def serve_deployments(config: PipelineConfig, nightly_config: PipelineConfig, cron: str | None, timezone: str) -> None:
+def serve_deployments(deployments: Iterable[RunnerDeployment]) -> None:
     """Offer the deployments and run what is started, one run at a time, until SIGINT or SIGTERM.
 
     A run that is under way then is cancelled; the same settings go on from what it wrote.
     """
     # The schedule is the user's: a restart of this process must not switch it off, as it would by default.
     runner = Runner(limit=1, pause_on_shutdown=False)
-    runner.add_deployment(pipeline_deployment(config))
-    runner.add_deployment(sweep_deployment(config))
-    runner.add_deployment(nightly_deployment(nightly_config, cron, timezone))
+    for deployment in deployments:
+        runner.add_deployment(deployment)
     asyncio.run(_run_until_signal(runner))
 
 
@@ -56,47 +60,39 @@ async def _run_until_signal(runner: Runner) -> None:
         await polling
 
 
-def pipeline_deployment(config: PipelineConfig) -> RunnerDeployment:
-    """The pipeline with a form that ``config`` fills, and no schedule."""
-    return RunnerDeployment.from_flow(
-        pipeline,
-        "pipeline",
-        description="The whole pipeline. Start it with Run > Custom run and change any setting in the form.",
-        parameters={"config": config.model_dump(mode="json")},
-        concurrency_limit=ONE_AT_A_TIME,
-        entrypoint_type=EntrypointType.MODULE_PATH,
-    )
+def offered(
+    configuration: str, nightly_configuration: str, storage: str | None, cron: str | None, timezone: str
+) -> list[RunnerDeployment]:
+    """The deployments, whose forms begin with these configurations, by name, and this storage.
 
-
-def sweep_deployment(config: PipelineConfig) -> RunnerDeployment:
-    """A sweep with the same form, and no schedule."""
-    return RunnerDeployment.from_flow(
-        sweep,
-        "sweep",
-        description="Many SAEs in one pass over the activations. Fill the lists under sweep in the form.",
-        parameters={"config": config.model_dump(mode="json")},
-        concurrency_limit=ONE_AT_A_TIME,
-        entrypoint_type=EntrypointType.MODULE_PATH,
-    )
-
-
-def nightly_deployment(config: PipelineConfig, cron: str | None, timezone: str) -> RunnerDeployment:
-    """The nightly run; without ``cron``, a deployment that is there already keeps its schedules as the user left them."""
-    deployment = RunnerDeployment.from_flow(
-        nightly,
-        "nightly",
-        description="The same pipeline by the clock, on whatever the corpus holds by then. Edit the schedule at will.",
-        parameters={"config": config.model_dump(mode="json")},
-        schedule=Cron(cron or DEFAULT_CRON, timezone=timezone),
-        concurrency_limit=ONE_AT_A_TIME,
-        entrypoint_type=EntrypointType.MODULE_PATH,
-    )
+    They hold names and not settings, so that an edited schedule, which may store a copy of a form, copies no settings.
+    Without ``cron``, a nightly that is there already keeps its schedules as the user left them.
+    """
+    by_hand, by_clock = {"configuration": configuration}, {"configuration": nightly_configuration}
+    if storage is not None:
+        by_hand["storage"] = by_clock["storage"] = storage
+    scheduled = _deployment(nightly, NIGHTLY, by_clock, Cron(cron or DEFAULT_CRON, timezone=timezone))
     if cron is None and _exists("nightly/nightly"):
         # Only what was set is sent; an empty list would delete the schedules (prefect 3.8.8, server/models/deployments.py).
         # A slug would let the server match ours, but then its UI shows the slug in place of the time.
-        deployment.schedules = None
-        deployment.model_fields_set.discard("schedules")
-    return deployment
+        scheduled.schedules = None
+        scheduled.model_fields_set.discard("schedules")
+    return [_deployment(pipeline, PIPELINE, by_hand), _deployment(sweep, SWEEP, by_hand), scheduled]
+
+
+def _deployment(
+    flow: Flow[..., Any], description: str, parameters: dict[str, str], schedule: Schedule | None = None
+) -> RunnerDeployment:
+    """A deployment named as its flow is."""
+    return RunnerDeployment.from_flow(
+        flow,
+        flow.name,
+        description=description,
+        parameters=dict(parameters),
+        schedule=schedule,
+        concurrency_limit=ONE_AT_A_TIME,
+        entrypoint_type=EntrypointType.MODULE_PATH,
+    )
 
 
 def check_schedule(cron: str | None, timezone: str) -> None:

@@ -7,25 +7,28 @@ from prefect import flow, runtime
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
-from flows.on_prefect import conduct
+from flows.form import NightlyForm, takes
+from flows.on_prefect import conduct, in_a_sentence, stored
 from flows.pipeline import Result
-from tasks.config import PipelineConfig
 
 
-@flow(name="nightly", persist_result=False)
-def nightly(config: PipelineConfig, skip_if_late_hours: float = 6.0) -> Result | State[Any]:
+@flow(name="nightly", persist_result=False, validate_parameters=False)
+@takes(NightlyForm)
+def nightly(**chosen: Any) -> Result | State[Any]:
     """Run the pipeline on today's data, unless this run should have started long ago.
 
     Prefect schedules runs ahead, and a machine that was off for three nights would do all three, one after the other.
-
-    Args:
-        config: Everything that decides what is run.
-        skip_if_late_hours: A run that starts later than this after its scheduled time is skipped.
     """
     due = runtime.flow_run.scheduled_start_time
-    if is_stale(due, datetime.now(UTC), skip_if_late_hours):
-        return Completed(name="SkippedStale", message=f"Was due at {due}, more than {skip_if_late_hours:g} h ago.")
-    return conduct(config)
+
+    def work() -> Result | State[Any]:
+        form = NightlyForm.filled(chosen, stored())
+        hours = form.skip_if_late_hours
+        if is_stale(due, datetime.now(UTC), hours):
+            return Completed(name="SkippedStale", message=f"Was due at {due}, more than {hours:g} h ago.")
+        return conduct(form.settings())
+
+    return in_a_sentence(work)
 
 
 def is_stale(due: datetime | None, now: datetime, hours: float) -> bool:

@@ -5,11 +5,12 @@ Bytes never pass through Prefect, and neither do results: the manifests on stora
 
 import logging
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 from uuid import UUID
 
 import httpx
-from prefect import flow, get_run_logger, task
+from prefect import flow, get_client, get_run_logger, runtime, task
 from prefect.artifacts import (
     create_link_artifact,
     create_markdown_artifact,
@@ -17,20 +18,23 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import State, TaskRun
+from prefect.client.schemas.objects import State
 from prefect.exceptions import MissingContextError
-from prefect.states import Completed
+from prefect.states import Completed, Failed
 
 from flows.console import describe, logged_to
+from flows.form import PipelineForm, SweepForm, takes
+from flows.labels import run_name, sweep_name, tags
 from flows.pace import Pace
 from flows.pipeline import Result, Stage, StageName, run_pipeline, stages
 from flows.reports import link_to
 from flows.sweep import Step, Sweep, SweepResult, described, run_sweep
 from tasks.addresses import Addresses
 from tasks.config import PipelineConfig
-from tasks.errors import InputError
+from tasks.errors import InputError, SaemillError
 from tasks.progress import Listener, Progress
 
+R = TypeVar("R")
 ARTIFACT_EVERY_S = 10.0
 """Each update is a write to the server's database."""
 LOG_EVERY_S = 5.0
@@ -39,42 +43,101 @@ TIMEOUT_S = {"tokenize": DAY_S, "harvest": 14 * DAY_S, "train": 14 * DAY_S, "sco
 """After this long a stage counts as hung; it goes on from what it wrote when it is tried again."""
 
 
-@flow(name="pipeline", persist_result=False)
-def pipeline(config: PipelineConfig, until: StageName = "report") -> Result:
+@flow(name="pipeline", persist_result=False, validate_parameters=False)
+@takes(PipelineForm)
+def pipeline(**chosen: Any) -> Result | State[Any]:
     """Harvest a language model's activations, train a sparse autoencoder on them, score its latents, write a report.
 
     Results are named by the settings that change them: what is finished already is not done again.
-
-    Args:
-        config: Everything that decides what is run. Each setting has its default; change what you like.
-        until: The last stage to run.
     """
-    return conduct(config, until)
+
+    def work() -> Result:
+        form = PipelineForm.filled(chosen, stored())
+        return conduct(form.settings(), form.until)
+
+    return in_a_sentence(work)
+
+
+@flow(name="sweep", persist_result=False, validate_parameters=False)
+@takes(SweepForm)
+def sweep(**chosen: Any) -> SweepResult | State[Any]:
+    """Train the sparse autoencoders of a sweep on the same activations in one pass, and compare them on one page.
+
+    Each is written where a run of its own would have written it: what is finished already is not done again.
+    """
+    return in_a_sentence(lambda: conduct_sweep(SweepForm.filled(chosen, stored()).settings()))
+
+
+@flow(name="recorded-pipeline", persist_result=False)
+def recorded_pipeline(config: PipelineConfig, until: StageName = "report") -> Result | State[Any]:
+    """The pipeline as the command line started it: with all settings as they were resolved there."""
+    return in_a_sentence(lambda: conduct(config, until))
+
+
+@flow(name="recorded-sweep", persist_result=False)
+def recorded_sweep(config: PipelineConfig) -> SweepResult | State[Any]:
+    """A sweep as the command line started it: with all settings as they were resolved there."""
+    return in_a_sentence(lambda: conduct_sweep(config))
+
+
+def stored() -> dict[str, Any]:
+    """The parameters of the deployment that the present flow run comes from; none where it comes from none."""
+    parameters: dict[str, Any] | None = runtime.deployment.parameters
+    return parameters or {}
+
+
+def in_a_sentence(work: Callable[[], R], refused: type[SaemillError] = SaemillError) -> R | State[Any]:
+    """What ``work`` returns; where it raises ``refused`` on purpose, a failed state that says why, without a traceback.
+
+    Whoever called the flow or the task as a function is given the error itself.
+    """
+    try:
+        return work()
+    except refused as error:
+        # Ray wraps what its workers raise; the cause is the sentence, the wrapper a traceback.
+        cause = getattr(error, "cause", error)
+        return Failed(message=str(cause), data=cause)
+
+
+def _told_in_a_sentence(record: logging.LogRecord) -> bool:
+    """Leave a traceback out where its error is a sentence, and the record too where the run's state says that already."""
+    if record.exc_info is None or not isinstance(record.exc_info[1], SaemillError):
+        return True
+    record.exc_info = None
+    return record.name == "prefect.task_runs"
+
+
+# Prefect logs what a failed state holds with its traceback, and there is no state that fails without raising (3.8.8).
+for _runs in ("prefect.flow_runs", "prefect.task_runs"):
+    logging.getLogger(_runs).addFilter(_told_in_a_sentence)
 
 
 def conduct(config: PipelineConfig, until: StageName = "report") -> Result:
     """Run the pipeline inside the present flow run and publish what came of it as artifacts."""
+    _label(run_name(config), config)
     with logged_to(_InRunsLog()):
         result = run_pipeline(config, _call, until)
     publish(result)
     return result
 
 
-@flow(name="sweep", persist_result=False)
-def sweep(config: PipelineConfig) -> SweepResult:
-    """Train the sparse autoencoders of a sweep on the same activations in one pass, and compare them on one page.
-
-    Each is written where a run of its own would have written it: what is finished already is not done again.
-
-    Args:
-        config: Everything that decides what is run. The lists under `sweep` say which autoencoders are trained.
-    """
+def conduct_sweep(config: PipelineConfig) -> SweepResult:
+    """Run a sweep inside the present flow run and publish what came of it as artifacts."""
+    _label(sweep_name(config), config)
     with logged_to(_InRunsLog()):
         result = run_sweep(config, _call, _do)
     link = link_to(result.report)
     create_link_artifact(link=link, link_text="Open the page", key="sweep-page", description=result.report)
+    get_run_logger().info("The page of the sweep is at %s", link)
     create_markdown_artifact(markdown=f"```\n{described(result)}\n```", key="sweep", description="How the SAEs compare")
     return result
+
+
+def _label(name: str, config: PipelineConfig) -> None:
+    """Name the present flow run after what it does, and tag it so that it is found again."""
+    with get_client(sync_client=True) as client:
+        kept = [*runtime.flow_run.tags, *tags(config)]
+        client.update_flow_run(runtime.flow_run.id, name=name, tags=list(dict.fromkeys(kept)))
 
 
 class _InRunsLog(logging.Handler):
@@ -88,27 +151,20 @@ class _InRunsLog(logging.Handler):
         logger.log(record.levelno, "%s", record.getMessage())
 
 
-def _worth_another_try(_task: Any, _run: TaskRun, state: State[Any]) -> bool:
-    """Whether another try can help: wrong input stays wrong."""
-    return not isinstance(state.result(raise_on_failure=False), InputError)
-
-
-@task(
-    retries=2,
-    retry_delay_seconds=[10, 60],
-    retry_condition_fn=_worth_another_try,
-    persist_result=False,
-    cache_policy=NO_CACHE,
-)
+@task(retries=2, retry_delay_seconds=[10, 60], persist_result=False, cache_policy=NO_CACHE)
 def run_stage(name: StageName, config: PipelineConfig, at: Addresses) -> str | State[str]:
     """Run one stage; the URI of what it wrote."""
     (stage,) = (stage for stage in stages(config) if stage.name == name)
     out = stage.out(at)
     if stage.finished(at):
         return Completed(name="FinishedEarlier", message=f"{out} was finished before.", data=out)
-    get_run_logger().info("writing %s", out)
-    stage.run(config, at, _listener(name))
-    return out
+
+    def work() -> str:
+        get_run_logger().info("writing %s", out)
+        stage.run(config, at, _listener(name))
+        return out
+
+    return in_a_sentence(work, InputError)  # all else is worth another try
 
 
 def _call(stage: Stage, config: PipelineConfig, at: Addresses) -> None:
@@ -117,17 +173,15 @@ def _call(stage: Stage, config: PipelineConfig, at: Addresses) -> None:
     )
 
 
-@task(
-    retries=2,
-    retry_delay_seconds=[10, 60],
-    retry_condition_fn=_worth_another_try,
-    persist_result=False,
-    cache_policy=NO_CACHE,
-)
-def run_step(step: Step, sweep: Sweep) -> str:
+@task(retries=2, retry_delay_seconds=[10, 60], persist_result=False, cache_policy=NO_CACHE)
+def run_step(step: Step, sweep: Sweep) -> str | State[str]:
     """Run one step of a sweep, which does nothing where it is finished; the URI of the sweep."""
-    step(sweep, _listener("sweep"))
-    return sweep.report
+
+    def work() -> str:
+        step(sweep, _listener("sweep"))
+        return sweep.report
+
+    return in_a_sentence(work, InputError)
 
 
 def _do(step: Step, sweep: Sweep) -> None:
@@ -181,6 +235,7 @@ def publish(result: Result) -> None:
     if result.report is not None:
         link = link_to(result.report)
         create_link_artifact(link=link, link_text="Open the report", key="report", description=result.report)
+        get_run_logger().info("The report is at %s", link)  # a link on the run's page, where artifacts are two clicks away
     if result.scores is not None:
         create_markdown_artifact(markdown=summary_table(result), key="summary", description="What came of the run")
 

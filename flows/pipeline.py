@@ -6,6 +6,7 @@ The same function runs plainly (``flows.cli``) and as a Prefect flow (``flows.on
 Stages are imported when they run, so that this module, the CLI and Prefect's workers start without torch and Ray.
 """
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,7 +16,9 @@ from tasks.artifacts import read_json, read_manifest
 from tasks.config import PipelineConfig
 from tasks.preflight import check
 from tasks.progress import Listener
-from tasks.resolve import resolved
+from tasks.resolve import resolved_and_why
+
+logger = logging.getLogger("tasks.pipeline")  # below "tasks", whose records are shown
 
 StageName = Literal["tokenize", "harvest", "train", "score", "report"]
 
@@ -73,8 +76,10 @@ def run_pipeline(config: PipelineConfig, call: Call, until: StageName = "report"
         InputError: the settings, files or machine are not fit for the run; nothing was written.
         ArtifactError: a stored result is damaged.
     """
-    config = resolved(config)
+    config, precision = resolved_and_why(config)
     check(config)
+    if precision is not None:  # only now: what is refused is refused in one line
+        logger.info("%s", precision)
     at = addresses(config)
     for stage in stages(config, until):
         call(stage, config, at)

@@ -6,7 +6,6 @@ The server is a child process; deployments are served, and reports shown, from t
 import contextlib
 import ctypes
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -22,10 +21,10 @@ from pathlib import Path
 from rich.console import Console
 
 from flows import password
+from flows.configurations import load_stored, offer
 from flows.console import say
 from flows.guard import ENTRANCE
 from flows.reports import serving_reports
-from tasks.config import PipelineConfig, load_config
 from tasks.errors import InputError, SaemillError
 
 HOST = "127.0.0.1"
@@ -49,7 +48,7 @@ class ServeOptions:
     """What is served, where and when."""
 
     config: str
-    """YAML file whose settings fill the form of ``pipeline``."""
+    """YAML file of settings that the forms of ``pipeline`` and ``sweep`` begin with."""
     nightly_config: str
     """YAML file of the nightly run."""
     cron: str | None
@@ -68,12 +67,13 @@ def serve(options: ServeOptions) -> None:
         InputError: a configuration or the schedule is wrong, the port is taken, or no server answers at the URL given.
         SaemillError: the server does not start.
     """
-    config = absolute(load_config(options.config, storage=options.storage))
-    nightly = absolute(load_config(options.nightly_config, storage=options.storage))
+    configuration, nightly = offer([options.config, options.nightly_config])
+    config, _ = (load_stored(name, storage=options.storage) for name in (configuration, nightly))
     api = _configure_prefect(options)
     with warnings.catch_warnings():  # Prefect warns that its home is not there yet; nothing is made before all is checked
         warnings.filterwarnings("ignore", message="Failed to create the Prefect home directory")
-        from flows.deployments import check_schedule, serve_deployments  # only now: importing Prefect reads its settings
+        from flows.deployments import check_schedule, offered, serve_deployments  # importing Prefect reads its settings
+        from flows.watch import watching_schedules
 
     check_schedule(options.cron, options.timezone)
     console = Console(stderr=True)
@@ -84,28 +84,10 @@ def serve(options: ServeOptions) -> None:
             say(console, f"To let a browser in, open this there once: {root}{ENTRANCE}#{os.environ[password.CLIENT]}")
         if reports is not None:
             say(console, f"Finished reports are at {reports}.")
-        serve_deployments(config, nightly, options.cron, options.timezone)
-
-
-def absolute(config: PipelineConfig) -> PipelineConfig:
-    """The same settings with local paths made absolute: flow runs start in a directory of their own."""
-    text = config.text.model_copy(update={"source": _absolute_if_there(config.text.source)})
-    activations = config.activations.model_copy(
-        update={name: _absolute_if_there(getattr(config.activations, name)) for name in ("source", "labels")}
-    )
-    storage = config.storage if "://" in config.storage else os.path.abspath(config.storage)
-    return config.model_copy(
-        update={"storage": storage, "text": text, "activations": activations, "model": config.model.absolute()}
-    )
-
-
-def _absolute_if_there(name: str | None) -> str | None:
-    """A hub dataset's name looks like a relative path; what exists, or is a glob in a folder that does, is one."""
-    if name is None or "://" in name:
-        return name
-    fixed = re.split(r"[*?\[]", name, maxsplit=1)[0]
-    there = Path(name) if fixed == name else Path(fixed + "x").parent
-    return os.path.abspath(name) if there.exists() else name
+        storage = None if options.storage is None else config.storage
+        log = _log() if options.server is None else None
+        with watching_schedules(lambda line: say(console, line, style="bold red"), log):
+            serve_deployments(offered(configuration, nightly, storage, options.cron, options.timezone))
 
 
 def _configure_prefect(options: ServeOptions) -> str:
@@ -130,7 +112,7 @@ def _server(options: ServeOptions, api: str) -> Iterator[None]:
         yield
         return
     _require_free(options.port)
-    log = Path(os.environ["PREFECT_HOME"], "server.log")
+    log = _log()
     log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     password.keep(os.environ[password.CLIENT], _password_file())
     own = {password.SERVER: os.environ[password.CLIENT], "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": api.removesuffix("/api")}
@@ -151,6 +133,10 @@ def _server(options: ServeOptions, api: str) -> Iterator[None]:
         yield
     finally:
         _stop(process)
+
+
+def _log() -> Path:
+    return Path(os.environ["PREFECT_HOME"], "server.log")
 
 
 def _password_file() -> Path:

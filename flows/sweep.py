@@ -65,9 +65,9 @@ def run_sweep(config: PipelineConfig, call: Call, do: Callable[[Step, Sweep], No
     """
     from tasks.train.sweep.members import members
 
-    config = resolved(config)
+    given, config = config, resolved(config)
     found = members(config)
-    run_pipeline(config, call, until="harvest")
+    run_pipeline(given, call, until="harvest")  # as given: it tells what was left to it
     sweep = Sweep(config, found, tuple(addresses(member.config).sae for member in found), addresses(config))
     do(train, sweep)
     do(compare, sweep)

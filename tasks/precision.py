@@ -32,7 +32,7 @@ class Machine:
     fast: str | None
     """Which of its instructions multiply bfloat16; None where it has none, or is told not to use them."""
     limit: str | None = None
-    """The environment variable that tells it so, with its value."""
+    """What keeps it from them, such as an environment variable with its value, or what is not known."""
     gpus: tuple[Capability, ...] = ()
     """Compute capabilities."""
 
@@ -67,6 +67,8 @@ def described(cpuinfo: str, environment: Mapping[str, str], gpus: Sequence[Capab
     said = _first_of_each(cpuinfo)
     flags = set((said.get("flags") or said.get("Features") or "").split())
     name = said.get("model name") or platform.processor() or platform.machine()
+    if not said:
+        return Machine(name, None, f"for all that {platform.system()} says of it", tuple(gpus))
     if "Features" in said:  # Arm
         return Machine(name, "Arm BF16" if "bf16" in flags else None, gpus=tuple(gpus))
     instructions = next((title for flag, title in _X86.items() if flag in flags), None)

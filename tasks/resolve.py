@@ -4,28 +4,34 @@ The machines that will do the work decide: of a Ray cluster that is joined its n
 and manifests hold what came of it, so ``auto`` and the same precision by name are the same result.
 """
 
-import logging
 from collections.abc import Sequence
 from typing import Literal
 
 from tasks.config import PipelineConfig
 from tasks.precision import Choice, Machine, on_cpus, on_gpus, this_machine, visible_gpus
 
-logger = logging.getLogger(__name__)
-
 
 def resolved(config: PipelineConfig) -> PipelineConfig:
-    """The configuration with ``model.dtype`` and ``train.precision`` settled, and one line logged if that was left to it.
+    """The configuration with ``model.dtype`` and ``train.precision`` settled.
 
     Raises:
         InputError: the cluster at ``ray.address`` does not answer, or has no machine that could say what it is.
     """
+    return resolved_and_why(config)[0]
+
+
+def resolved_and_why(config: PipelineConfig) -> tuple[PipelineConfig, str | None]:
+    """The same, and a line that tells the choice and its reason; None where nothing was left to it.
+
+    Raises:
+        InputError: as ``resolved``.
+    """
     if "auto" not in (config.model.dtype, config.train.precision):
-        return config
+        return config, None
     return settled(config, _machines(config))
 
 
-def settled(config: PipelineConfig, machines: Sequence[Machine]) -> PipelineConfig:
+def settled(config: PipelineConfig, machines: Sequence[Machine]) -> tuple[PipelineConfig, str | None]:
     """The same where the machines are known."""
     model, training = _of_model(config, machines), _of_training(config, machines)
     precision: Literal["bf16", "fp32"] = "bf16" if training.dtype == "bfloat16" else "fp32"
@@ -37,9 +43,7 @@ def settled(config: PipelineConfig, machines: Sequence[Machine]) -> PipelineConf
     if config.train.precision == "auto":
         found = found.model_copy(update={"train": config.train.model_copy(update={"precision": precision})})
         told.append((f"train.precision {precision}", training.reason))
-    if told:
-        logger.info("precision: %s", _line(told))
-    return found
+    return found, f"precision: {_line(told)}" if told else None
 
 
 def _of_model(config: PipelineConfig, machines: Sequence[Machine]) -> Choice:

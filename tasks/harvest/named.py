@@ -65,6 +65,10 @@ def named_by_manifest(uri: str, data: bytes) -> dict[str, NamedObject]:
         raise ValueError(fault)
     if identity(uri) not in (uri, recipe.get("hash")):
         raise ValueError(f"it is of recipe {recipe.get('hash')}, the directory is that of {identity(uri)}")
+    try:
+        shards_uri(uri, manifest)
+    except ArtifactError:
+        raise ValueError(f"its shards lie in {manifest['shards']!r}, where no harvest puts them") from None
     return _by_key(e for hook in hooks.values() for split in hook["splits"].values() for e in split["shards"])
 
 

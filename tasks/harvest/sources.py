@@ -54,7 +54,7 @@ def _files(config: ActivationsConfig) -> list[str]:
     """The file itself, or a folder's Parquet files by name; of an activations directory, its one hook's train and eval."""
     source = config.source or ""
     manifest = None if Path(source).suffix in _KNOWN or not exists(source) else read_manifest(source)
-    if manifest is not None and manifest.get("hooks"):
+    if manifest is not None and (manifest.get("hooks") or manifest.get("stage") == "activations"):
         return _listed(source, manifest)
     files = find(source, (".parquet",))
     if not files:

@@ -8,7 +8,7 @@ from typing import Literal
 
 import pyarrow.parquet as pq
 
-from tasks.artifacts import MANIFEST
+from tasks.artifacts import MANIFEST, parse_json
 from tasks.harvest.named import (
     COMMITS,
     Lake,
@@ -20,9 +20,11 @@ from tasks.harvest.named import (
     open_lake,
 )
 from tasks.progress import Listener, Progress
+from tasks.store.checked import reading
 from tasks.store.faults import FAULTS, reason_of
 from tasks.store.files import open_file
 from tasks.store.objects import ObjectInfo, ObjectStore
+from tasks.store.schema import RowFormat
 
 _CHUNK_BYTES = 8 * 2**20
 # Objects read at once: hashing leaves Python's lock, and on S3 most of the time is waiting.
@@ -80,6 +82,7 @@ def verify(uri: str, listener: Listener, shards: str | None = None) -> Verified:
     findings += _check_commits(commits, named, there)
     findings += _check_objects(lake.shards, named, there, listener)
     findings += _surplus(there, named)
+    findings += _check_widths(lake, {finding.key for finding in findings})
     return Verified(lake, len(named), sum(found.size for found in named.values()), findings)
 
 
@@ -91,6 +94,24 @@ def _named(lake: Lake) -> tuple[dict[str, NamedObject], list[Finding]]:
         return named_by_manifest(lake.home.uri, lake.manifest), []
     except ValueError as error:
         return {}, [Finding("damaged", MANIFEST, str(error))]
+
+
+def _check_widths(lake: Lake, faulty: set[str]) -> Iterator[Finding]:
+    """The manifest's width and dtype of each hook against the footer of its first whole shard."""
+    if lake.manifest is None or MANIFEST in faulty:
+        return
+    for hook, entry in parse_json(lake.manifest)["hooks"].items():
+        keys = [shard["key"] for split in entry["splits"].values() for shard in split["shards"]]
+        whole = next((key for key in keys if key not in faulty), None)
+        if whole is None:
+            continue
+        with reading(lake.shards, whole):
+            found = RowFormat.of(pq.read_schema(open_file(lake.shards, whole)), whole)
+        if (found.d_in, found.dtype) != (entry["d_in"], entry["dtype"]):
+            reason = (
+                f"it says {entry['d_in']} x {entry['dtype']} of {hook}, which holds rows of {found.d_in} x {found.dtype}"
+            )
+            yield Finding("damaged", MANIFEST, reason)
 
 
 def _surplus(there: dict[str, ObjectInfo], named: dict[str, NamedObject]) -> Iterator[Finding]:

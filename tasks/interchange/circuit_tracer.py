@@ -22,6 +22,8 @@ from tasks.store.objects import ObjectStore
 CONFIG = "config.yaml"
 _LIBRARY = "circuit-tracer"
 _CONFIG_BYTES = 2**20
+# 'a: 2001-99-99' and '!!int x' end in a ValueError.
+_UNREADABLE: tuple[type[Exception], ...] = (yaml.YAMLError, *FAULTS)
 _LAYER = re.compile(r"layer_(\d+)\.safetensors")
 _THRESHOLD = "activation_function.threshold"
 _SHAPES: Shapes = {
@@ -130,7 +132,7 @@ def _settings(store: ObjectStore) -> dict[str, Any]:
         raise InputError(f"{where} is {len(data):,} bytes long; some lines of settings were expected.")
     try:
         found = yaml.safe_load(data)
-    except (yaml.YAMLError, *FAULTS) as error:  # 'a: 2001-99-99' and '!!int x' end in a ValueError
+    except _UNREADABLE as error:
         raise InputError(f"{where} is not valid YAML: {reason_of(error)}.") from None
     if not isinstance(found, dict):
         raise InputError(f"{where} holds no mapping of settings.")

@@ -114,7 +114,8 @@ def _read_tensors(store: ObjectStore) -> dict[str, Tensor]:
     plain = isinstance(found, dict) and all(isinstance(name, str) for name in found)
     if not plain or not all(isinstance(tensor, Tensor) for tensor in found.values()):
         raise InputError(f"{where} holds no dict of tensors, which {_LIBRARY} writes.")
-    return found
+    tensors: dict[str, Tensor] = found
+    return tensors
 
 
 def written(sae: Portable) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -201,7 +201,8 @@ def _with_scale_folded(weights: Weights, settings: Mapping[str, Any], where: str
     normalised = settings.get("normalize_activations") or "none"
     if normalised == "none":
         return weights
-    if normalised in (True, "expected_average_only_in") and type(scale) in (int, float) and 0 < scale < _LARGEST:
+    has_scale = normalised in (True, "expected_average_only_in")
+    if has_scale and isinstance(scale, int | float) and not isinstance(scale, bool) and 0 < scale < _LARGEST:
         return Weights(weights.W_enc * scale, weights.b_enc, weights.W_dec / scale, weights.b_dec / scale, weights.extra)
     why = _NORMALISED.get(str(normalised), f"needs a factor on rows, which SAELens would keep in {SCALER} beside it")
     raise InputError(

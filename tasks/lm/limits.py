@@ -82,12 +82,6 @@ def _reads(model: nn.Module, context_length: int) -> bool:
     return True
 
 
-def embedding_rows(model: Any) -> int | None:
-    """Number of tokens that the model has an embedding for; None where it keeps them in no plain table."""
-    n = getattr(model.get_input_embeddings(), "num_embeddings", None)
-    return n if isinstance(n, int) else None
-
-
 def check_vocabulary(tokenizer: Any, rows: int) -> None:
     """Refuse a tokenizer of another model, whose words have ids that the model does not know.
 
@@ -110,7 +104,7 @@ def check_tokens(tokenizer: Any, highest: int, rows: int) -> None:
     Args:
         tokenizer: that made the tokens.
         highest: the highest id among them.
-        rows: as ``embedding_rows`` gives it.
+        rows: of the model's embedding.
 
     Raises:
         InputError: the id is beyond the embedding.

@@ -139,7 +139,7 @@ def _in_two_texts(model: nn.Module, look: Callable[[nn.Module, Tensor], Found]) 
     except InputError:
         raise
     except Exception as error:  # whatever a model raises at its input, or a damaged configuration makes it raise
-        if next(model.parameters()).device.type == "meta":
+        if any(parameter.is_meta for parameter in model.parameters()):  # not all: XLNet makes some on the CPU
             return _in_two_texts(weightless(model), look)  # some models branch on values, which meta tensors do not have
         raise InputError(_cannot_read(model, error)) from None
     return one, other
@@ -178,6 +178,6 @@ def _probes(model: Any) -> tuple[tuple[int, int], tuple[int, int]]:
 
 def _cannot_read(model: nn.Module, error: Exception) -> str:
     reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")
-    dtype = next(model.parameters()).dtype
-    advice = "" if dtype == torch.float32 else " If it can compute in float32 only, set model.dtype to float32."
-    return f"The model, a {type(model).__name__}, cannot read text here ({reason}).{advice}"
+    as_it_is = all(parameter.dtype == torch.float32 for parameter in model.parameters())
+    advice = "" if as_it_is else " If it can compute in float32 only, set model.dtype to float32."
+    return f"The model ({type(model).__name__}) cannot read text here ({reason}).{advice}"

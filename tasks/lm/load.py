@@ -20,7 +20,7 @@ from tasks.lm.files import ModelFiles, model_identity, resolve
 from tasks.lm.gguf import quick_gguf
 from tasks.precision import here
 
-__all__ = ["ModelFiles", "load_model", "load_skeleton", "load_tokenizer", "model_identity", "resolve"]
+__all__ = ["ModelFiles", "known_tokens", "load_model", "load_skeleton", "load_tokenizer", "model_identity", "resolve"]
 
 _REASON_CHARACTERS = 500  # transformers' own sentences run to whole lists of models
 
@@ -73,17 +73,30 @@ def load_skeleton(config: ModelConfig, *, as_run: bool = False) -> Any:
 
     Args:
         config: names the model.
-        as_run: in ``config.dtype`` where that is settled, to see whether the model computes in it; else in float32.
+        as_run: in bfloat16 where ``config.dtype`` is that, to see whether the model computes in it; else in float32.
+            Not in float16, of which a CPU that plans for GPUs may lack operations.
 
     Raises:
         InputError: there is no such model, or its configuration is damaged or not supported.
     """
     files = resolve(config)
-    dtype = getattr(torch, config.dtype) if as_run and config.dtype != "auto" else torch.float32
+    dtype = torch.bfloat16 if as_run and config.dtype == "bfloat16" else torch.float32
     with _reading(config, "configuration"), torch.device("meta"), bounded():
         model_config = read_configuration(files)
         model = auto_class(model_config).from_config(model_config, dtype=dtype)
     return model.eval().requires_grad_(False)
+
+
+def known_tokens(config: ModelConfig) -> int | None:
+    """Number of tokens that the model has an embedding for, by its configuration; None where that does not say.
+
+    Raises:
+        InputError: there is no such model, or its configuration is damaged or not supported.
+    """
+    files = resolve(config)
+    with _reading(config, "configuration"):
+        size = getattr(read_configuration(files).get_text_config(), "vocab_size", None)
+    return size if isinstance(size, int) else None
 
 
 def _dtype(config: ModelConfig, device: str) -> torch.dtype:
@@ -100,8 +113,8 @@ def auto_class(model_config: Any) -> Any:
     if known and (not named or named & causal):
         return AutoModelForCausalLM
     # T5 may have been saved without its decoder, and then AutoModel, which has one, finds no weights for it.
-    alone = model_config.is_encoder_decoder and model_config.model_type in MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
-    return AutoModelForTextEncoding if alone else AutoModel
+    alone = MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES.get(model_config.model_type)
+    return AutoModelForTextEncoding if alone and (model_config.is_encoder_decoder or alone in named) else AutoModel
 
 
 def _refuse_random_weights(config: ModelConfig, model: Any, missing: list[str]) -> None:

@@ -21,7 +21,7 @@ Weights = dict[nn.Module, tuple[dict[str, Any], dict[str, Any]]]
 _PROBE_TOKENS = 1_024
 
 
-def prune_after(model: nn.Module, hooks: Sequence[str], context_length: int = _PROBE_TOKENS) -> int:
+def prune_after(model: nn.Module, hooks: Sequence[str], context_length: int = 16) -> int:
     """Drop the weights of all that a forward pass reaches only after the last hook; returns the bytes freed.
 
     Some models read a part's weights without calling it: DeBERTa's layers read ``encoder.rel_embeddings``, and go on in

@@ -32,7 +32,7 @@ class Within:
         """Whether a number is finite and within the bounds."""
         low = (self.ge is None or value >= self.ge) and (self.gt is None or value > self.gt)
         high = (self.le is None or value <= self.le) and (self.lt is None or value < self.lt)
-        return math.isfinite(value) and low and high
+        return low and high and (isinstance(value, int) or math.isfinite(value))
 
     def __str__(self) -> str:
         """As in 'at least 1 and at most 64'."""

@@ -1,5 +1,6 @@
 """A finished SAE on storage: ``sae.safetensors`` and ``config.json``. Nothing is unpickled."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any
@@ -9,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 
-from tasks.artifacts import parse_json, to_json
+from tasks.artifacts import MANIFEST, parse_json, read_json, to_json
 from tasks.errors import ArtifactError, InputError
 from tasks.sae.belonging import Belonging
 from tasks.sae.config import SAEConfig
@@ -56,6 +57,7 @@ def load(uri: str, device: str | torch.device = "cpu") -> SparseAutoencoder:
     settings = _settings(store)
     config = _config(store, settings)
     weights = _weights(store)
+    _require_whole_bytes(store)
     d_in, d_sae = weights.W_enc.shape
     if (config.d_in, config.d_sae) != (d_in, d_sae):
         raise ArtifactError(
@@ -68,6 +70,17 @@ def load(uri: str, device: str | torch.device = "cpu") -> SparseAutoencoder:
         raise ArtifactError(f"{uri}/{WEIGHTS} lacks {', '.join(lacking)}. {_REMEDY}")
     sae = SparseAutoencoder(config, weights, Belonging.of(settings))
     return sae.requires_grad_(requires_grad=False).to(device)
+
+
+def _require_whole_bytes(store: ObjectStore) -> None:
+    """Compare both files with the manifest that training leaves; an imported SAE has none."""
+    manifest = read_json(store.uri, MANIFEST) or {}
+    objects = manifest.get("objects")
+    for key in (CONFIG, WEIGHTS):
+        named = objects.get(key) if isinstance(objects, dict) else None
+        sha256 = named.get("sha256") if isinstance(named, dict) else None
+        if sha256 is not None and hashlib.sha256(require(store, key)).hexdigest() != sha256:
+            raise ArtifactError(f"{store.uri}/{key} is not what {MANIFEST} says: its SHA-256 is another. {_REMEDY}")
 
 
 def _settings(store: ObjectStore) -> dict[str, Any]:

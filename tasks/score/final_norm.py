@@ -89,4 +89,5 @@ def _last_layer(model: nn.Module, head: nn.Module) -> str | None:
 
 
 def _name(model: nn.Module, wanted: nn.Module) -> str:
-    return next(name for name, module in model.named_modules() if module is wanted)
+    names: dict[nn.Module, str] = {module: name for name, module in model.named_modules()}
+    return names[wanted]

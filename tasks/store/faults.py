@@ -22,7 +22,7 @@ DAMAGE: tuple[type[Exception], ...] = (
     zipfile.BadZipFile,
 )
 """What parsers raise at bytes that are damaged or lie about themselves."""
-FAULTS = (OSError, *DAMAGE)
+FAULTS: tuple[type[Exception], ...] = (OSError, *DAMAGE)
 """The same, and what the system raises; Arrow's own errors of files are OSErrors too."""
 
 

@@ -65,7 +65,7 @@ def _fault_of_entry(entry: object) -> str | None:
     if not isinstance(entry, dict):
         return "no entry"
     d_in, dtype, splits, statistics = (entry.get(name) for name in ("d_in", "dtype", "splits", "statistics"))
-    if not _is_count(d_in) or d_in < 1:
+    if not isinstance(d_in, int) or isinstance(d_in, bool) or d_in < 1:
         return f"d_in {d_in!r}"
     if dtype not in DTYPES:
         return f"dtype {dtype!r}"

@@ -107,7 +107,7 @@ def _batch_rows(group: Any, columns: Sequence[str]) -> int:
     """Rows that are decoded at once: fewer where the footer tells of long ones."""
     chunks = [group.column(i) for i in range(group.num_columns)]
     size = sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.partition(".")[0] in columns)
-    per_row = size // max(1, group.num_rows)
+    per_row = int(size) // max(1, int(group.num_rows))
     return min(_BATCH_ROWS, max(1, _BATCH_BYTES // max(1, per_row)))
 
 

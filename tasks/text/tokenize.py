@@ -13,8 +13,8 @@ import numpy as np
 from tasks.artifacts import read_manifest, to_json, write_manifest
 from tasks.config import PipelineConfig
 from tasks.errors import InputError
-from tasks.lm.limits import check_tokens, check_vocabulary, embedding_rows
-from tasks.lm.load import load_skeleton, load_tokenizer, model_identity
+from tasks.lm.limits import check_tokens, check_vocabulary
+from tasks.lm.load import known_tokens, load_tokenizer, model_identity
 from tasks.progress import Listener, Progress
 from tasks.store.objects import open_store
 from tasks.text.chat import ChatTemplate
@@ -47,7 +47,7 @@ def tokenize(config: PipelineConfig, out: str, listener: Listener) -> None:
         return
     began = time.monotonic()
     tokenizer = load_tokenizer(config.model)
-    known = embedding_rows(load_skeleton(config.model))
+    known = known_tokens(config.model)
     if known is not None:
         check_vocabulary(tokenizer, known)
     with tempfile.TemporaryDirectory(prefix="saemill-tokens-") as scratch:

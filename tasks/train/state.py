@@ -31,6 +31,7 @@ from tasks.train.step import state_from
 
 _ONE = Alone()
 _PART = re.compile(r"state(?:\.(\d+)-of-(\d+))?\.json")
+_NOT_WHOLE: tuple[type[Exception], ...] = (FileNotFoundError, *DAMAGE)
 _BY_LATENT, _BUFFER = ("silent",), "buffer."
 
 
@@ -76,7 +77,7 @@ def read_run(store: ObjectStore, folder: str, plan: Plan, device: str | torch.de
     """
     try:
         return _read_run(store, folder, plan, device, latents)
-    except (FileNotFoundError, *DAMAGE) as error:
+    except _NOT_WHOLE as error:
         raise ArtifactError(f"The checkpoint {store.uri}/{folder} is not whole: {reason_of(error)}.") from None
 
 

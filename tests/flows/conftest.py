@@ -17,6 +17,7 @@ import psutil
 import pytest
 from playwright.sync_api import Browser, Page
 
+from flows.configurations import OFFERED
 from tests.conftest import ROOT, free_port
 from tests.patience import PATIENCE_S
 
@@ -93,6 +94,7 @@ class Served:
         """Let a browser in, as the link does that is printed at the start."""
         page.goto(f"{self.url}/saemill#{self.password}")
         page.wait_for_url(lambda url: "/saemill" not in url)
+        page.get_by_role("link", name="Deployments").first.wait_for()  # leaving sooner, the UI forgets the password
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
@@ -128,6 +130,10 @@ class Served:
         found: list[dict[str, Any]] = self.call("POST", "flow_runs/filter", only)
         return found
 
+    def scheduled_runs(self, deployment: str, state: str) -> list[dict[str, Any]]:
+        """The runs that the server's own scheduler made and that are in this state."""
+        return [run for run in self.runs(deployment) if run["auto_scheduled"] and run["state_type"] == state]
+
     def state(self, run: str) -> dict[str, Any]:
         state: dict[str, Any] = self.call("GET", f"flow_runs/{run}")["state"]
         return state
@@ -156,3 +162,10 @@ def page(chromium: Browser) -> Iterator[Page]:
     opened.set_default_timeout(60_000)
     yield opened
     opened.close()
+
+
+@pytest.fixture(autouse=True)
+def nothing_offered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a `serve` within a test tells its flow runs is gone after it."""
+    monkeypatch.setenv(OFFERED, "")
+    monkeypatch.delenv(OFFERED)

@@ -2,7 +2,6 @@
 
 import time
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -13,13 +12,8 @@ from tests.patience import PATIENCE_S
 pytestmark = [pytest.mark.prefect, pytest.mark.ray]
 
 
-@pytest.fixture
-def parameters(served: Served) -> dict[str, Any]:
-    """A run that would train for long."""
-    found: dict[str, Any] = served.deployment("pipeline")["parameters"]
-    found["config"]["name"] = "cancelled"
-    found["config"]["train"] |= {"tokens": 8_000_000, "checkpoint_every_tokens": 30_000}
-    return found
+PARAMETERS = {"tokens": 8_000_000, "overrides": "name=cancelled\ntrain.checkpoint_every_tokens=30_000"}
+"""Of a run that would train for long."""
 
 
 def checkpoints(served: Served) -> dict[int, float]:
@@ -40,17 +34,15 @@ def cancel(served: Served, run: str) -> list[psutil.Process]:
     return alive
 
 
-def test_a_run_cancelled_while_it_trains_goes_on_from_the_step_where_it_was(
-    served: Served, parameters: dict[str, Any]
-) -> None:
-    first = served.start_run("pipeline", parameters)
+def test_a_run_cancelled_while_it_trains_goes_on_from_the_step_where_it_was(served: Served) -> None:
+    first = served.start_run("pipeline", PARAMETERS)
     served.wait(lambda: bool(checkpoints(served)), "training's first checkpoint")
     every = min(checkpoints(served))
     assert cancel(served, first) == []
     stopped_at, began = max(checkpoints(served)), time.time()
     assert stopped_at % every != 0, "only a checkpoint that was taken because of the cancellation is at no multiple"
 
-    again = served.start_run("pipeline", parameters)
+    again = served.start_run("pipeline", PARAMETERS)
     served.wait(lambda: max(checkpoints(served)) > stopped_at, "the same flow's next checkpoint")
     assert cancel(served, again) == []
     later = [step for step, written in checkpoints(served).items() if written > began]

@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,13 +11,19 @@ from typing import Any
 import pytest
 import yaml
 from prefect.cli.deploy._models import PrefectYamlModel
+from prefect.client.schemas.objects import ConcurrencyLimitConfig
+from prefect.utilities.callables import parameter_schema
+from prefect.utilities.schema_tools import validate
 from pydantic import BaseModel
 
-from tasks.config import parse_config
+from flows.deployments import DEFAULT_CRON, ONE_AT_A_TIME, offered
+from flows.form import NightlyForm, PipelineForm, SweepForm
+from tasks.config import load_config
 from tests.flows.conftest import Served
 
 ROOT = Path(__file__).parents[2]
 INFRA = ROOT / "infra"
+FORMS = {"pipeline": PipelineForm, "sweep": SweepForm, "nightly": NightlyForm}
 
 
 def load(name: str) -> Any:
@@ -41,35 +48,69 @@ def test_prefect_knows_every_key_of_prefect_yaml() -> None:
         assert unknown_keys(deployment["concurrency_limit"], parsed.concurrency_limit) == set()
 
 
-def test_the_deployments_start_flows_that_exist_with_settings_that_are_valid() -> None:
-    for deployment in load("prefect.yaml")["deployments"]:
-        module, _, name = deployment["entrypoint"].rpartition(".")
-        assert getattr(importlib.import_module(module), name).name == deployment["name"]
-        config = parse_config(deployment["parameters"]["config"])
-        assert config.ray.address == "auto"
+def test_the_deployments_are_those_of_serve_with_the_storage_of_the_cluster() -> None:
+    served = {deployment.name: deployment for deployment in offered("demo", "nightly", None, DEFAULT_CRON, "Europe/London")}
+    deployed = load("prefect.yaml")["deployments"]
+    assert [deployment["name"] for deployment in deployed] == list(served)
+    for given in deployed:
+        same = served[given["name"]]
+        assert given["entrypoint"] == same.entrypoint
+        assert given["description"] == same.description
+        assert given["parameters"] == {"storage": "s3://saemill/runs", "overrides": "ray.address=auto", **same.parameters}
+        assert given["enforce_parameter_schema"] == same.enforce_parameter_schema
+        limit = ConcurrencyLimitConfig.model_validate(given["concurrency_limit"])
+        assert (limit.limit, limit.collision_strategy) == (ONE_AT_A_TIME.limit, ONE_AT_A_TIME.collision_strategy)
+        times = [(s["cron"], s["timezone"], s["active"]) for s in given.get("schedules", [])]
+        assert times == [(s.schedule.cron, s.schedule.timezone, s.active) for s in same.schedules or []]
+
+
+@pytest.mark.parametrize("given", load("prefect.yaml")["deployments"], ids=lambda given: given["name"])
+def test_the_deployments_start_flows_that_exist_with_settings_that_are_valid(given: dict[str, Any]) -> None:
+    module, _, name = given["entrypoint"].rpartition(".")
+    flow = getattr(importlib.import_module(module), name)
+    assert flow.name == given["name"]
+    assert validate(given["parameters"], parameter_schema(flow).model_dump_for_openapi()) == []
+    config = FORMS[name].filled({}, given["parameters"]).settings()
+    assert config.ray.address == "auto"
+    expected = load_config(ROOT / f"configs/{given['parameters']['configuration']}.yaml")
+    assert config.sae == expected.sae
+    assert config.train == expected.train
+    assert config.text.max_tokens == expected.text.max_tokens, "a nightly of a sample would find no shard again"
 
 
 @pytest.mark.prefect
-def test_prefect_deploys_them(served: Served, tmp_path: Path) -> None:
+@pytest.mark.ray
+def test_prefect_deploys_them_and_a_worker_makes_the_run_that_the_scheduler_planned(served: Served, tmp_path: Path) -> None:
     given = load("prefect.yaml")
     for deployment in given["deployments"]:
         deployment["name"] = f"deployed-{deployment['name']}"  # beside those that are served there
-    file = tmp_path / "prefect.yaml"
+    nightly = given["deployments"][-1]
+    nightly["parameters"] = {"configuration": "toy", "storage": str(served.storage)}
+    nightly["schedules"] = [{"interval": 10, "slug": "nightly", "active": True}]
+    file, told = tmp_path / "prefect.yaml", tmp_path / "log"
     file.write_text(yaml.safe_dump(given))
-    environment = {**served.environment, "PREFECT_HOME": str(tmp_path)}
-    for command in (
-        ["work-pool", "create", "saemill", "--type", "process", "--overwrite"],
-        ["--no-prompt", "deploy", "--prefect-file", str(file), "--all"],
-    ):
-        done = subprocess.run(
-            [sys.executable, "-m", "prefect", *command], cwd=ROOT, env=environment, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-    nightly = served.deployment("deployed-nightly")
-    assert nightly["work_pool_name"] == "saemill"
-    assert nightly["entrypoint"] == "flows.nightly.nightly"
-    assert nightly["pull_steps"] == []
-    assert nightly["schedules"][0]["schedule"]["timezone"] == "Europe/London"
+    environment = served.environment | {"PREFECT_HOME": str(tmp_path), "PREFECT_WORKER_QUERY_SECONDS": "2"}
+
+    def prefect(*command: str) -> "subprocess.Popen[bytes]":
+        with open(told, "ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "prefect", *command], cwd=ROOT, env=environment, stdout=log, stderr=log
+            )
+
+    assert prefect("work-pool", "create", "saemill", "--type", "process", "--overwrite").wait() == 0, told.read_text()
+    assert prefect("--no-prompt", "deploy", "--prefect-file", str(file), "--all").wait() == 0, told.read_text()
+    found = served.deployment("deployed-nightly")
+    assert found["work_pool_name"] == "saemill"
+    assert found["entrypoint"] == "flows.nightly.nightly"
+    assert found["pull_steps"] == []
+    worker = prefect("worker", "start", "--pool", "saemill", "--limit", "1")
+    try:
+        served.wait(lambda: bool(served.scheduled_runs("deployed-nightly", "COMPLETED")), "a run of the worker's")
+    finally:
+        served.call("PATCH", f"deployments/{found['id']}", {"paused": True})
+        worker.send_signal(signal.SIGINT)
+        worker.wait(60)
+    assert "Traceback" not in told.read_text()
 
 
 def test_compose_names_only_what_it_defines_and_publishes_on_loopback_only() -> None:

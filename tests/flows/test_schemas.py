@@ -1,4 +1,4 @@
-"""What Prefect is told of the flows' parameters, which its UI turns into forms."""
+"""What Prefect is told of runs that the command line starts, and what it is told of their results."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from prefect.utilities.callables import parameter_schema
 
-from flows.nightly import is_stale, nightly
-from flows.on_prefect import pipeline, summary_table, sweep
+from flows.nightly import is_stale
+from flows.on_prefect import recorded_pipeline, recorded_sweep, summary_table
 from flows.pipeline import Result
 
 NOW = datetime(2026, 3, 1, 2, 17, tzinfo=UTC)
@@ -21,23 +21,22 @@ def properties(schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def test_every_setting_has_its_own_name_as_title_a_description_and_a_kind() -> None:
-    found = list(properties(parameter_schema(pipeline).model_dump()))
+    found = list(properties(parameter_schema(recorded_pipeline).model_dump()))
     assert len(found) > 50
     for name, field in found:
         assert field["title"] == name
         assert field.get("description") or "$ref" in field or "allOf" in field, f"{name} is not described"
-        # What has no kind gets a raw JSON editor.
+        # What has no kind would get a raw JSON editor.
         assert field.keys() & {"type", "enum", "anyOf", "$ref", "allOf"}, f"{name} has no kind"
 
 
-def test_the_form_asks_for_the_settings_and_the_last_stage_only() -> None:
-    assert list(parameter_schema(pipeline).properties) == ["config", "until"]
-    assert list(parameter_schema(sweep).properties) == ["config"]
-    assert list(parameter_schema(nightly).properties) == ["config", "skip_if_late_hours"]
+def test_what_the_command_line_starts_is_recorded_with_all_settings() -> None:
+    assert list(parameter_schema(recorded_pipeline).properties) == ["config", "until"]
+    assert list(parameter_schema(recorded_sweep).properties) == ["config"]
 
 
-def test_the_lists_of_a_sweep_are_lists_in_the_form() -> None:
-    found = parameter_schema(sweep).definitions["SweepConfig"]["properties"]
+def test_the_lists_of_a_sweep_are_lists() -> None:
+    found = parameter_schema(recorded_sweep).definitions["SweepConfig"]["properties"]
     assert {name: field["type"] for name, field in found.items()} == dict.fromkeys(found, "array")
     assert list(found) == ["archs", "d_sae", "k", "l1_coefficient", "lr", "seeds"]
     assert found["lr"]["items"]["type"] == "number"

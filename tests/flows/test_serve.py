@@ -10,25 +10,15 @@ from pathlib import Path
 
 import psutil
 import pytest
-from playwright.sync_api import Locator, Page
+from playwright.sync_api import Page
 
 from flows.cli import main
-from flows.serve import absolute
-from tasks.artifacts import read_json
+from flows.configurations import absolute
 from tasks.config import parse_config
 from tests.conftest import ROOT
 from tests.flows.conftest import TOY, Served
 
 pytestmark = pytest.mark.prefect
-
-
-def field(page: Page, *names: str) -> Locator:
-    """The setting of the form that these labels lead to, group by group."""
-    found = page.locator("body")
-    for name in names:
-        label = page.get_by_text(f"{name} (Optional)", exact=True)
-        found = found.locator("div.schema-form-property").filter(has=label).last
-    return found
 
 
 @pytest.mark.browser
@@ -46,44 +36,9 @@ def test_the_deployments_and_the_nightly_schedule_show(served: Served, page: Pag
     assert served.deployment("pipeline")["schedules"] == []
 
 
-@pytest.mark.browser
-@pytest.mark.ray
-def test_a_run_from_the_form_with_a_changed_value_completes_and_its_report_opens(served: Served, page: Page) -> None:
-    served.enter(page)
-    page.goto(f"{served.url}/deployments/deployment/{served.deployment('pipeline')['id']}/run")
-    width = field(page, "sae", "d_sae").locator("input")
-    before = int(width.input_value())
-    width.fill(str(before + 3))
-    earlier = {run["id"] for run in served.runs("pipeline")}
-    page.get_by_role("button", name="Submit").click()
-    served.wait(lambda: len(served.runs("pipeline")) > len(earlier), "the run that the form starts")
-    (run,) = (run for run in served.runs("pipeline") if run["id"] not in earlier)
-    assert run["parameters"]["config"]["sae"]["d_sae"] == before + 3
-    assert served.wait_until_ended(run["id"])["type"] == "COMPLETED", served.log()
-    told = served.call("POST", "logs/filter", {"logs": {"flow_run_id": {"any_": [run["id"]]}}})
-    assert any(line["message"].startswith("activations: 8 tokens take up to") for line in told), "the stages' own log"
-
-    page.goto(f"{served.url}/artifacts/key/summary")
-    page.locator("a[href*='/artifacts/artifact/']").first.click()
-    page.get_by_text("fvu", exact=True).first.wait_for()
-    link = page.get_by_role("link", name="Open the report").first
-    assert str(link.get_attribute("href")).startswith("http://127.0.0.1:")
-    with page.expect_popup() if link.get_attribute("target") == "_blank" else page.expect_navigation():
-        link.click()
-    report = page.context.pages[-1]
-    report.wait_for_load_state()
-    assert "/reports" not in report.url
-    assert str(before + 3) in report.inner_text("body")
-    saes = [config for sae in served.storage.glob("saes/toy-*") if (config := read_json(str(sae), "config.json"))]
-    assert [config["d_sae"] for config in saes] == [before + 3]
-
-
 @pytest.mark.ray
 def test_a_cancelled_run_ends_as_cancelled_and_leaves_no_process(served: Served) -> None:
-    parameters = served.deployment("pipeline")["parameters"]
-    parameters["config"]["name"] = "long"
-    parameters["config"]["train"]["tokens"] = 8_000_000
-    run = served.start_run("pipeline", parameters)
+    run = served.start_run("pipeline", {"tokens": 8_000_000, "overrides": "name=long"})
     served.wait(lambda: any(served.storage.glob("saes/long-*/checkpoints/**/*.safetensors")), "training's first checkpoint")
     (engine,) = (child for child in served.process.children() if "prefect.engine" in " ".join(child.cmdline()))
     family = engine.children(recursive=True)

@@ -86,7 +86,7 @@ def test_an_export_changes_no_file_of_another(kept: Any, tmp_path: Path) -> None
 
 def test_layers_of_one_set_of_transcoders_are_exported_to_one_folder(transcoder: Make, tmp_path: Path) -> None:
     for layer in (0, 1):
-        hooks = {"hooks": (f"model.layers.{layer}.mlp:input",), "target": f"model.layers.{layer}.mlp"}
+        hooks = {"hooks": (f"model.layers.{layer}.mlp:input",), "target_hook": f"model.layers.{layer}.mlp"}
         export_sae(stored(transcoder("l1", **hooks), f"{tmp_path}/{layer}"), "circuit-tracer", f"{tmp_path}/set")
     names = {path.name for path in (tmp_path / "set").iterdir()}
     assert names == {"layer_0.safetensors", "layer_1.safetensors", "config.yaml"}

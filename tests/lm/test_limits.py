@@ -4,8 +4,8 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from tasks.errors import InputError
 from tasks.lm.config import ModelConfig
-from tasks.lm.limits import check_context, check_tokens, check_vocabulary, embedding_rows
-from tasks.lm.load import load_skeleton, load_tokenizer
+from tasks.lm.limits import check_context, check_tokens, check_vocabulary
+from tasks.lm.load import known_tokens, load_tokenizer
 
 SIZES = {"vocab_size": 50, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 ENDS = {
@@ -51,7 +51,7 @@ def test_rotary_relative_and_recurrent_models_are_not_refused(kind, caplog):
 def test_a_tokenizer_of_another_model_is_refused(folders):
     config = ModelConfig(name=str(folders / "llama"))
     tokenizer = load_tokenizer(config)
-    assert embedding_rows(load_skeleton(config)) == 50
+    assert known_tokens(config) == 50
     check_vocabulary(tokenizer, 4)
     with pytest.raises(InputError, match=r"ids go up to 3 but the model's embedding ends at 2"):
         check_vocabulary(tokenizer, 3)

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import re
+import resource
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.errors import ArtifactError
+from tasks.errors import ArtifactError, InputError
 from tasks.report.pages import asset
 from tasks.report.render import ASSETS, render
 from tests.report.stages import Stages, language_model_stages
@@ -136,3 +137,17 @@ def test_latents_must_be_numbered_without_gaps(broken: Stages, tmp_path: Path) -
     pq.write_table(pq.read_table(path).slice(1), path)
     with pytest.raises(ArtifactError, match="does not number its latents"):
         broken.render(tmp_path / "report")
+
+
+def test_a_disk_that_fills_up_is_told_and_the_report_is_finished_once_there_is_room(
+    stages: Stages, report: Path, tmp_path: Path
+) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(InputError, match="There is no room for"):
+            stages.render(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not (tmp_path / "manifest.json").exists()
+    assert contents(stages.render(tmp_path)) == contents(report)

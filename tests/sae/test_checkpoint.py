@@ -1,3 +1,4 @@
+import hashlib
 import json
 
 import pytest
@@ -5,7 +6,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tasks import sae as public
-from tasks.errors import ArtifactError
+from tasks.errors import ArtifactError, InputError
+from tasks.sae.belonging import Belonging
 
 
 @pytest.fixture
@@ -77,3 +79,73 @@ def test_a_later_format_is_refused(saved):
     (saved / "config.json").write_text(json.dumps(config | {"format_version": 2}))
     with pytest.raises(ArtifactError, match="format_version 2"):
         public.load(str(saved))
+
+
+def test_where_no_sae_is_that_is_said_and_nothing_is_to_be_deleted(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    for uri in ("/nope", str(tmp_path), str(tmp_path / "notes.txt"), str(tmp_path / "notes.txt/x")):
+        with pytest.raises(InputError, match="There is no SAE at") as refused:
+            public.load(uri)
+        assert "elete" not in str(refused.value)
+
+
+def test_another_librarys_config_is_told_from_a_damaged_sae_and_not_to_be_deleted(saved):
+    (saved / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(ArtifactError, match="names no format_version and arch") as refused:
+        public.load(str(saved))
+    assert "elete" not in str(refused.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(saved, value):
+    tensors = load_file(saved / "sae.safetensors")
+    tensors["b_dec"][3] = value
+    save_file(tensors, saved / "sae.safetensors")
+    with pytest.raises(ArtifactError, match="b_dec has numbers that are not finite"):
+        public.load(str(saved))
+
+
+@pytest.mark.parametrize("value", [2.5, True, "4", [4], 10**400])
+def test_a_k_that_is_no_number_of_latents_is_refused(saved, value):
+    config = json.loads((saved / "config.json").read_text())
+    (saved / "config.json").write_text(json.dumps(config | {"k": value}))
+    with pytest.raises(ArtifactError, match=r"config\.json is damaged"):
+        public.load(str(saved))
+
+
+def test_wrong_bytes_are_told_where_a_manifest_knows_the_right_ones(saved):
+    objects = {name: {"sha256": hashlib.sha256((saved / name).read_bytes()).hexdigest()} for name in saved_files(saved)}
+    (saved / "manifest.json").write_text(json.dumps({"objects": objects}))
+    public.load(str(saved))
+    tensors = load_file(saved / "sae.safetensors")
+    tensors["W_enc"][1, 1] += 1
+    save_file(tensors, saved / "sae.safetensors")
+    with pytest.raises(ArtifactError, match=r"sae\.safetensors is not what manifest\.json says"):
+        public.load(str(saved))
+
+
+def saved_files(folder):
+    return sorted(path.name for path in folder.iterdir() if path.name != "manifest.json")
+
+
+def test_a_loaded_sae_knows_where_it_belongs_and_prints_itself(tmp_path, tiny):
+    facts = {"hook": "model.layers.8", "model": "some/model", "revision": "abc", "training": {"tokens": 1_000_000}}
+    public.save(tiny.sae(), str(tmp_path), facts)
+    sae = public.load(str(tmp_path))
+    assert (sae.model, sae.hook, sae.belonging.layer, sae.belonging.revision) == ("some/model", "model.layers.8", 8, "abc")
+    assert repr(sae) == (
+        "SparseAutoencoder(topk, d_in 8, d_sae 32, k 4; model some/model, hook model.layers.8, 1,000,000 training tokens)"
+    )
+
+
+def test_an_sae_of_nothing_known_prints_itself_too(saved, tiny):
+    assert repr(tiny.sae()) == "SparseAutoencoder(topk, d_in 8, d_sae 32, k 4)"
+    config = json.loads((saved / "config.json").read_text())
+    (saved / "config.json").write_text(json.dumps(config | {"hook": [1], "model": 3, "training": "x", "hooks": {}}))
+    assert repr(public.load(str(saved))) == repr(tiny.sae())
+
+
+def test_a_crosscoder_names_all_its_hooks_and_a_transcoder_what_it_rebuilds():
+    crosscoder = Belonging.of({"hook": "a.1", "hooks": ["a.1", "a.2"], "target_hook": "b"})
+    assert (crosscoder.hook, crosscoder.layer) == (None, None)
+    assert str(crosscoder) == "hooks a.1, a.2, rebuilds b"

@@ -67,3 +67,29 @@ def test_activations_of_another_width_are_refused_with_both_widths(tiny):
 def test_sparse_codes_are_refused_where_no_number_of_latents_is_fixed(tiny):
     with pytest.raises(InputError, match=r"l1.*encode_sparse is for topk"):
         tiny.sae("l1").encode_sparse(tiny.raw)
+
+
+@pytest.mark.parametrize("shape", [(8,), (2, 8), (2, 3, 8), (1, 2, 3, 8), (0, 8), (2, 0, 8)])
+@pytest.mark.parametrize("arch", ["topk", "batchtopk", "gated"])
+def test_rows_in_any_arrangement_are_encoded_and_decoded_each_by_itself(arch, shape, tiny):
+    sae, x = tiny.sae(arch), torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 20
+    codes = sae.encode(x)
+    assert codes.shape == (*shape[:-1], 32)
+    assert torch.equal(codes.reshape(-1, 32), sae.encode(x.reshape(-1, 8)))
+    assert sae.decode(codes).shape == sae(x).shape == shape
+    assert torch.allclose(sae.decode(codes).reshape(-1, 8), sae(x.reshape(-1, 8)), rtol=1e-5, atol=1e-4)
+    if sae.keeps_k:
+        values, indices = sae.encode_sparse(x)
+        assert values.shape == indices.shape == (*shape[:-1], 4)
+        assert sae.decode_sparse(values, indices).shape == shape
+
+
+@pytest.mark.parametrize("x", [torch.zeros(()), torch.zeros(0), torch.zeros(2, 3, 7), torch.zeros(8, 2)])
+def test_what_does_not_end_in_d_in_is_refused(x, tiny):
+    with pytest.raises(InputError, match=r"takes \[\.\.\., 8\]"):
+        tiny.sae().encode(x)
+
+
+def test_codes_of_another_width_are_refused(tiny):
+    with pytest.raises(InputError, match="32 latents"):
+        tiny.sae().decode(torch.zeros(2, 31))

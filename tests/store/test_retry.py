@@ -11,7 +11,7 @@ import pytest
 import s3fs
 from botocore.exceptions import EndpointConnectionError, NoCredentialsError, SSLError
 
-from tasks.errors import SaemillError
+from tasks.errors import InputError, SaemillError
 from tasks.store.objects import S3Store, open_store
 from tasks.store.retry import Patience, may_pass, retried
 from tests.conftest import s3_server
@@ -157,7 +157,7 @@ def test_a_server_in_trouble_is_asked_again(answer: tuple[int, str], answering: 
 @pytest.mark.parametrize(
     ("answer", "error"),
     [
-        ((403, "AccessDenied"), PermissionError),
+        ((403, "AccessDenied"), InputError),
         ((404, "NoSuchKey"), FileNotFoundError),
         ((412, "PreconditionFailed"), OSError),
     ],

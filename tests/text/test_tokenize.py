@@ -145,6 +145,7 @@ def test_documents_of_any_length_raise_no_warning_about_the_models_length(config
         ({"max_tokens": 15}, r"Raise text\.max_tokens \(now 15\)"),
         ({"max_tokens": 16}, r"Raise text\.max_tokens \(now 16\)"),
         ({"rows": [{"text": ""}] * 3}, r"holds no text \(3 empty documents\)"),
+        ({"rows": [{"text": "one document alone " * 20}]}, r"holds one document, and held out are whole documents"),
     ],
 )
 def test_a_corpus_too_small_for_either_split_is_refused_and_nothing_is_written(config, tmp_path, settings, reason):
