@@ -133,7 +133,11 @@ def parse_config(values: Mapping[str, Any]) -> PipelineConfig:
     try:
         return PipelineConfig.model_validate(values)
     except ValidationError as error:
-        raise InputError(told(error.errors(include_url=False), PipelineConfig)) from None
+        try:
+            mistakes = error.errors(include_url=False)
+        except UnicodeError:  # pydantic cannot show them
+            raise InputError("A name or a value holds half of a surrogate pair, which is no text.") from None
+        raise InputError(told(mistakes, PipelineConfig)) from None
 
 
 def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> None:

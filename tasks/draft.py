@@ -50,6 +50,8 @@ class Draft:
     positions: int | None
     context_length: int
     max_tokens: int
+    harvested: int
+    """About how many tokens the corpus has, or max_tokens where these are fewer."""
     d_sae: int
     k: int
     tokens: int
@@ -60,7 +62,7 @@ class Draft:
         """The commented YAML, in which FILE stands for its own name."""
         depth = f", in a model of {self.n_blocks} blocks" if self.n_blocks else ""
         positions = f"the model knows {self.positions:,} positions" if self.positions else "the model sets no bound"
-        epochs = f"{self.tokens / self.max_tokens:.2g} times what is harvested"
+        epochs = f"{self.tokens / self.harvested:.2g} times the {self.harvested:,} that are about to be harvested"
         rows = {
             "name": (self.name, "part of every address that is written"),
             "storage": (self.storage, "a folder, or s3://bucket/prefix"),
@@ -68,7 +70,7 @@ class Draft:
             "text.source": (self.source, "a path, glob, folder or s3:// URI, or a Hugging Face dataset"),
             "text.column": (self.column, "what holds the text, in Parquet and JSON lines"),
             "text.context_length": (self.context_length, f"tokens per sequence; {positions}"),
-            "text.max_tokens": (self.max_tokens, "stop reading here; a tenth of the documents is held out for the scores"),
+            "text.max_tokens": (self.max_tokens, "stop reading here at the latest; a tenth of the documents is held out"),
             "harvest.hooks": ([self.hook], f"{self.width:,} features wide{depth}; saemill hooks MODEL lists all"),
             "sae.arch": ("batchtopk", "saemill architectures explains the others"),
             "sae.d_sae": (self.d_sae, f"{self.d_sae // self.width} latents per feature of the activations"),
@@ -112,8 +114,8 @@ def draft(model: str, source: str, column: str = "text", hook: str | None = None
     positions = _positions(skeleton.config)
     most = _affordable_tokens(sum(p.numel() for p in skeleton.parameters()), width, storage)
     in_corpus = _tokens_in(source)
-    max_tokens = _round(min(most, in_corpus) if in_corpus else most)
-    tokens = _round(1.5 * max_tokens)
+    harvested = min(most, in_corpus) if in_corpus else most
+    tokens = _round(1.5 * harvested)
     d_sae = _d_sae(width)
     label = Path(settings.label).name.removesuffix(".gguf")
     where = hook if place is None else f"residual stream after block {place}"
@@ -129,7 +131,8 @@ def draft(model: str, source: str, column: str = "text", hook: str | None = None
         n_blocks=len(blocks) if place is not None else 0,
         positions=positions,
         context_length=_power_of_two(min(positions or 256, 512)),
-        max_tokens=max_tokens,
+        max_tokens=_round(most),
+        harvested=harvested,
         d_sae=d_sae,
         k=min(d_sae, max(8, min(128, _power_of_two(width / 18)))),
         tokens=tokens,

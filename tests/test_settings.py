@@ -171,3 +171,9 @@ def test_a_sweep_of_millions_is_refused_by_arithmetic() -> None:
     lists = {"k": list(range(1, 4000)), "seeds": list(range(4000)), "lr": [1e-4, 1e-3]}
     with pytest.raises(InputError, match=r"The sweep has 31,992,000 SAEs, 3,999 \(sweep\.k\) x .* at most 4,096"):
         parse_config(BASE | {"sae": {"d_sae": 4608}, "sweep": lists})
+
+
+def test_halves_of_surrogate_pairs_are_refused_wherever_they_stand() -> None:
+    for values in ({"storage": "\udcff"}, {"\ud800": 1}, {"sae": {"\ud800": 1}}, {"text": {"column": "\ud800"}}):
+        with pytest.raises(InputError, match=r"surrogate|unicode"):
+            parse_config(BASE | values)
