@@ -22,7 +22,7 @@ from unittest import mock
 import ray
 from ray._private import parameter, ray_constants, services
 from ray._private.authentication import authentication_token_setup
-from ray._raylet import AuthenticationTokenLoader
+from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined] # compiled
 
 from tasks.errors import SaemillError
 
