@@ -113,8 +113,8 @@ def auto_class(model_config: Any) -> Any:
     if known and (not named or named & causal):
         return AutoModelForCausalLM
     # T5 may have been saved without its decoder, and then AutoModel, which has one, finds no weights for it.
-    alone = MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES.get(model_config.model_type)
-    return AutoModelForTextEncoding if alone and (model_config.is_encoder_decoder or alone in named) else AutoModel
+    alone = MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES.get(model_config.model_type, "")
+    return AutoModelForTextEncoding if alone.endswith("EncoderModel") else AutoModel
 
 
 def _refuse_random_weights(config: ModelConfig, model: Any, missing: list[str]) -> None:
