@@ -143,20 +143,20 @@ def test_kill_9_leaves_no_process_of_ray_running() -> None:
 @pytest.mark.parametrize(
     "address, sentence",
     [
-        (f"127.0.0.1:{free_port()}", r"ray\.address is '127.*' but no Ray cluster answers there \(.*refused\)"),
+        ("127.0.0.1:FREE", r"ray\.address is '127.*' but no Ray cluster answers there \(.*refused\)"),
         ("127.0.0.1:9", r"no Ray cluster answers there"),
         ("127.0.0.1:99999", r"no Ray cluster answers there"),
         ("no-such-host.invalid:6379", r"no Ray cluster answers there"),
-        (f"ray://127.0.0.1:{free_port()}", r"no Ray cluster answers there"),
+        ("ray://127.0.0.1:FREE", r"no Ray cluster answers there"),
         ("local", r"Leave it empty"),
     ],
 )
 def test_an_address_without_a_cluster_is_refused_soon(address: str, sentence: str) -> None:
     began = time.monotonic()
     with pytest.raises(InputError, match=sentence) as refused:
-        _join(address)
+        _join(address.replace("FREE", str(free_port())))  # not in the case's name, which all processes of a run must share
     assert "\n" not in str(refused.value)
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 60  # Ray's own answer takes 170 s
 
 
 def test_start_timeouts_are_finite_and_positive() -> None:
