@@ -58,7 +58,7 @@ types:
 
 # One thread of OpenMP each, as the processes keep all cores busy.
 tests:
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(WORKERS) --no-loadscope-reorder
 
 # The browser tests need Debian's chromium; without it they say that they are skipped, and in CI they fail.
 chromium:

@@ -7,18 +7,20 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jaxtyping
 import psutil
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from tests.grouped import in_groups, not_their_turn
+from tests.grouped import GROUPS, GroupScheduling, in_groups, not_their_turn
 from tests.patience import PATIENCE_S
 from tests.sampled import ALL, SEED, every_case, seed
 
@@ -39,6 +41,16 @@ ARGUMENTS = [
 def pytest_configure(config: pytest.Config) -> None:
     """All processes of a run take the same share of cases, also where a commit is made meanwhile."""
     os.environ[SEED] = seed()
+    if not hasattr(config, "workerinput"):
+        folder = tempfile.mkdtemp(prefix="saemill-tests-")
+        config.add_cleanup(lambda: shutil.rmtree(folder))
+        os.environ[GROUPS] = f"{folder}/groups.json"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> GroupScheduling:
+    """Whatever --dist says."""
+    return GroupScheduling(config, log)
 
 
 def pytest_report_header() -> str:

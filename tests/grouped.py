@@ -1,13 +1,19 @@
 """Which tests run, and which of them one of pytest's processes takes together, so that what is slow is started once."""
 
+import json
+import os
 from collections import defaultdict
 from collections.abc import Collection
-from pathlib import PurePath
+from functools import cache
+from pathlib import Path, PurePath
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.sampled import sampled
 
+GROUPS = "SAEMILL_TEST_GROUPS"
+"""Environment variable with the file through which a run's processes know the groups."""
 STARTED = {"served": "prefect", "ray_cluster": "ray"}
 """Fixtures of the whole session, and what is started for whoever has them; the first that is met counts."""
 LONG = {"ray", "prefect"}
@@ -38,10 +44,27 @@ def not_their_turn(items: list[pytest.Item]) -> set[pytest.Item]:
 
 
 def in_groups(items: list[pytest.Item]) -> None:
-    """Mark each test with its group, unless it names one; the groups that take long come first."""
-    long: dict[pytest.Item, bool] = {}
-    for item in items:
-        name, long[item] = group(item.nodeid, {mark.name for mark in item.iter_markers()} | set(item.fixturenames))  # type: ignore[attr-defined]
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(name))
-    items.sort(key=lambda item: not long[item])
+    """Put the groups that take long first, and tell the process that deals them out which test is of which group."""
+    found = {item: group(item.nodeid, _has(item)) for item in items}
+    items.sort(key=lambda item: not found[item][1])
+    file = Path(os.environ[GROUPS])
+    aside = file.with_suffix(f".{os.getpid()}")  # each process writes the same, and none reads half of it
+    aside.write_text(json.dumps({item.nodeid: name for item, (name, _) in found.items()}))
+    aside.replace(file)
+
+
+def _has(item: pytest.Item) -> set[str]:
+    return {mark.name for mark in item.iter_markers()} | set(item.fixturenames)  # type: ignore[attr-defined]
+
+
+class GroupScheduling(LoadScopeScheduling):
+    """Gives a process whole groups. xdist 3.8's own writes them into tests' names, where pytest 9.2 loses them."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return _groups(os.environ[GROUPS])[nodeid]
+
+
+@cache
+def _groups(file: str) -> dict[str, str]:
+    found: dict[str, str] = json.loads(Path(file).read_text())
+    return found
