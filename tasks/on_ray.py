@@ -15,7 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tasks.config import RayConfig
 from tasks.errors import InputError, SaemillError
-from tasks.local_ray.on_ray import start
+from tasks.local_ray.on_ray import on_loopback_where_it_must_be, start
 
 T = TypeVar("T")
 # A machine's answer takes as long as a worker's start, which on a busy one may be half a minute.
@@ -108,7 +108,8 @@ def _start_local(config: RayConfig) -> None:
 def _join(address: str) -> None:
     _require_listener(address)
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="warning")
+        with on_loopback_where_it_must_be(address):
+            ray.init(address=address, log_to_driver=False, logging_level="warning")
     except (ConnectionError, ValueError, RuntimeError, AuthenticationError) as error:
         # Ray puts hints and tracebacks below the first line.
         raise InputError(f"ray.address is {address!r} but no Ray cluster lets us in: {_first_line(error)}") from None

@@ -12,8 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,30 @@ def start(timeout_s: float, **options: Any) -> None:
                 raise
             raise _too_slow(timeout_s) from error
     _kill_when_this_process_dies(ray._private.worker._global_node.all_processes[ray_constants.PROCESS_TYPE_RAYLET])
+
+
+@contextmanager
+def on_loopback_where_it_must_be(address: str) -> Iterator[None]:
+    """Let ``ray.init`` in the block join a cluster of this machine that answers on loopback only, as those of ``start`` do.
+
+    Ray takes 127.0.0.1 for the machine's outward address (2.60, services.resolve_ip_for_localhost), and would try for
+    minutes to reach such a cluster there.
+    """
+    host, _, port = address.rpartition(":")
+    local = host in ("127.0.0.1", "localhost") and port.isdecimal()
+    if not local or _answers(services.get_node_ip_address(), int(port)):
+        yield
+        return
+    with mock.patch.object(ray_constants, "ENABLE_RAY_CLUSTER", False):
+        yield
+
+
+def _answers(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=2).close()
+    except OSError:
+        return False
+    return True
 
 
 def _kill_when_this_process_dies(raylets: list[Any]) -> None:
