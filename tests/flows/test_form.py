@@ -220,6 +220,8 @@ def test_a_run_from_the_form_with_changed_values_completes_and_its_report_opens(
     assert "[Open the report](http://127.0.0.1:" in told["summary"]["data"]
 
     page.goto(f"{served.url}/v2/runs/flow-run/{run['id']}")
+    page.get_by_role("combobox").filter(has_text="Oldest to newest").click()
+    page.get_by_role("option", name="Newest to oldest").click()
     link = page.locator("a[href$='/index.html']").first
     with page.expect_popup():
         link.click()

@@ -41,6 +41,7 @@ def write_config(folder: Path, characters: int = 5_000) -> Path:
     settings = {
         "name": "tiny",
         "model": {"name": str(folder / "model"), "dtype": "float32"},
+        "train": {"precision": "fp32"},  # named, so that no command asks the cluster's machines
         "text": {"source": str(folder / "corpus.jsonl"), "context_length": 16},
         "harvest": {"hooks": HOOKS, "dtype": "float32", "shard_tokens": 128, "row_group_rows": 64, "batch_sequences": 3},
     }
