@@ -30,7 +30,7 @@ def written(model: str, source: str, column: str, hook: str | None, out: str | N
         _require_free(path)
     except OSError as error:
         raise InputError(
-            f"{shown(str(path))} cannot be written: {error.strerror}. Choose another file with --out."
+            f"{shown(str(path), 1_000)} cannot be written: {error.strerror}. Choose another file with --out."
         ) from None
     return path
 
@@ -39,6 +39,8 @@ def _require_free(path: Path) -> None:
     try:
         there = path.exists() or path.is_symlink()
     except (OSError, ValueError) as error:  # a name too long, or with NUL
-        raise InputError(f"{shown(str(path))} cannot be written: {error}. Choose another file with --out.") from None
+        raise InputError(f"{shown(str(path), 1_000)} cannot be written: {error}. Choose another file with --out.") from None
     if there:
-        raise InputError(f"{shown(str(path))} is there already, and is left as it is. Choose another file with --out.")
+        raise InputError(
+            f"{shown(str(path), 1_000)} is there already, and is left as it is. Choose another file with --out."
+        )

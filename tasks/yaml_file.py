@@ -186,10 +186,10 @@ def _bytes_of(path: Path) -> bytes:
             os.set_blocking(file.fileno(), True)
             data = file.read(MOST_BYTES + 1)
     except FileNotFoundError:
-        raise InputError(f"No such configuration file: {shown(str(path))}. The examples are in configs/.") from None
+        raise InputError(f"No such configuration file: {shown(str(path), 1_000)}. The examples are in configs/.") from None
     except (OSError, ValueError) as error:  # ValueError: NUL in the name
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"Configuration file {shown(str(path))} cannot be read: {reason}.") from None
+        raise InputError(f"Configuration file {shown(str(path), 1_000)} cannot be read: {reason}.") from None
     if len(data) > MOST_BYTES:
         raise InputError(
             f"Configuration file {path} has more than {MOST_BYTES:,} bytes, which is no file of settings. "

