@@ -122,7 +122,7 @@ def setting(settings: Mapping[str, Any], name: str, kind: type[T], where: str, d
     value = settings.get(name)
     value = default if value is None else value
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        found = "is missing" if value is None else f"is {reprlib.repr(value)}"
+        found = "is missing" if value is None else f"is {reprlib.repr(value)[:200]}"
         raise InputError(f"{where}: {name} {found}; expected was one of type {kind.__name__}.")
     return value
 

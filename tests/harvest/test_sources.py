@@ -182,7 +182,7 @@ def test_a_server_that_is_not_there_is_told_in_seconds(monkeypatch: pytest.Monke
     monkeypatch.setattr("tasks.store.listing._PATIENCE", Patience(seconds=0.1))
     s3fs.S3FileSystem.clear_instance_cache()
     try:
-        with pytest.raises(SaemillError, match="exists of s3://bucket/rows"):
+        with pytest.raises(SaemillError, match="of s3://bucket/rows"):
             open_source(ActivationsConfig(source="s3://bucket/rows.npy"))
     finally:
         s3fs.S3FileSystem.clear_instance_cache()
