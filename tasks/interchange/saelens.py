@@ -206,8 +206,8 @@ def _with_scale_folded(weights: Weights, settings: Mapping[str, Any], where: str
         return Weights(weights.W_enc * scale, weights.b_enc, weights.W_dec / scale, weights.b_dec / scale, weights.extra)
     why = _NORMALISED.get(str(normalised), f"needs a factor on rows, which SAELens would keep in {SCALER} beside it")
     raise InputError(
-        f"{where}: normalize_activations is {reprlib.repr(normalised)[:200]}, which {why}; saemill's SAEs take rows as they are, "
-        "so this one cannot be imported."
+        f"{where}: normalize_activations is {reprlib.repr(normalised)[:200]}, which {why}; saemill's SAEs take rows as they "
+        "are, so this one cannot be imported."
     )
 
 
