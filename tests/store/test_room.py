@@ -73,10 +73,11 @@ def test_the_command_line_tells_the_estimate_before_anything_is_written(tmp_path
     settings = [part for setting in own(tmp_path) for part in ("--set", setting)]
     command = [sys.executable, "-m", "flows.cli", "harvest", "configs/demo.yaml", *settings]
     said = [subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stderr for _ in range(2)]
-    first, second = said[0].splitlines()[:2]
+    first, precision, third = said[0].splitlines()[:3]
     assert first.startswith("activations: 20 tokens take up to 640 bytes; ")
     assert first.endswith(" are free there")
-    assert second.startswith("harvest: ")
+    assert precision.startswith("precision: train.precision ")
+    assert third.startswith("harvest: ")
     assert "take up to" not in said[1], "nothing is left to be written"
 
 
