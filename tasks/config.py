@@ -33,7 +33,7 @@ class RayConfig(Settings):
     """CPUs of the local cluster. Empty: all of the machine's."""
     object_store_mb: int = Field(256, ge=80, le=2**24)
     """Shared memory of the local cluster's object store, in MiB; activations never pass through it."""
-    start_timeout_s: float = Field(300.0, gt=0, allow_inf_nan=False)
+    start_timeout_s: float = Field(300.0, gt=0, le=86_400, allow_inf_nan=False)
     """How long the local cluster may take to start, in seconds: about 6 on a quiet machine, minutes on a crowded one."""
 
 
