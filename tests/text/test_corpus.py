@@ -108,8 +108,8 @@ def test_a_bad_json_line_is_named_by_file_and_number(tmp_path, line, reason):
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"column": "body"}, "has no column 'body'; it has text, who, year"),
-        ({"title_columns": ["when"]}, "has no column 'when'; it has text, who, year"),
+        ({"column": "body"}, "has no column 'body', which text.column names; it has text, who, year"),
+        ({"title_columns": ["when"]}, "has no column 'when', which text.title_columns names; it has text, who, year"),
         ({"column": "year"}, "text.column 'year' holds int64, not text"),
     ],
 )

@@ -202,7 +202,7 @@ def test_a_corpus_on_s3_becomes_tokens_on_s3(s3, config, tmp_path):
         manifest = read_manifest(out)
         assert sum(manifest["n_documents"].values()) == 40
         assert read_json(out, "run.json")["tokens_per_second"] > 0
-    with pytest.raises(InputError, match=r"no object matches|holds no file"):
+    with pytest.raises(InputError, match="no such file or folder"):
         tokenize(local.model_copy(update={"text": text.model_copy(update={"source": f"{s3}/absent/"})}), out + "x", silent)
 
 

@@ -41,7 +41,9 @@ def test_a_row_that_is_not_finite_is_named_with_its_step_and_shard(tmp_path: Pat
 
 
 def test_where_all_rows_are_finite_the_largest_is_named_and_the_rate_blamed(tmp_path: Path) -> None:
-    config, uri = stored(tmp_path, lr=1e30)
+    config, uri = stored(tmp_path)
+    steep = config.train.model_copy(update={"lr": 1e30})  # settings would refuse it
+    config = config.model_copy(update={"train": steep})
     with pytest.raises(InputError, match=r"All 16 rows .* row \d+ of source/train/\S+, has \d+\.\d times .*Lower train\.lr"):
         Worker(config, uri, str(tmp_path / "out"), Alone()).train()
 
