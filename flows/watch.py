@@ -31,6 +31,8 @@ EVERY_S = 30.0
 PATIENCE_S = 120.0
 """How long a next run may be unplanned."""
 REPEAT_S = 3600.0
+HORIZON = timedelta(days=90)
+"""What comes later is not watched yet: the scheduler plans 100 days ahead at most."""
 LOG_TAIL = 2**20
 
 _ENTRY = re.compile(r"^(?=\d\d:\d\d:\d\d\.\d+ \| )", re.MULTILINE)
@@ -98,7 +100,7 @@ def _unplanned(client: SyncPrefectClient) -> Iterator[tuple[str, DeploymentSched
     for deployment in client.read_deployments():
         for schedule in deployment.schedules if not deployment.paused else []:
             due = _next(schedule) if schedule.active else None
-            if due is not None and not _planned(client, deployment, due):
+            if due is not None and due - datetime.now(UTC) < HORIZON and not _planned(client, deployment, due):
                 yield deployment.name, schedule, due
 
 

@@ -119,7 +119,7 @@ def test_a_schedule_whose_next_run_is_not_planned_is_told_once_with_the_cause(
     told: list[str] = []
     seen = watch.Watch(told.append, log)
     nightly = served.deployment("nightly")
-    due = datetime.now(UTC) + timedelta(days=200)
+    due = datetime.now(UTC) + timedelta(days=20)
     yearly = {"schedule": {"cron": f"5 4 {due.day} {due.month} *", "timezone": "UTC"}, "active": True}
     (schedule,) = served.call("POST", f"deployments/{nightly['id']}/schedules", [yearly])
 
