@@ -20,6 +20,7 @@ from flows.deployments import DEFAULT_CRON, ONE_AT_A_TIME, offered
 from flows.form import NightlyForm, PipelineForm, SweepForm
 from tasks.config import load_config
 from tests.flows.conftest import Served
+from tests.sampled import every_case
 
 ROOT = Path(__file__).parents[2]
 INFRA = ROOT / "infra"
@@ -80,6 +81,9 @@ def test_the_deployments_start_flows_that_exist_with_settings_that_are_valid(giv
 
 @pytest.mark.prefect
 @pytest.mark.ray
+@pytest.mark.skipif(
+    not every_case(), reason="takes minutes; with make test-all. test_scheduler.py waits for serve's own runs"
+)
 def test_prefect_deploys_them_and_a_worker_makes_the_run_that_the_scheduler_planned(served: Served, tmp_path: Path) -> None:
     given = load("prefect.yaml")
     for deployment in given["deployments"]:
