@@ -245,10 +245,16 @@ def test_a_row_of_events_that_a_kill_cut_short_is_logged_whole(tmp_path: Path) -
 
 
 def test_rows_that_died_in_wandb_s_own_process_are_logged_when_the_run_goes_on(tmp_path: Path) -> None:
-    killed(tmp_path, "wandb", **SHORT)
-    assert "train/loss" not in curves_in("wandb", tmp_path), "W&B was to have all rows in memory"
-    rows = go(configured(tmp_path, "wandb"), tmp_path).curve
-    assert_shows(curves_in("wandb", tmp_path), rows)
+    for attempt in range(5):  # on a busy machine W&B may come to write what it holds before it is killed
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
+        killed(folder, "wandb", **SHORT)
+        if "train/loss" not in curves_in("wandb", folder):
+            break
+    else:
+        pytest.skip("the machine is so busy that W&B had written its rows before it was killed, five times")
+    rows = go(configured(folder, "wandb"), folder).curve
+    assert_shows(curves_in("wandb", folder), rows)
 
 
 @pytest.mark.parametrize("setting", ALL)
@@ -287,15 +293,18 @@ def test_what_is_logged_where_changes_no_address(tmp_path: Path) -> None:
 
 
 def test_addresses_of_loggers_which_may_hold_passwords_are_not_logged(tmp_path: Path) -> None:
-    config = pipeline(tmp_path, mlflow="https://me:secret@host/")
+    with pytest.raises(InputError, match=r"train\.mlflow .*MLFLOW_TRACKING_PASSWORD") as refused:
+        pipeline(tmp_path, mlflow="https://me:s3cr3t@host/")
+    assert "s3cr3t" not in str(refused.value)
+    config = pipeline(tmp_path, mlflow="https://somewhere/")
     settings = settings_of(config, plan(config.sae, config.train, D_IN))
     assert settings["train.workers"] == 1
-    assert "secret" not in json.dumps(settings)
+    assert "somewhere" not in json.dumps(settings)
 
 
 WRONG = {
     "tensorboard": ({"tensorboard": "rows.npy"}, "NotADirectoryError|FileExistsError"),
-    "mlflow": ({"mlflow": "nowhere://me:secret@host/x"}, "nowhere"),
+    "mlflow": ({"mlflow": "nowhere://host/x"}, "nowhere"),
     "a store of files, which MLflow has given up": ({"mlflow": "mlruns"}, "maintenance mode"),
     "wandb": ({"wandb": "a/b"}, "a/b"),
 }
@@ -303,9 +312,8 @@ WRONG = {
 
 @pytest.mark.parametrize("settings, named", WRONG.values(), ids=WRONG)
 def test_what_a_library_refuses_is_refused_at_the_start(settings: dict[str, str], named: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=rf"train\.{next(iter(settings))} is '.*({named})") as refused:
+    with pytest.raises(InputError, match=rf"train\.{next(iter(settings))} is '.*({named})"):
         go(pipeline(tmp_path, **settings), tmp_path)
-    assert "secret" not in str(refused.value)
     assert not (tmp_path / "saes").exists()
 
 
