@@ -32,7 +32,7 @@ class TrainConfig(Settings):
     """Rows seen in all, over as many epochs as that takes."""
     batch_tokens: int = Field(1024, ge=1, lt=2**31)
     """Rows per step, over all workers together."""
-    lr: float | None = Field(None, gt=0, le=1000)
+    lr: float | None = Field(None, gt=0, le=1e30)
     """Peak learning rate. Empty: chosen from the width and the length of the run."""
     warmup_fraction: float = Field(0.05, ge=0, le=1)
     """Share of the run over which the learning rate rises from 0."""

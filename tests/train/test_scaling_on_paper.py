@@ -51,7 +51,8 @@ def knows_room(size: Size, mesh: Mesh) -> bool:
 def sent(size: Size, mesh: Mesh) -> float:
     """Bytes that this worker sends in the second of two steps, every latent active that may be."""
     exchange = TorchExchange(mesh.b)
-    train = TrainConfig(tokens=100 * size.batch, batch_tokens=size.batch, lanes=4, dead_after_tokens=10**9)
+    lengths = {"tokens": 100 * size.batch, "batch_tokens": size.batch, "dead_after_tokens": 10**9}
+    train = TrainConfig(**lengths, lanes=4, precision="bf16")  # as the table has it
     resolved = plan(SAEConfig(arch="topk", d_sae=size.d_sae, k=size.k), train, size.d_in)
     data = torch.randn(2, size.batch, size.d_in, generator=torch.Generator().manual_seed(0)).bfloat16()
     state = initial_state(resolved, data[0].float(), latents=exchange.latents)

@@ -32,7 +32,7 @@ class SweepConfig(Settings):
     """Latents per token. Empty: sae.k."""
     l1_coefficient: tuple[Annotated[float, Field(ge=0, le=1e30)], ...] = ()
     """Weights of the sparsity term. Empty: sae.l1_coefficient."""
-    lr: tuple[Annotated[float, Field(gt=0, le=1000)], ...] = ()
+    lr: tuple[Annotated[float, Field(gt=0, le=1e30)], ...] = ()
     """Peak learning rates. Empty: train.lr."""
     seeds: tuple[Seed, ...] = ()
     """Seeds of the initial weights; the order of the data stays that of train.seed. Empty: train.init_seed."""
