@@ -75,7 +75,7 @@ def test_the_seed_of_the_weights_leaves_the_order_of_the_data(tiny_run, tmp_path
         ({"k": [4, 4]}, r"sweep\.k is \[4, 4\] but must name each value once"),
         ({"k": [0]}, r"sweep\.k\.0 is 0 but must be at least 1\."),
         ({"lr": [-1.0]}, r"sweep\.lr\.0 is -1\.0 but must be above 0\."),
-        ({"ks": [4]}, r"Unknown setting 'sweep\.ks'; allowed here: archs, d_sae, k, l1_coefficient, lr, seeds\."),
+        ({"ks": [4]}, r"Unknown setting 'sweep\.ks'; did you mean sweep\.k "),
     ],
 )
 def test_nonsense_is_refused(sweep, sentence, tmp_path):
