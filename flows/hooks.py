@@ -28,7 +28,7 @@ def listed(model: str, match: str) -> list[HookInfo]:
     hooks = list_hooks(load_skeleton(settings))
     found = [hook for hook in hooks if match in hook.name]
     if not found:
-        near = nearest(match, (hook.name for hook in hooks)) or nearest(match, _parts(hooks))
+        near = nearest(match, _parts(hooks)) or nearest(match, (hook.name for hook in hooks))
         raise InputError(f"--match is {match!r} but none of the {len(hooks)} hooks of {model!r} contains it.{near}")
     return found
 

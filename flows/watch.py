@@ -4,7 +4,6 @@ The scheduler plans every active schedule's next runs ahead, at the latest a min
 planned two minutes later it will not run either, and that is told now rather than after the night.
 """
 
-import asyncio
 import contextlib
 import logging
 import re
@@ -13,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any, cast
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -25,6 +25,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import DeploymentSchedule
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.server.schemas.schedules import CronSchedule, IntervalSchedule, RRuleSchedule
+from prefect.utilities.asyncutils import run_coro_as_sync
 from pydantic import TypeAdapter
 
 EVERY_S = 30.0
@@ -107,8 +108,9 @@ def _unplanned(client: SyncPrefectClient) -> Iterator[tuple[str, DeploymentSched
 def _next(schedule: DeploymentSchedule) -> datetime | None:
     """When the schedule comes next; None for one that is over."""
     found = _WITH_DATES.validate_python(schedule.schedule.model_dump())
-    dates = asyncio.run(found.get_dates(1, start=datetime.now(UTC) + timedelta(seconds=1)))
-    return dates[0] if dates else None
+    # Not asyncio.run, which refuses a thread that has a loop.
+    dates: Any = run_coro_as_sync(found.get_dates(1, start=datetime.now(UTC) + timedelta(seconds=1)))
+    return cast(datetime, dates[0]) if dates else None
 
 
 def _planned(client: SyncPrefectClient, deployment: DeploymentResponse, due: datetime) -> bool:
