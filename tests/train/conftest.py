@@ -10,6 +10,16 @@ from tasks.config import PipelineConfig, parse_config
 from tasks.harvest.ingest import ingest
 from tasks.progress import silent
 
+CHECKED = {"test_loop", "test_distributed", "test_options", "test_several_hooks"}
+"""Files whose tests check shapes: every architecture, and workers by rows and by latents."""
+
+
+@pytest.fixture(autouse=True)
+def shapes_in_some_files(request: pytest.FixtureRequest) -> None:
+    """A step of tiny size takes four times as long where shapes are checked; tests/sae checks each function's by itself."""
+    if request.module.__name__.rpartition(".")[2] not in CHECKED:
+        request.getfixturevalue("unchecked")
+
 
 def pipeline(tmp_path: Path, **settings: Any) -> PipelineConfig:
     """A tiny run on activations of the user's own: 600 rows in 6 dimensions that are sparse sums of 12 directions."""

@@ -26,8 +26,6 @@ from tasks.train.step import TrainState, in_common, initial_state, state_from
 from tests.sae.threads import in_mesh
 from tests.sampled import sampled
 
-pytestmark = pytest.mark.usefixtures("unchecked")
-
 D_IN, D_OUT, D_SAE, STEPS, BATCH = 8, 6, 48, 200, 32
 MESHES = [(2, 1), (1, 2), (2, 2), (1, 4)]
 
