@@ -8,9 +8,11 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -75,6 +77,9 @@ def free_port() -> int:
         return int(listening.getsockname()[1])
 
 
+LOOPBACK = {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
+
+
 def listening_at(processes: Iterable[psutil.Process]) -> set[str]:
     """The addresses at which these processes accept connections."""
     found = set()
@@ -83,6 +88,28 @@ def listening_at(processes: Iterable[psutil.Process]) -> set[str]:
             connections = process.net_connections("inet")
             found |= {at.laddr.ip for at in connections if at.status == psutil.CONN_LISTEN}
     return found
+
+
+@contextlib.contextmanager
+def watched_listening() -> Iterator[dict[str, set[str]]]:
+    """By command line, where this process and those that it starts were seen to accept connections until the block ended."""
+    found: dict[str, set[str]] = defaultdict(set)
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(1):
+            me = psutil.Process()
+            for process in (me, *me.children(recursive=True)):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    found[" ".join(process.cmdline())] |= listening_at([process])
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield found
+    finally:
+        over.set()
+        watcher.join()
 
 
 @pytest.fixture(scope="session")

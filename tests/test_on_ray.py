@@ -18,9 +18,7 @@ from tasks.config import RayConfig
 from tasks.errors import InputError, SaemillError
 from tasks.local_ray.on_ray import _patient, private_folder
 from tasks.on_ray import _join
-from tests.conftest import ROOT, free_port, listening_at
-
-ALONE = {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
+from tests.conftest import LOOPBACK, ROOT, free_port, listening_at
 
 
 def test_a_machine_too_busy_to_start_ray_is_said_in_a_sentence() -> None:
@@ -54,7 +52,7 @@ def test_rays_processes_are_on_loopback_at_nice_0_behind_a_token_and_in_a_privat
     children = psutil.Process().children(recursive=True)
     family = [process for process in children if "ray" in " ".join(process.cmdline())]
     assert {"raylet", "gcs_server"} <= {process.name() for process in family}
-    assert listening_at([psutil.Process(), *family]) <= ALONE
+    assert listening_at([psutil.Process(), *family]) <= LOOPBACK
     assert {os.getsid(process.pid) for process in family}.isdisjoint({os.getsid(0)})
     assert any(process.environ().get("RAY_AUTH_TOKEN") for process in family)
     folder = Path(ray._private.worker._global_node.get_temp_dir_path()).parent
@@ -116,7 +114,7 @@ def test_sigterm_to_the_group_of_a_run_is_obeyed_with_a_checkpoint_and_leaves_no
     with run_in_a_group_of_its_own(tmp_path / "runs") as process:
         family = process.children(recursive=True)
         assert sum("RayTrainWorker" in " ".join(child.cmdline()) for child in family) == 2
-        assert listening_at([process, *family]) <= ALONE
+        assert listening_at([process, *family]) <= LOOPBACK
         checkpoints = set((tmp_path / "runs").glob("saes/*/checkpoints/step-*"))
         os.killpg(process.pid, signal.SIGTERM)
         assert process.wait(100) == 143

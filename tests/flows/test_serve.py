@@ -15,7 +15,7 @@ from playwright.sync_api import Page
 from flows.cli import main
 from flows.configurations import absolute
 from tasks.config import parse_config
-from tests.conftest import ROOT, listening_at
+from tests.conftest import LOOPBACK, ROOT, listening_at
 from tests.flows.conftest import TOY, Served
 
 pytestmark = pytest.mark.prefect
@@ -43,7 +43,7 @@ def test_a_cancelled_run_ends_as_cancelled_and_leaves_no_process(served: Served)
     (engine,) = (child for child in served.process.children() if "prefect.engine" in " ".join(child.cmdline()))
     family = engine.children(recursive=True)
     assert any("raylet" in process.name() for process in family)
-    assert listening_at([served.process, engine, *family]) <= {"127.0.0.1", "::ffff:127.0.0.1"}
+    assert listening_at([served.process, engine, *family]) <= LOOPBACK
     served.call("POST", f"flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})
     assert served.wait_until_ended(run)["type"] == "CANCELLED"
     assert "CRASHED" not in served.history(run)

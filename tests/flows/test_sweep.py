@@ -13,10 +13,18 @@ from tasks.artifacts import resolve
 from tasks.config import PipelineConfig, load_config
 from tasks.progress import silent
 from tasks.train.sweep.members import members
+from tests.conftest import LOOPBACK, watched_listening
 from tests.flows.test_cli import DEMO, ROOT, exit_code
 
 TOY = str(ROOT / "configs/toy.yaml")
-SETTINGS = ("sweep.archs=[topk, l1]", "sweep.seeds=[0, 1]", "sae.k=2", "sae.l1_coefficient=0.05", "train.tokens=4000")
+SETTINGS = (
+    "sweep.archs=[topk, l1]",
+    "sweep.seeds=[0, 1]",
+    "sae.k=2",
+    "sae.l1_coefficient=0.05",
+    "train.tokens=4000",
+    "train.workers=2",
+)
 
 
 def test_a_sweep_without_values_is_refused_in_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
@@ -44,7 +52,10 @@ def test_a_sweep_of_the_toy_is_told_on_a_page_with_the_figures_of_single_runs(
     monkeypatch.chdir(ROOT)
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     arguments = ["sweep", TOY, "--storage", str(tmp_path), *(part for text in SETTINGS for part in ("--set", text))]
-    assert exit_code(*arguments, "--json") == 0
+    with watched_listening() as listening:
+        assert exit_code(*arguments, "--json") == 0
+    assert any("RayTrainWorker" in name for name in listening)
+    assert set().union(*listening.values()) <= LOOPBACK
     found = json.loads(capfd.readouterr().out)
     assert Path(found["report"], "index.html").is_file()
     assert [row["member"] for row in found["saes"]] == ["topk, seed 0", "topk, seed 1", "l1, seed 0", "l1, seed 1"]

@@ -1,7 +1,6 @@
 """Tiny random models of every family of transformers that reads text, and what saemill's hooks find in them.
 
-python -m tests.lm.families tests/lm/FAMILIES.md     measures all of them and writes the table
-python -m tests.lm.families - llama deberta          these alone, on the terminal
+``python -m tests.lm.families llama deberta`` tries these, without names all; families_page.py writes FAMILIES.md.
 """
 
 import collections
@@ -29,6 +28,7 @@ from tasks.lm.load import auto_class
 VOCABULARY = 64
 SHAPE = (2, 12)
 _MOST_PARAMETERS = 3_000_000
+NOT_TRIED = "not tried: "
 
 # Every name under which a family keeps a size, and what a tiny model has there.
 SIZES: dict[str, Any] = {
@@ -257,7 +257,7 @@ def measured(kinds: list[str]) -> Iterator[Outcome]:
         try:
             yield check(kind)
         except Exception as error:  # the tiny configuration does not suit the family
-            yield Outcome(kind, sentence=f"not tried: {type(error).__name__}: {' '.join(str(error).split())[:150]}")
+            yield Outcome(kind, sentence=f"{NOT_TRIED}{type(error).__name__}: {' '.join(str(error).split())[:150]}")
 
 
 def table(outcomes: Iterable[Outcome]) -> Iterator[str]:
