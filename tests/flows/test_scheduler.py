@@ -95,8 +95,13 @@ def test_the_run_after_an_edit_in_the_ui_has_the_old_settings(served: Served, sc
     assert scheduled["name"] == "toy.parquet l1 16 k32"
     stored = served.deployment("nightly")["parameters"]
     assert NightlyForm.filled(scheduled["parameters"], stored) == NightlyForm.filled({}, stored)
-    steps = served.call("POST", "task_runs/filter", {"flow_runs": {"id": {"any_": [scheduled["id"]]}}})
-    assert {step["name"] for step in steps} == {"harvest", "train", "score", "report"}
+
+    def steps() -> set[str]:
+        found = served.call("POST", "task_runs/filter", {"flow_runs": {"id": {"any_": [scheduled["id"]]}}})
+        return {step["name"] for step in found}
+
+    # The server is told of a step's name by an event, which may come after the run's end.
+    served.wait(lambda: steps() == {"harvest", "train", "score", "report"}, "the steps of the run")
 
 
 @pytest.mark.browser

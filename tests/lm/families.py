@@ -45,6 +45,8 @@ SIZES: dict[str, Any] = {
     **dict.fromkeys(["max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "context_length"], 64),
     **dict.fromkeys(["num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"], 4),
     **dict.fromkeys(["num_experts_per_tok", "num_experts_per_token", "moe_top_k"], 2),
+    **dict.fromkeys(["chunk_size", "mamba_chunk_size"], 8),
+    **dict.fromkeys(["mamba_d_state", "state_size", "ssm_state_size"], 8),
     "vocab_size": VOCABULARY,
     "type_vocab_size": 2,
 }
@@ -66,7 +68,7 @@ EXTRAS: dict[str, dict[str, Any]] = {
     "granitemoehybrid": {"mamba_n_heads": 4, "mamba_d_head": 16},
     "longformer": {"attention_window": [4, 4]},
     "luke": {"entity_vocab_size": 8},
-    "mamba2": {"num_heads": 4, "head_dim": 16},
+    "mamba2": {"num_heads": 4, "head_dim": 16, "n_groups": 1},
     "prophetnet": {"num_hidden_layers": None, "num_encoder_layers": 2, "num_decoder_layers": 2},
     "reformer": {
         "is_decoder": True,
