@@ -41,6 +41,13 @@ def test_a_slow_start_is_waited_for() -> None:
     assert _patient(soon_there, 60)("node") == "there"
 
 
+def _command(process: psutil.Process) -> str:
+    """Empty for one that has just ended."""
+    with contextlib.suppress(psutil.NoSuchProcess):  # a zombie is one
+        return " ".join(process.cmdline())
+    return ""
+
+
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_rays_processes_are_on_loopback_at_nice_0_behind_a_token_and_in_a_private_folder_and_session() -> None:
@@ -50,7 +57,7 @@ def test_rays_processes_are_on_loopback_at_nice_0_behind_a_token_and_in_a_privat
 
     assert ray.get(niceness.remote()) == os.nice(0)
     children = psutil.Process().children(recursive=True)
-    family = [process for process in children if "ray" in " ".join(process.cmdline())]
+    family = [process for process in children if "ray" in _command(process)]
     assert {"raylet", "gcs_server"} <= {process.name() for process in family}
     assert listening_at([psutil.Process(), *family]) <= LOOPBACK
     assert {os.getsid(process.pid) for process in family}.isdisjoint({os.getsid(0)})
@@ -113,7 +120,7 @@ def run_in_a_group_of_its_own(storage: Path) -> Iterator[psutil.Popen]:
 def test_sigterm_to_the_group_of_a_run_is_obeyed_with_a_checkpoint_and_leaves_nothing_running(tmp_path: Path) -> None:
     with run_in_a_group_of_its_own(tmp_path / "runs") as process:
         family = process.children(recursive=True)
-        assert sum("RayTrainWorker" in " ".join(child.cmdline()) for child in family) == 2
+        assert sum("RayTrainWorker" in _command(child) for child in family) == 2
         assert listening_at([process, *family]) <= LOOPBACK
         checkpoints = set((tmp_path / "runs").glob("saes/*/checkpoints/step-*"))
         os.killpg(process.pid, signal.SIGTERM)

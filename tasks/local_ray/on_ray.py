@@ -20,7 +20,7 @@ from typing import Any
 from unittest import mock
 
 import ray
-from ray._private import parameter, ray_constants, services
+from ray._private import node, parameter, ray_constants, services
 from ray._private.authentication import authentication_token_setup
 from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined] # compiled
 
@@ -35,6 +35,9 @@ _ENVIRONMENT = {
     "GLOO_SOCKET_IFNAME": _LOOPBACK,
     "NCCL_SOCKET_IFNAME": _LOOPBACK,
 }
+# Each is a Python process that takes 2 to 3 s of a slow CPU to start (Zen 3), and the first two go on taking 1% of a core:
+# one sends workers' output to this process, which is not asked for, one asks a cloud for machines, one is the dashboard.
+_NEEDLESS = {"include_log_monitor": False, "no_monitor": True}
 
 
 def start(timeout_s: float, **options: Any) -> None:
@@ -71,7 +74,8 @@ def start(timeout_s: float, **options: Any) -> None:
         mock.patch.object(services, "ConsolePopen", popen),
         mock.patch.object(services, "get_node", _patient(services.get_node, timeout_s, started)),
         # Where it is not told their ports, the raylet ends if its agents have not told it theirs after 15 s.
-        mock.patch.object(parameter, "RayParams", partial(parameter.RayParams, **ports)),
+        mock.patch.object(parameter, "RayParams", partial(parameter.RayParams, **ports, **_NEEDLESS)),
+        mock.patch.object(node.Node, "start_api_server", lambda *_, **__: None),
     ):
         try:
             ray.init(

@@ -18,7 +18,8 @@ def _told(module: str, folder: Path) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-m", module, str(folder)],
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # At Ray's usual nice 15, workers get nothing to do with while other tests run.
+        env={**os.environ, "OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"},
         capture_output=True,
         text=True,
         timeout=PATIENCE_S,

@@ -20,6 +20,7 @@ from tasks.errors import InputError, SaemillError
 from tasks.on_ray import cluster_cpus, cluster_gpus
 from tasks.progress import Progress
 from tasks.store.objects import open_store, s3_filesystem
+from tasks.train.job.lean.on_ray import LeanTrainer, LeanTrainerOfItsOwnCluster
 from tasks.train.job.stored import drop_unusable_snapshot
 from tasks.train.process_group.on_ray import OneMachineTorchConfig
 from tasks.train.worker import CHECKPOINTS
@@ -217,9 +218,10 @@ class _Job:
 
 def _trainer(work: Callable[[dict[str, Any]], dict[str, Any]], task: dict[str, Any]) -> TorchTrainer:
     settings = task["config"].train
-    meets = TorchConfig if task["config"].ray.address is not None else OneMachineTorchConfig
+    shared = task["config"].ray.address is not None
+    trainer, meets = (LeanTrainer, TorchConfig) if shared else (LeanTrainerOfItsOwnCluster, OneMachineTorchConfig)
     path, filesystem = _storage(task["out"])
-    return _Trainer(
+    return trainer(
         work,
         train_loop_config=task,
         torch_config=meets(backend="nccl" if settings.use_gpu else "gloo", timeout_s=600),
@@ -250,17 +252,6 @@ class _NoLongGoodbye(ray.train.UserCallback):  # type: ignore[misc] # Ray is not
 
     def after_exception(self, run_context: object, worker_exceptions: object) -> None:
         os.environ["TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S"] = "1"  # read by Ray Train's controller, where this runs
-
-
-class _Trainer(TorchTrainer):  # type: ignore[misc] # Ray is not typed
-    """Without Ray Train's cleaner of reservations, which outlives a killed controller for ever if there is no dashboard.
-
-    Ray itself frees them when the process that started the job ends, and ``supervise`` before.
-    """
-
-    def _create_default_callbacks(self) -> list[Any]:
-        callbacks: list[Any] = super()._create_default_callbacks()
-        return [callback for callback in callbacks if type(callback).__name__ != "PlacementGroupCleanerCallback"]
 
 
 def _lacks_room(error: Exception) -> bool:
