@@ -1,11 +1,10 @@
 """What `saemill hooks` says: the modules of a model that can be harvested."""
 
 import typer
-from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from tasks.config_errors import told
+from tasks.config_errors import validated
 from tasks.errors import InputError
 from tasks.lm.config import ModelConfig
 from tasks.lm.hooks import HookInfo, list_hooks
@@ -21,11 +20,7 @@ def listed(model: str, match: str) -> list[HookInfo]:
     """
     if not model:
         raise InputError("MODEL is empty. Give a folder, a .gguf file, an installed package that carries one, or a hub id.")
-    try:
-        settings = ModelConfig(name=model)
-    except ValidationError as error:
-        raise InputError(f"MODEL: {told(error.errors(include_url=False), ModelConfig)}") from None
-    hooks = list_hooks(load_skeleton(settings))
+    hooks = list_hooks(load_skeleton(validated(ModelConfig, "MODEL", name=model)))
     found = [hook for hook in hooks if match in hook.name]
     if not found:
         near = nearest(match, _parts(hooks)) or nearest(match, (hook.name for hook in hooks))

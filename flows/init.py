@@ -3,7 +3,7 @@
 import shlex
 from pathlib import Path
 
-from tasks.config import parse_config
+from tasks.config import PipelineConfig, parse_config
 from tasks.draft import draft
 from tasks.errors import InputError
 from tasks.preflight import check
@@ -22,7 +22,7 @@ def written(model: str, source: str, column: str, hook: str | None, out: str | N
     path = Path(out if out is not None else f"{found.name}.yaml")
     _require_free(path)
     text = str(found).replace("saemill run FILE", f"saemill run {shlex.quote(str(path))}")
-    check(parse_config(parse(text)))
+    check(_read_back(text))
     try:
         with open(path, "x", encoding="utf-8") as file:
             file.write(text)
@@ -33,6 +33,13 @@ def written(model: str, source: str, column: str, hook: str | None, out: str | N
             f"{shown(str(path), 1_000)} cannot be written: {error.strerror}. Choose another file with --out."
         ) from None
     return path
+
+
+def _read_back(text: str) -> PipelineConfig:
+    try:
+        return parse_config(parse(text))
+    except ValueError as error:  # what was given holds what no file of settings can
+        raise InputError(f"No file of settings can hold what was given: {error}. Use names of plain text.") from None
 
 
 def _require_free(path: Path) -> None:

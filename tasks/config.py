@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from tasks.config_errors import names_in, told, unknown
+from tasks.config_errors import mistakes_of, names_in, told, unknown
 from tasks.errors import InputError
 from tasks.harvest.config import ActivationsConfig, HarvestConfig
 from tasks.lm.config import ModelConfig
@@ -133,11 +133,7 @@ def parse_config(values: Mapping[str, Any]) -> PipelineConfig:
     try:
         return PipelineConfig.model_validate(values)
     except ValidationError as error:
-        try:
-            mistakes = error.errors(include_url=False)
-        except UnicodeError:  # pydantic cannot show them
-            raise InputError("A name or a value holds half of a surrogate pair, which is no text.") from None
-        raise InputError(told(mistakes, PipelineConfig)) from None
+        raise InputError(told(mistakes_of(error), PipelineConfig)) from None
 
 
 def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> None:

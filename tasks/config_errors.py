@@ -3,11 +3,14 @@
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
+from tasks.errors import InputError
 from tasks.yaml_file import shown
+
+Group = TypeVar("Group", bound=BaseModel)
 
 MOST_TOLD = 5
 """Mistakes that are told in full; of a thousand, the rest are counted."""
@@ -34,6 +37,30 @@ _KINDS = {
     "dataclass_type": "must be a group of settings",
     "dict_type": "must be a group of settings",
 }
+
+
+def validated(kind: type[Group], called: str, **values: Any) -> Group:
+    """A group of settings of what somebody gave, whose mistakes are told under the name by which it was given.
+
+    Raises:
+        InputError: a value is wrong.
+    """
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        raise InputError(f"{called}: {told(mistakes_of(error), kind)}") from None
+
+
+def mistakes_of(error: ValidationError) -> Sequence[Mapping[str, Any]]:
+    """What pydantic found wrong.
+
+    Raises:
+        InputError: pydantic cannot show it.
+    """
+    try:
+        return error.errors(include_url=False)
+    except UnicodeError:
+        raise InputError("A name or a value holds half of a surrogate pair, which is no text.") from None
 
 
 def told(errors: Sequence[Mapping[str, Any]], root: type[BaseModel]) -> str:

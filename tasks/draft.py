@@ -12,13 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks.config_errors import validated
 from tasks.errors import InputError
 from tasks.lm.config import ModelConfig
 from tasks.machine import memory_bytes
+from tasks.store.hashed import readable
 from tasks.text.config import TextConfig
+from tasks.yaml_file import parse_value
 
 if TYPE_CHECKING:
     from tasks.lm.hooks import HookInfo
+    from tasks.text.files import CorpusFile
 
 LANES = 16
 LEAST_TOKENS, MOST_TOKENS = 200_000, 2_000_000
@@ -103,7 +107,8 @@ def draft(model: str, source: str, column: str = "text", hook: str | None = None
     from tasks.lm.hooks import hook_width, list_hooks
     from tasks.lm.load import load_skeleton
 
-    settings = ModelConfig(name=model)
+    settings = validated(ModelConfig, "MODEL", name=model)
+    text = validated(TextConfig, "--text", source=source)
     skeleton = load_skeleton(settings)
     blocks = residual_stream(list_hooks(skeleton))
     if hook is None and not blocks:
@@ -113,7 +118,7 @@ def draft(model: str, source: str, column: str = "text", hook: str | None = None
     place = names.index(hook) if hook in names else None
     positions = _positions(skeleton.config)
     most = _affordable_tokens(sum(p.numel() for p in skeleton.parameters()), width, storage)
-    in_corpus = _tokens_in(source)
+    in_corpus = _tokens_in(text.source or source)
     harvested = min(most, in_corpus) if in_corpus else most
     tokens = _round(1.5 * harvested)
     d_sae = _d_sae(width)
@@ -165,7 +170,7 @@ def _affordable_tokens(n_parameters: int, width: int, storage: str) -> int:
     in_time = HARVEST_FLOPS / (2 * 0.4 * max(1, n_parameters))
     free = free_bytes(storage)
     on_disk = math.inf if free is None else SHARE_OF_DISK * free / (2 * width)
-    return int(min(max(LEAST_TOKENS, min(in_time, MOST_TOKENS)), on_disk))
+    return max(1, int(min(max(LEAST_TOKENS, min(in_time, MOST_TOKENS)), on_disk)))  # of a full disk, preflight tells
 
 
 def _tokens_in(source: str) -> int | None:
@@ -174,9 +179,12 @@ def _tokens_in(source: str) -> int | None:
 
     if not looks_like_files(source) or source.startswith("s3://"):
         return None
-    files = find_files(TextConfig(source=source).source or source)
-    size = sum(os.path.getsize(file.uri) * _COMPRESSED.get(Path(file.uri).suffix, 1) for file in files)
-    return max(1000, size // BYTES_PER_TOKEN)
+    return max(1000, sum(map(_text_bytes, find_files(source))) // BYTES_PER_TOKEN)
+
+
+def _text_bytes(file: "CorpusFile") -> int:
+    with readable(file.uri, "--text"):
+        return os.path.getsize(file.uri) * _COMPRESSED.get(Path(file.uri).suffix, 1)
 
 
 def _d_sae(width: int) -> int:
@@ -213,11 +221,11 @@ def _lines(rows: dict[str, tuple[object, str]]) -> list[str]:
 
 
 def _yaml(value: object) -> str:
-    """A value as YAML; JSON is YAML too, and quotes what needs it."""
+    """A value as YAML; JSON is YAML too, and quotes what needs it, such as .5 and .inf, which are numbers."""
     if isinstance(value, int):
         return f"{value}"
     if isinstance(value, list):
         return f"[{', '.join(map(_yaml, value))}]"
     text = str(value)
-    plain = _PLAIN.fullmatch(text) and text.lower() not in ("true", "false", "null")
+    plain = _PLAIN.fullmatch(text) and text.lower() not in ("true", "false", "null") and parse_value(text) == text
     return text if plain else json.dumps(text, ensure_ascii=False)

@@ -6,21 +6,20 @@ float32. With them (a Zen 4) it is three times as fast as float32. Nothing here 
 
 import os
 import platform
-import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from tasks.gpus import Capability, gpu_capabilities
+
 HalfOrFull = Literal["bfloat16", "float16", "float32"]
-Capability = tuple[int, int]
 
 BFLOAT16_GPU: Capability = (8, 0)
 """The first compute capability whose tensor cores know bfloat16 (Ampere)."""
 _X86 = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16"}
 """Flags of /proc/cpuinfo, the fastest first, and what the instructions are called."""
 _CPUINFO = Path("/proc/cpuinfo")
-_GPU_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +46,7 @@ class Choice:
 
 def this_machine(*, gpus: bool = True) -> Machine:
     """The machine that this runs on; ``gpus``: look for GPUs too, which this process need not be able to use."""
-    return described(_cpuinfo(), os.environ, _gpu_capabilities() if gpus else ())
+    return described(_cpuinfo(), os.environ, gpu_capabilities() if gpus else ())
 
 
 def here(device: str) -> Choice:
@@ -55,11 +54,6 @@ def here(device: str) -> Choice:
     if device == "cpu":
         return on_cpus([this_machine(gpus=False)])
     return on_gpus([this_machine()])
-
-
-def visible_gpus(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether this process may use a GPU, if there is one."""
-    return environment.get("CUDA_VISIBLE_DEVICES", "0").strip() not in ("", "-1", "NoDevFiles")
 
 
 def described(cpuinfo: str, environment: Mapping[str, str], gpus: Sequence[Capability] = ()) -> Machine:
@@ -120,26 +114,3 @@ def _first_of_each(cpuinfo: str) -> dict[str, str]:
         if colon:
             found.setdefault(name.strip(), value.strip())
     return found
-
-
-def _gpu_capabilities() -> tuple[Capability, ...]:
-    if not any(Path(name).exists() for name in _GPU_FILES):
-        return ()
-    return _asked_of_the_driver() or _asked_of_torch()
-
-
-def _asked_of_the_driver(run: Callable[..., "subprocess.CompletedProcess[str]"] = subprocess.run) -> tuple[Capability, ...]:
-    """Without torch, whose import takes seconds, and without a context, which takes memory of the GPU."""
-    command = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
-    try:
-        answer = run(command, capture_output=True, text=True, timeout=20, check=True).stdout
-        pairs = [line.strip().split(".") for line in answer.splitlines() if line.strip()]
-        return tuple((int(major), int(minor)) for major, minor in pairs)
-    except (OSError, subprocess.SubprocessError, ValueError):
-        return ()
-
-
-def _asked_of_torch() -> tuple[Capability, ...]:
-    import torch
-
-    return tuple(torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count()))

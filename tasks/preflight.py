@@ -147,12 +147,12 @@ def _harvested_widths(at: Addresses) -> dict[str, int]:
 
 
 def _check_own(config: PipelineConfig, at: Addresses) -> None:
-    from tasks.harvest.sources import open_source
+    from tasks.harvest.sources import source_shape
 
-    source = open_source(config.activations)
-    _check_widths(config, at, {config.hook: source.d_in})
+    n_rows, d_in = source_shape(config.activations)
+    _check_widths(config, at, {config.hook: d_in})
     if next(open_store(at.activations).list(), None) is None:  # what was begun had room, and has taken part of it
-        require_room(config.storage, source.n_rows, [source.d_in], config.activations.dtype)
+        require_room(config.storage, n_rows, [d_in], config.activations.dtype)
 
 
 def _check_text_and_model(config: PipelineConfig, at: Addresses) -> None:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import Literal
 
 from tasks.config import PipelineConfig
-from tasks.precision import Choice, Machine, on_cpus, on_gpus, this_machine, visible_gpus
+from tasks.gpus import visible_gpus
+from tasks.precision import Choice, Machine, on_cpus, on_gpus, this_machine
 
 
 def resolved(config: PipelineConfig) -> PipelineConfig:

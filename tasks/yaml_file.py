@@ -232,7 +232,8 @@ def _scalar(node: ScalarNode) -> Any:
 
 def _number(text: str) -> int | float:
     """1e6 is a million, exactly; with a point or a negative power it is a float."""
-    if re.fullmatch(r"[-+]?[0-9]+(?:\.[0-9]*)?[eE]\+?[0-9]+", text):
+    # Decimal refuses powers of twenty digits, which float takes for infinite.
+    if re.fullmatch(r"[-+]?[0-9]+(?:\.[0-9]*)?[eE]\+?[0-9]{1,4}", text):
         value = Decimal(text)
         if value == 0 or (value.adjusted() < MOST_DIGITS and value == value.to_integral_value()):
             return int(value)

@@ -9,7 +9,8 @@ import pytest
 
 from tasks.addresses import addresses
 from tasks.config import PipelineConfig, parse_config
-from tasks.precision import Machine, _asked_of_the_driver, described, on_cpus, on_gpus, this_machine, visible_gpus
+from tasks.gpus import asked_of_the_driver, visible_gpus
+from tasks.precision import Machine, described, on_cpus, on_gpus, this_machine
 from tasks.resolve import resolved, settled
 
 # As /proc/cpuinfo shows them, in which each core repeats the same.
@@ -19,6 +20,7 @@ CASCADE_LAKE = "model name\t: Intel(R) Xeon(R) Gold 6248\nflags\t\t: fpu avx2 av
 SAPPHIRE_RAPIDS = "model name\t: Intel(R) Xeon(R) 8481C\nflags\t\t: avx2 avx512f avx512_bf16 avx512_fp16 amx_bf16 amx_tile\n"
 GRAVITON_2 = "processor\t: 0\nFeatures\t: fp asimd evtstrm aes crc32 atomics fphp asimdhp\nCPU part\t: 0xd0c\n"
 GRAVITON_3 = "processor\t: 0\nFeatures\t: fp asimd sve svebf16 i8mm bf16 dgh rng\nCPU part\t: 0xd40\n"
+TWO_GPUS = "0, GPU-12ab-01, 9.0\n1, GPU-34cd-02, 7.5\n"
 EMULATION = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
 
 
@@ -135,9 +137,39 @@ def test_the_driver_is_asked_for_compute_capabilities() -> None:
     def missing(*_: object, **__: object) -> "subprocess.CompletedProcess[str]":
         raise FileNotFoundError
 
-    assert _asked_of_the_driver(answering("9.0\n7.5\n")) == ((9, 0), (7, 5))  # type: ignore[arg-type]
-    assert _asked_of_the_driver(answering("[N/A]\n")) == ()  # type: ignore[arg-type]
-    assert _asked_of_the_driver(missing) == ()
+    assert asked_of_the_driver(answering(TWO_GPUS), {}) == ((9, 0), (7, 5))  # type: ignore[arg-type]
+    assert asked_of_the_driver(answering("0, GPU-12, [N/A]\n"), {}) == ()  # type: ignore[arg-type]
+    assert asked_of_the_driver(missing, {}) == ()
+
+
+BY_BUS = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "capabilities"),
+    [
+        ({"CUDA_VISIBLE_DEVICES": "1", **BY_BUS}, ((7, 5),)),
+        ({"CUDA_VISIBLE_DEVICES": " 1, 0", **BY_BUS}, ((7, 5), (9, 0))),
+        ({"CUDA_VISIBLE_DEVICES": "0,7,1", **BY_BUS}, ((9, 0),)),  # CUDA goes no further than a name that none has
+        ({"CUDA_VISIBLE_DEVICES": "GPU-12ab-01"}, ((9, 0),)),
+        ({"CUDA_VISIBLE_DEVICES": "GPU-34"}, ((7, 5),)),
+        ({"CUDA_VISIBLE_DEVICES": "MIG-GPU-34cd-02/1/0"}, ((7, 5),)),
+        ({"CUDA_VISIBLE_DEVICES": "GPU-"}, ()),  # either of two
+        ({"CUDA_VISIBLE_DEVICES": "MIG-56ef"}, ()),  # torch is asked
+        ({"CUDA_VISIBLE_DEVICES": "1"}, ()),  # the order is CUDA's own, so torch is asked
+        ({"CUDA_VISIBLE_DEVICES": ""}, ((9, 0), (7, 5))),  # Ray's doing on a node; see visible_gpus
+    ],
+)
+def test_only_the_gpus_that_this_process_is_to_see_decide(
+    environment: dict[str, str], capabilities: tuple[tuple[int, int], ...]
+) -> None:
+    answer = subprocess.CompletedProcess([], 0, stdout=TWO_GPUS)
+    assert asked_of_the_driver(lambda *_, **__: answer, environment) == capabilities
+
+
+def test_gpus_of_one_kind_need_no_order() -> None:
+    answer = subprocess.CompletedProcess([], 0, stdout="0, GPU-1, 9.0\n1, GPU-2, 9.0\n")
+    assert asked_of_the_driver(lambda *_, **__: answer, {"CUDA_VISIBLE_DEVICES": "1"}) == ((9, 0),)
 
 
 def test_gpus_that_are_hidden_from_this_process_do_not_count() -> None:

@@ -1,6 +1,7 @@
 """YAML that is read as people mean it, and that cannot hurt."""
 
 import json
+import math
 import time
 from pathlib import Path
 
@@ -29,6 +30,11 @@ from tests.sampled import examples
         ("1e6", 1_000_000),
         ("1.5e3", 1500),
         ("1e-3", 0.001),
+        ("0e9", 0),
+        ("1e9999", math.inf),
+        ("1e99999999999999999999", math.inf),
+        ("-1.5e99999999999999999999", -math.inf),
+        ("0e99999999999999999999", 0.0),
         ("1.0", 1.0),
         (".5", 0.5),
         ("1_000", "1_000"),

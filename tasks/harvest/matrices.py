@@ -48,13 +48,13 @@ class Matrix:
             yield some, labels
 
 
-def open_npy(path: str) -> Matrix:
-    """The array of a .npy file.
+def open_npy(path: str, name: str | None = None) -> Matrix:
+    """The array of a .npy file, which errors call ``name`` if that is not its path.
 
     Raises:
         InputError: the file is none, is cut short, or holds something else than a matrix of numbers.
     """
-    where = f"activations.source {path}"
+    where = f"activations.source {name or path}"
     with reading(where, ".npy"), open(path, "rb") as file:
         shape, fortran, dtype, offset = _header(file, where)
         size = os.fstat(file.fileno()).st_size
@@ -84,22 +84,23 @@ def _header(file: BinaryIO, where: str) -> tuple[tuple[int, ...], bool, "np.dtyp
     return shape, bool(fortran), np.lib.format.descr_to_dtype(descr), file.tell()
 
 
-def open_safetensors(path: str, tensor: str | None) -> Matrix:
-    """A tensor of a .safetensors file: the one that is named, or the only one.
+def open_safetensors(path: str, tensor: str | None, name: str | None = None) -> Matrix:
+    """A tensor of a .safetensors file: the one that is named, or the only one. Errors call the file ``name`` if given.
 
     Raises:
         InputError: the file is damaged, lacks it, or it is no matrix of numbers.
     """
-    where = f"activations.source {path}"
+    called = name or path
+    where = f"activations.source {called}"
     with reading(where, ".safetensors"):
         # torch, since numpy has no bfloat16; the file stays memory-mapped
         file: Any = safe_open(path, framework="pt")
         names = sorted(file.keys())
-    name = names[0] if tensor is None and len(names) == 1 else tensor
-    if name not in names:
-        raise InputError(f"activations.tensor is {tensor!r} but must be one of those in {path}: {', '.join(names)}.")
+    wanted = names[0] if tensor is None and len(names) == 1 else tensor
+    if wanted not in names:
+        raise InputError(f"activations.tensor is {tensor!r} but must be one of those in {called}: {', '.join(names)}.")
     with reading(where, ".safetensors"):
-        values = file.get_slice(name)
+        values = file.get_slice(wanted)
         shape, dtype = tuple(values.get_shape()), str(values.get_dtype())
     _require_matrix(where, shape, dtype, dtype in _SAFETENSORS, "")
     return Matrix(_Float32Slices(values), shape[0], shape[1], where)

@@ -15,6 +15,7 @@ from tasks.store.objects import ObjectStore, open_store
 COMMITS = "commits/"
 # What Shard.data_key gives; the commit record of such an object follows from its key.
 _DATA_KEY = re.compile(r"(?!\.{1,2}/)[^/\0]+/(train|eval)/([0-9a-f]{5,})-[0-9a-f]{12}\.parquet")
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,12 +139,21 @@ def open_lake(uri: str, shards: str | None = None) -> Lake:
 
 def _by_key(entries: Iterable[Mapping[str, Any]]) -> dict[str, NamedObject]:
     try:
-        found = [NamedObject(e["key"], int(e["size"]), e["sha256"], int(e["rows"]), list(e["row_groups"])) for e in entries]
-        for named in found:
-            commit_key(named.key)
+        found = [_named(entry) for entry in entries]
     except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"it lacks {error} of a shard") from None
     return {named.key: named for named in found}
+
+
+def _named(entry: Mapping[str, Any]) -> NamedObject:
+    key, sha256, groups = entry["key"], entry["sha256"], list(entry["row_groups"])
+    commit_key(key)
+    if not isinstance(sha256, str) or not _SHA256.fullmatch(sha256):
+        raise ValueError(f"it says of {key} that its SHA-256 is {str(sha256)[:80]!r}, which is none")
+    numbers = [entry["size"], entry["rows"], *groups]
+    if not all(type(number) is int and number >= 0 for number in numbers):
+        raise ValueError(f"it says of {key} that its size, rows and row groups are {str(numbers)[:80]}")
+    return NamedObject(key, entry["size"], sha256, entry["rows"], groups)
 
 
 def _object(data: bytes) -> dict[str, Any]:

@@ -13,11 +13,14 @@ import pyarrow.parquet as pq
 from tasks.errors import InputError, SaemillError
 from tasks.harvest.config import ActivationsConfig
 from tasks.harvest.source import NUMBERS, Float32s, as_float32, require_width
-from tasks.store.foreign import open_parquet, reading, require_once, values_per_row
+from tasks.store.foreign import open_parquet, open_stream, reading, require_once, stream_parquet, values_per_row
+from tasks.store.page_sizes import most_bytes_per_row
 from tasks.store.schema import RowFormat, storage_dtype, stored_width, to_float32
 
 # Of what is decoded at once; list columns take several times as much on the way.
 _BATCH_BYTES = 8 * 2**20
+_LABEL_BYTES = 32 * 2**20
+_LONGEST_LABEL = 16_384
 _FOOTERS_AT_ONCE = 8
 
 
@@ -29,6 +32,8 @@ class _File:
     """0 where there are no rows."""
     row_format: RowFormat | None
     """Of a binary column."""
+    label_bytes: float = 0.0
+    """The most that a row's label takes, as far as the file tells."""
 
 
 class ParquetSource:
@@ -70,16 +75,31 @@ class ParquetSource:
                     held, labels, n = np.empty((min(rows, left), self.d_in), np.float32), [], 0
 
     def _batches(self) -> Iterator[tuple[Float32s, list[str] | None]]:
-        size = max(1, _BATCH_BYTES // (4 * self.d_in))
         for file in self._files:
             seen = 0
-            for batch in self._read(file.uri, size, self._columns):
+            for batch in self._read(file.uri, self._batch_rows(file), self._columns):
                 seen += len(batch)
-                labels = None if self._label is None else _labels(batch.column(batch.schema.names.index(self._label)))
+                if seen > file.n_rows:  # before they are given on: whoever counts down from n_rows would never end
+                    break
+                labels = None if self._label is None else self._labels(file, batch)
                 column = batch.column(batch.schema.names.index(self._column))
                 yield self._numbers(file, column, self.d_in), labels
             if seen != file.n_rows:
-                raise InputError(f"{file.uri} holds {seen} rows, but its footer speaks of {file.n_rows}.")
+                holds = f"more than {file.n_rows}" if seen > file.n_rows else f"{seen}"
+                raise InputError(f"{file.uri} holds {holds} rows, but its footer speaks of {file.n_rows}.")
+
+    def _batch_rows(self, file: _File) -> int:
+        return max(1, int(min(_BATCH_BYTES // (4 * self.d_in), _LABEL_BYTES // max(1.0, file.label_bytes))))
+
+    def _labels(self, file: _File, batch: pa.RecordBatch) -> list[str]:
+        found = _labels(batch.column(batch.schema.names.index(self._label)))
+        longest = max(map(len, found), default=0)
+        if longest > _LONGEST_LABEL:  # a shard's labels are in memory all at once
+            raise InputError(
+                f"activations.label_column {self._label!r} of {file.uri} has a label of {longest:,} characters; at most "
+                f"{_LONGEST_LABEL:,} were expected."
+            )
+        return found
 
     def _read(self, uri: str, rows: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
         with reading(f"activations.source {uri}", "Parquet"):
@@ -87,7 +107,8 @@ class ParquetSource:
 
     def _inspected(self, uri: str) -> _File:
         with reading(f"activations.source {uri}", "Parquet"):
-            file = open_parquet(uri)
+            stream = open_stream(uri)
+            file = stream_parquet(stream)
             schema, n_rows = file.schema_arrow, file.metadata.num_rows
         for setting, column in (("activations.column", self._column), ("activations.label_column", self._label)):
             if column is not None:
@@ -100,7 +121,14 @@ class ParquetSource:
             return _File(uri, 0, 0, row_format)
         d_in = row_format.d_in if row_format is not None else self._list_width(file, uri, kind)
         require_width(uri, d_in)
-        return _File(uri, n_rows, d_in, row_format)
+        return _File(uri, n_rows, d_in, row_format, self._label_bytes(file, stream, uri))
+
+    def _label_bytes(self, file: pq.ParquetFile, stream: pa.NativeFile, uri: str) -> float:
+        if self._label is None:
+            return 0.0
+        with reading(f"activations.source {uri}", "Parquet"):
+            groups = (file.metadata.row_group(i) for i in range(file.metadata.num_row_groups))
+            return max((most_bytes_per_row(stream, group, [self._label]) for group in groups), default=0.0)
 
     def _row_format(self, schema: pa.Schema, uri: str) -> RowFormat:
         try:

@@ -1,25 +1,28 @@
 """Activations that the user brings: .npy, .safetensors or Parquet, opened for reading by ranges of rows."""
 
-import contextlib
-import tempfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from tasks.artifacts import read_manifest, shards_uri
-from tasks.errors import InputError
+from tasks.errors import ArtifactError, InputError
 from tasks.harvest.config import ActivationsConfig
+from tasks.harvest.copies import copy_of, header_of
 from tasks.harvest.matrices import Matrix, open_npy, open_safetensors
+from tasks.harvest.named import COMMITS
 from tasks.harvest.parquet_source import ParquetSource
 from tasks.harvest.source import Float32s, Source
-from tasks.store.files import content_identity
 from tasks.store.foreign import reading
+from tasks.store.hashed import content_identity
 from tasks.store.listing import exists, find
 from tasks.store.manifest import require_hooks
-from tasks.store.objects import checked_path, open_store, s3_filesystem, s3_sentences, shown
+from tasks.store.objects import checked_path, open_store, shown
 
-__all__ = ["Float32s", "Source", "open_source", "source_identity"]
+__all__ = ["Float32s", "Source", "open_source", "source_identity", "source_shape"]
 
-_KNOWN = (".npy", ".safetensors", ".parquet")
+_MATRICES = (".npy", ".safetensors")
+_KNOWN = (*_MATRICES, ".parquet")
 
 
 def open_source(config: ActivationsConfig) -> Source:
@@ -28,32 +31,47 @@ def open_source(config: ActivationsConfig) -> Source:
     Raises:
         InputError: there is no such file, it is of no known kind, or what it holds is no matrix of activations.
     """
-    files = _files(config)
-    suffix = Path(files[0]).suffix
-    if suffix == ".npy":
-        return _with_labels(config, open_npy(_local(files[0])))
-    if suffix == ".safetensors":
-        return _with_labels(config, open_safetensors(_local(files[0]), config.tensor))
-    return ParquetSource(files, config)
+    return _opened(config, copy_of)
+
+
+def source_shape(config: ActivationsConfig) -> tuple[int, int]:
+    """Rows and width of ``activations.source``; of a matrix on S3 the header alone is fetched.
+
+    Raises:
+        InputError: as ``open_source``.
+    """
+    source = _opened(config, header_of)
+    return source.n_rows, source.d_in
 
 
 def source_identity(config: ActivationsConfig) -> str:
     """What the source holds, wherever it lies: hashes of its files.
 
     Raises:
-        InputError: there is no such file.
+        InputError: there is no such file, or it may not be read.
     """
     files = _files(config)
-    labels = [checked_path(config.labels)] if config.labels and Path(config.source or "").suffix in _KNOWN else []
-    with contextlib.suppress(FileNotFoundError, IsADirectoryError):
-        return "+".join(content_identity(file) for file in [*files, *labels])
-    raise InputError(f"activations.labels is {config.labels}, and there is no such file.")
+    held = [content_identity(file, "activations.source") for file in files]
+    if config.labels is not None and Path(files[0]).suffix in _MATRICES:
+        held.append(content_identity(checked_path(config.labels), "activations.labels"))
+    return "+".join(held)
+
+
+def _opened(config: ActivationsConfig, here: Callable[[str], AbstractContextManager[str]]) -> Source:
+    files = _files(config)
+    suffix = Path(files[0]).suffix
+    if suffix not in _MATRICES:
+        return ParquetSource(files, config)
+    with here(files[0]) as path:
+        if suffix == ".npy":
+            return _with_labels(config, open_npy(path, files[0]))
+        return _with_labels(config, open_safetensors(path, config.tensor, files[0]))
 
 
 def _files(config: ActivationsConfig) -> list[str]:
     """The file itself, or a folder's Parquet files by name; of an activations directory, its one hook's train and eval."""
     source = config.source or ""
-    manifest = None if Path(source).suffix in _KNOWN or not exists(source) else read_manifest(source)
+    manifest = None if Path(source).suffix in _KNOWN or not exists(source) else _own_manifest(source)
     if manifest is not None and (manifest.get("hooks") or manifest.get("stage") == "activations"):
         return _listed(source, manifest)
     files = find(source, (".parquet",))
@@ -70,6 +88,16 @@ def _files(config: ActivationsConfig) -> list[str]:
     return files
 
 
+def _own_manifest(source: str) -> dict[str, Any] | None:
+    """The manifest; None also where a file of that name is somebody else's: beside Parquet files, without commit records."""
+    try:
+        return read_manifest(source)
+    except ArtifactError:
+        if exists(f"{source.rstrip('/')}/{COMMITS}") or not find(source, (".parquet",)):
+            raise
+        return None
+
+
 def _listed(source: str, manifest: dict[str, Any]) -> list[str]:
     hooks = require_hooks(source, manifest)
     shards = shards_uri(open_store(source).uri, manifest)
@@ -78,16 +106,9 @@ def _listed(source: str, manifest: dict[str, Any]) -> list[str]:
             f"activations.source {source!r} holds the hooks {', '.join(hooks)}; name one hook's folder in {shards}."
         )
     (hook,) = hooks.values()
-    return [f"{shards}/{shard['key']}" for split in hook["splits"].values() for shard in split["shards"]]
-
-
-def _local(path: str) -> str:
-    if not path.startswith("s3://"):
-        return path
-    local = Path(tempfile.mkdtemp(prefix="saemill-"), Path(path).name)
-    with s3_sentences(f"get of {path}"), reading(f"activations.source {path}", "a file"):
-        s3_filesystem().get_file(path, str(local))
-    return str(local)
+    # Once each: where no rows were held out, the training rows are listed as eval too.
+    keys = dict.fromkeys(shard["key"] for split in hook["splits"].values() for shard in split["shards"])
+    return [f"{shards}/{key}" for key in keys]
 
 
 def _with_labels(config: ActivationsConfig, matrix: Matrix) -> Matrix:

@@ -13,10 +13,10 @@ from huggingface_hub.errors import HTTPError, RevisionResolutionError  # type: i
 from tasks.errors import InputError
 from tasks.lm.config import ModelConfig
 from tasks.lm.gguf import check_gguf
+from tasks.store.hashed import file_sha256
 
 # What decides how a local folder's model behaves; never pickles, which are not loaded either.
 _IDENTIFYING = ("*.safetensors", "*.gguf", "*.json", "*.txt", "*.model", "*.jinja")
-_HASH_BLOCK = 8 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ def model_identity(config: ModelConfig) -> str:
     """What changes when the model does: a hash of its local files' content, or the hub commit.
 
     Raises:
-        InputError: there is no such model.
+        InputError: there is no such model, or a file of it may not be read.
     """
     files = resolve(config)
     if files.revision is not None:
@@ -71,8 +71,7 @@ def model_identity(config: ModelConfig) -> str:
     paths = [folder / files.gguf] if files.gguf else [p for pattern in _IDENTIFYING for p in folder.glob(pattern)]
     digest = hashlib.sha256()
     for path in sorted(paths):
-        stat = path.stat()
-        digest.update(f"{path.name} {_sha256(path, stat.st_size, stat.st_mtime_ns)}\n".encode())
+        digest.update(f"{path.name} {file_sha256(path, 'model.name')}\n".encode())
     return f"sha256:{digest.hexdigest()}"
 
 
@@ -124,13 +123,3 @@ def _no_such_model(name: str, revision: str | None, error: Exception) -> str:
 
 def _listed(paths: list[Path]) -> str:
     return ", ".join(str(path) for path in paths)
-
-
-@functools.lru_cache(maxsize=256)
-def _sha256(path: Path, size: int, mtime_ns: int) -> str:
-    """Hash of a file's content; size and time of change are there to notice that a remembered hash is stale."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_HASH_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()

@@ -11,14 +11,20 @@ from torch import Tensor, nn
 
 from tasks.lm.forward import random_tokens
 from tasks.lm.watch import capture
+from tasks.store.faults import reason_of
 
 logger = logging.getLogger(__name__)
 
 Weights = dict[nn.Module, tuple[dict[str, Any], dict[str, Any]]]
 
 # Beyond all distances that DeBERTa tells apart (512), and more than the 704 tokens below which BigBird attends differently,
-# and does so ever after. On the CPU that prunes, 1,024 tokens through half of a model of 7B are some 7 TFLOP, twice.
+# and does so ever after.
 _PROBE_TOKENS = 1_024
+# Of a large model fewer, since the CPU that prunes may have to emulate the model's precision, at some 7 GFLOP/s a thread:
+# 1,024 tokens through half of 7B, twice, take half an hour there, 71 some two minutes (computed, not measured). The
+# largest BigBird, Pegasus of 577 million parameters, gets 866.
+_PROBE_WORK = 5e11  # parameters x tokens
+_LEAST_TOKENS = 16
 
 
 def prune_after(model: nn.Module, hooks: Sequence[str], context_length: int = 16) -> int:
@@ -31,13 +37,20 @@ def prune_after(model: nn.Module, hooks: Sequence[str], context_length: int = 16
     Args:
         model: on the CPU.
         hooks: all that will be captured.
-        context_length: tokens per sequence of the harvest. The probe is as long, up to 1,024.
+        context_length: tokens per sequence of the harvest. The probe is as long, up to 1,024, or fewer of a large model.
 
     Raises:
         InputError: as ``capture``.
     """
-    token_ids = random_tokens(model, 1, min(context_length, _PROBE_TOKENS))
-    before, parts = _needless(model, hooks, token_ids)
+    n_parameters = sum(parameter.numel() for parameter in model.parameters())
+    token_ids = random_tokens(model, 1, _probe_tokens(context_length, n_parameters))
+    try:
+        before, parts = _needless(model, hooks, token_ids)
+    except RuntimeError as error:  # such as an operation that the CPU does not know in float16; the GPU that harvests may
+        logger.warning(
+            "the model keeps all its weights: the CPU cannot run it to tell which are needed (%s)", reason_of(error)
+        )
+        return 0
     whole = _weight_bytes(model)
     dropped = _drop_weights(parts)
     if not _same(model, hooks, token_ids, before):
@@ -47,6 +60,11 @@ def prune_after(model: nn.Module, hooks: Sequence[str], context_length: int = 16
             " and ".join(hooks),
         )
     return whole - _weight_bytes(model)
+
+
+def _probe_tokens(context_length: int, n_parameters: int) -> int:
+    affordable = max(_LEAST_TOKENS, int(_PROBE_WORK // max(1, n_parameters)))
+    return min(context_length, _PROBE_TOKENS, affordable)
 
 
 def _needless(model: nn.Module, hooks: Sequence[str], token_ids: Tensor) -> tuple[dict[str, Tensor], list[nn.Module]]:

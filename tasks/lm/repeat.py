@@ -18,11 +18,12 @@ _PROBE = 8  # tokens
 def layers_before(model: nn.Module, hooks: Sequence[str]) -> list[nn.Module]:
     """The layers that a forward pass ends before or at all of the hooks, if they can be left out of a further pass.
 
-    That is tried on a few tokens: models whose later layers read from earlier ones by other ways than their output, such as
-    shared keys and values, give other logits without them, or none at all. Of those, no layers are named.
+    A list's order need not be that of the pass, so it is watched which of them end before a hook is come to. Whether they
+    can be left out is tried on a few tokens: models whose later layers read from earlier ones by other ways than their
+    output, such as shared keys and values, give other logits without them, or none at all. Of those, no layers are named.
     """
     found = [layer for layer in _earlier(model, hooks[0]) if _before_all(model, layer, hooks)]
-    return found if found and _can_be_left_out(model, found) else []
+    return _that_can_be_left_out(model, found, hooks) if found else []
 
 
 @contextlib.contextmanager
@@ -52,12 +53,8 @@ def _before_all(model: nn.Module, layer: nn.Module, hooks: Sequence[str]) -> boo
 
 
 @torch.inference_mode()
-def _can_be_left_out(model: Any, layers: Sequence[nn.Module]) -> bool:
-    """Whether a pass without them gives the bits of a whole one."""
-    calls = dict.fromkeys(layers, 0)
-
-    def count(layer: nn.Module, *_: Any) -> None:
-        calls[layer] += 1
+def _that_can_be_left_out(model: Any, layers: Sequence[nn.Module], hooks: Sequence[str]) -> list[nn.Module]:
+    """Those without which a pass gives the bits of a whole one; all of them together, or none."""
 
     def logits() -> Tensor:
         found: Tensor = model(input_ids=token_ids, use_cache=False).logits
@@ -65,17 +62,39 @@ def _can_be_left_out(model: Any, layers: Sequence[nn.Module]) -> bool:
 
     try:
         token_ids = torch.arange(_PROBE, device=model.device)[None] % model.get_input_embeddings().num_embeddings
-        with contextlib.ExitStack() as stack:
-            for layer in layers:
-                stack.callback(layer.register_forward_hook(count).remove)
+        with _watched(model, layers, hooks) as ends:
             whole = logits()
-        if set(calls.values()) != {1}:  # one that is shared by several depths has an output for each
-            return False
-        with run_once(layers):
+        if {len(of_layer) for of_layer in ends.values()} != {1}:  # one that several depths share has an output for each
+            return []
+        early = [layer for layer, [after_a_hook] in ends.items() if not after_a_hook]
+        with run_once(early):
             logits()
-            return torch.equal(logits(), whole)
+            return early if torch.equal(logits(), whole) else []
     except (KeyError, AttributeError, TypeError, IndexError, ValueError, RuntimeError):
-        return False
+        return []
+
+
+@contextlib.contextmanager
+def _watched(model: nn.Module, layers: Sequence[nn.Module], hooks: Sequence[str]) -> Iterator[dict[nn.Module, list[bool]]]:
+    """While this is open: for each time that a layer ends, whether another module's hook had been come to by then."""
+    ends: dict[nn.Module, list[bool]] = {layer: [] for layer in layers}
+    met: set[nn.Module] = set()
+
+    def meet(module: nn.Module, *_: Any) -> None:
+        met.add(module)
+
+    def end(layer: nn.Module, *_: Any) -> None:
+        ends[layer].append(bool(met - {layer}))
+
+    with contextlib.ExitStack() as stack:
+        for hook in map(parse_hook, hooks):
+            module = model.get_submodule(hook.module)
+            at_input = hook.side == "input"
+            watch = module.register_forward_pre_hook if at_input else module.register_forward_hook
+            stack.callback(watch(meet).remove)
+        for layer in layers:
+            stack.callback(layer.register_forward_hook(end).remove)
+        yield ends
 
 
 def _remembering(forward: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,7 +1,6 @@
 """Stored objects as files that Arrow can read, and sequences of tokens read back."""
 
 import contextlib
-import hashlib
 import io
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -13,7 +12,7 @@ import pyarrow.parquet as pq
 
 from tasks.errors import ArtifactError
 from tasks.store.faults import FAULTS, reason_of
-from tasks.store.objects import LocalStore, ObjectStore, open_store, s3_filesystem
+from tasks.store.objects import LocalStore, ObjectStore, open_store
 
 # 1 MiB: of 3 billion tokens in sequences of 256 the hashes are 205 MB, which must not be there twice.
 _HASHES_AT_A_TIME = 65_536
@@ -34,19 +33,6 @@ def open_file(store: ObjectStore, key: str, size: int | None = None) -> pa.Nativ
             raise FileNotFoundError(f"{store.uri}/{key}")
         size = info.size
     return pa.PythonFile(_RangeFile(store, key, size), mode="r")
-
-
-def content_identity(path: str) -> str:
-    """What a file holds, wherever it lies: SHA-256 of a local file, entity tag and size of an s3:// object.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-    """
-    if path.startswith("s3://"):
-        info = s3_filesystem().info(path)
-        return f"s3-etag-{info['ETag']}-{info['size']}".replace('"', "")
-    with open(path, "rb") as file:
-        return "sha256-" + hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_sequences(

@@ -7,7 +7,6 @@ takes 16): here column chunks are read as streams and decoded some rows at a tim
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,6 +15,7 @@ from tasks.errors import InputError
 from tasks.store.faults import FAULTS, reason_of
 from tasks.store.files import open_file
 from tasks.store.objects import open_store
+from tasks.store.page_sizes import chunks_of
 
 _BUFFER_BYTES = 2**20
 _S3_BUFFER_BYTES = 8 * 2**20
@@ -40,10 +40,13 @@ def reading(what: str, kind: str) -> Iterator[None]:
 
 def open_parquet(uri: str) -> pq.ParquetFile:
     """A Parquet file, local or on S3, whose columns are read as streams; CRCs are compared where it has them."""
+    return stream_parquet(open_stream(uri), _S3_BUFFER_BYTES if uri.startswith("s3://") else _BUFFER_BYTES)
+
+
+def open_stream(uri: str) -> pa.NativeFile:
+    """A file, local or on S3, for random access."""
     folder, _, name = uri.rpartition("/")
-    store = open_store(folder or "/")
-    size = _S3_BUFFER_BYTES if uri.startswith("s3://") else _BUFFER_BYTES
-    return stream_parquet(open_file(store, name) if uri.startswith("s3://") else pa.OSFile(uri), size)
+    return open_file(open_store(folder or "/"), name) if uri.startswith("s3://") else pa.OSFile(uri)
 
 
 def stream_parquet(file: pa.NativeFile, buffer_bytes: int = _BUFFER_BYTES) -> pq.ParquetFile:
@@ -71,10 +74,8 @@ def values_per_row(file: pq.ParquetFile, column: str) -> float:
     most = 0.0
     for i in range(file.metadata.num_row_groups):
         group = file.metadata.row_group(i)
-        for j in range(group.num_columns):
-            chunk: Any = group.column(j)
-            if chunk.path_in_schema == column or chunk.path_in_schema.startswith(f"{column}."):
-                most = max(most, chunk.num_values / max(1, group.num_rows))
+        values = (chunk.num_values / max(1, group.num_rows) for chunk in chunks_of(group, [column]))
+        most = max(most, *values, 0.0)
     return most
 
 

@@ -11,7 +11,7 @@ import glob
 import logging
 import os
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -149,14 +149,14 @@ def _hidden(name: str) -> bool:
 
 def _on_s3(source: str, suffixes: Sequence[str]) -> Found:
     if glob.has_magic(source):
-        keys = _asked(source, "glob")
+        keys = _files_among(_asked(source, "glob", detail=True))
         parts = source.removeprefix("s3://").split("/")
         fixed = "/".join(parts[: next(i for i, part in enumerate(parts) if glob.has_magic(part))])
         spelt = [part for part in parts if _hidden(part)]
     elif _asked(source, "isfile"):
         return Found([source])
     else:
-        keys = [key for key in _asked(source, "find") if key.endswith(tuple(suffixes))]
+        keys = [key for key in _files_among(_asked(source, "find", detail=True)) if key.endswith(tuple(suffixes))]
         fixed, spelt = source.removeprefix("s3://"), []
     found = Found()
     for key in sorted(keys):
@@ -166,8 +166,13 @@ def _on_s3(source: str, suffixes: Sequence[str]) -> Found:
     return found
 
 
-def _asked(source: str, verb: str) -> Any:
+def _files_among(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Names of files: folders match patterns too, as on disk, where they are no files either."""
+    return [name for name, info in found.items() if info["type"] == "file" and not name.endswith("/")]
+
+
+def _asked(source: str, verb: str, **options: Any) -> Any:
     """What s3fs answers to one of its own verbs."""
     what = f"{verb} of {source}"
     with s3_sentences(what):
-        return retried(lambda: getattr(impatient_filesystem(), verb)(source), lambda: what, _PATIENCE)
+        return retried(lambda: getattr(impatient_filesystem(), verb)(source, **options), lambda: what, _PATIENCE)

@@ -74,7 +74,7 @@ def _fault_of_entry(entry: object) -> str | None:
     if not isinstance(splits, dict) or not {"train", "eval"} <= splits.keys():
         return "no splits train and eval"
     for name, split in splits.items():
-        fault = _fault_of_split(split) or _fault_of_mean(statistics.get(name), d_in)
+        fault = _fault_of_split(split) or _fault_of_statistics(statistics.get(name), d_in, split["rows"])
         if fault is not None:
             return f"{fault} in {name}"
     return None
@@ -104,13 +104,18 @@ def _fault_of_shard(shard: object) -> str | None:
     return None
 
 
-def _fault_of_mean(statistics: object, d_in: int) -> str | None:
+def _fault_of_statistics(statistics: object, d_in: int, rows: int) -> str | None:
     """A split without rows has none."""
-    if statistics is None:
+    if statistics is None and rows == 0:
         return None
-    mean = statistics.get("mean") if isinstance(statistics, dict) else None
+    if not isinstance(statistics, dict):
+        return f"no statistics of its {rows:,} rows"
+    mean = statistics.get("mean")
     if not isinstance(mean, list) or len(mean) != d_in or not all(_is_number(x) for x in mean):
         return f"a mean that is not {d_in} numbers"
+    for name in ("variance", "median_norm"):
+        if not _is_number(statistics.get(name)) or statistics[name] < 0:
+            return f"a {name} that is no number from 0 on"
     return None
 
 

@@ -1,6 +1,8 @@
 """Whether a bucket answers, and keeps the promise on which commits rest: that a create-only PUT never replaces an object."""
 
 import functools
+import glob
+import itertools
 import uuid
 
 from botocore.exceptions import BotoCoreError
@@ -14,10 +16,10 @@ _HASTE = {"retries": {"total_max_attempts": 2}, "connect_timeout": 3, "read_time
 
 @functools.cache
 def require_reachable(uri: str, name: str) -> None:
-    """Refuse an s3:// URI whose bucket cannot be listed.
+    """Refuse an s3:// URI that cannot be listed. One key of its own place is asked for: credentials may be for that alone.
 
     Args:
-        uri: a bucket, or a place in one.
+        uri: a bucket, or a place in one; a pattern counts up to where it begins.
         name: of the setting that holds it.
 
     Raises:
@@ -29,7 +31,7 @@ def require_reachable(uri: str, name: str) -> None:
     try:
         fs = s3fs.S3FileSystem(use_listings_cache=False, config_kwargs=_HASTE)
         fs.retries = 1
-        fs.ls(bucket)
+        fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=_prefix(uri, name), MaxKeys=1)
     except (OSError, ValueError, BotoCoreError) as error:  # ValueError: no bucket's name, or no endpoint's URL
         raise InputError(
             f"{name} is {uri!r} but bucket {bucket!r} cannot be reached: {_line(error)}. Make the bucket, and check "
@@ -62,6 +64,15 @@ def require_create_only(root: str) -> None:
             f"storage is {root!r} but its server, {s3_endpoint()}, ignores If-None-Match: * on PUT, so two runs could "
             "overwrite each other's results. Use S3 itself or a server that honours it, such as SeaweedFS."
         )
+
+
+def _prefix(uri: str, name: str) -> str:
+    """What the keys of a place begin with: a folder's name with the slash behind it, as a policy spells it."""
+    parts = uri.removeprefix("s3://").split("/")[1:]
+    fixed = list(itertools.takewhile(lambda part: not glob.has_magic(part), parts)) if name != "storage" else parts
+    path = "/".join(part for part in fixed if part)
+    is_file = name != "storage" and len(fixed) == len(parts) and "." in path.rpartition("/")[2]
+    return path if is_file or not path else f"{path}/"
 
 
 def _line(error: Exception) -> str:

@@ -1,8 +1,6 @@
 """The files of a corpus: found by path, glob, folder or s3:// URI, identified by content, opened decompressed."""
 
-import functools
 import glob
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,12 +9,12 @@ from typing import Any
 import pyarrow as pa
 
 from tasks.errors import InputError
+from tasks.store.hashed import file_sha256, object_info
 from tasks.store.listing import exists, find
 from tasks.store.objects import s3_filesystem, shown
 
 SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".txt")
 _CODECS = {".gz": "gzip", ".zst": "zstd"}
-_HASH_BLOCK = 8 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +42,15 @@ class CorpusFile:
         return pa.CompressedInputStream(stream, codec) if codec else stream
 
     def identity(self) -> str:
-        """SHA-256 of a local file's content; size and ETag of an s3:// object."""
+        """SHA-256 of a local file's content; size and ETag of an s3:// object.
+
+        Raises:
+            InputError: the file is not there, or may not be read.
+        """
         if self.uri.startswith("s3://"):
-            info = s3_filesystem().info(self.uri)
+            info = object_info(self.uri, "text.source")
             return f"{info['size']} {info.get('ETag', '').strip(chr(34))}"
-        stat = os.stat(self.uri)
-        return _sha256(self.uri, stat.st_size, stat.st_mtime_ns)
+        return file_sha256(self.uri, "text.source")
 
 
 def find_files(source: str) -> list[CorpusFile]:
@@ -94,13 +95,3 @@ def _suffix(uri: str) -> str | None:
 def _names(uris: Sequence[str]) -> list[str]:
     common = os.path.commonpath([os.path.dirname(uri) for uri in uris])
     return [os.path.relpath(uri, common) for uri in uris]
-
-
-@functools.lru_cache(maxsize=4096)
-def _sha256(path: str, size: int, mtime_ns: int) -> str:
-    """Hash of a file's content; size and time of change are there to notice that a remembered hash is stale."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(_HASH_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()

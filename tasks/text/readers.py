@@ -15,6 +15,7 @@ from tasks.artifacts import parse_json
 from tasks.errors import InputError
 from tasks.store.faults import FAULTS, reason_of
 from tasks.store.foreign import some, stream_parquet
+from tasks.store.page_sizes import most_bytes_per_row
 from tasks.text.columns import check_columns, decoded, undecoded
 from tasks.text.dates import day_of
 from tasks.text.documents import Document, Form
@@ -96,19 +97,16 @@ def _parquet_rows(file: CorpusFile, form: Form, columns: Sequence[str], rng: ran
             rng.shuffle(groups)
         for group in groups:
             numbers = itertools.count(first[group])
-            size = _batch_rows(parquet.metadata.row_group(group), columns)
+            size = _batch_rows(most_bytes_per_row(stream, parquet.metadata.row_group(group), columns))
             for batch in parquet.iter_batches(size, row_groups=[group], columns=list(columns), use_threads=False):
                 table = pa.Table.from_batches([batch]).cast(undecoded(batch.schema, form.date_column), safe=False)
                 for row in table.to_pylist():
                     yield decoded(row), f"{file.uri}, row {next(numbers)}"
 
 
-def _batch_rows(group: Any, columns: Sequence[str]) -> int:
-    """Rows that are decoded at once: fewer where the footer tells of long ones."""
-    chunks = [group.column(i) for i in range(group.num_columns)]
-    size = sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.partition(".")[0] in columns)
-    per_row = int(size) // max(1, int(group.num_rows))
-    return min(_BATCH_ROWS, max(1, _BATCH_BYTES // max(1, per_row)))
+def _batch_rows(bytes_per_row: float) -> int:
+    """Rows that are decoded at once: fewer where they may be long."""
+    return min(_BATCH_ROWS, max(1, int(_BATCH_BYTES // max(1.0, bytes_per_row))))
 
 
 def _json_rows(file: CorpusFile, required: str) -> Iterator[Row]:

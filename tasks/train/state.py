@@ -3,36 +3,34 @@
 Each part of the latents is a ``safetensors`` and a ``json`` file: ``state``, or ``state.0-of-2`` and so on.
 """
 
-import contextlib
 import hashlib
-import re
+import logging
 import shutil
 from collections.abc import Container
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
-from tasks.artifacts import parse_json, to_json
+from tasks.artifacts import to_json
 from tasks.errors import ArtifactError
 from tasks.sae.exchange import Alone, Exchange, Group, add_up_everywhere
 from tasks.sae.parameters import extra_of, joined, part_of, view
 from tasks.store.faults import DAMAGE, reason_of
 from tasks.store.objects import LocalStore, ObjectStore
-from tasks.train.curve import CurveRow, Meter
+from tasks.train.curve import Meter
 from tasks.train.loop import Run
+from tasks.train.parts import BUFFER, FLAT, PART, Facts, part_name, read_parts
 from tasks.train.plan import Plan
-from tasks.train.spent import Spent
 from tasks.train.step import state_from
 
+logger = logging.getLogger(__name__)
+
 _ONE = Alone()
-_PART = re.compile(r"state(?:\.(\d+)-of-(\d+))?\.json")
 _NOT_WHOLE: tuple[type[Exception], ...] = (FileNotFoundError, *DAMAGE)
-_BY_LATENT, _BUFFER = ("silent",), "buffer."
+_BY_LATENT = ("silent",)
 
 
 def run_to_files(run: Run, latents: Group = _ONE) -> dict[str, bytes]:
@@ -41,12 +39,11 @@ def run_to_files(run: Run, latents: Group = _ONE) -> dict[str, bytes]:
     The ``json`` file carries the other's hash, so half a checkpoint is never taken for a whole.
     """
     state = run.state
+    flats = (part.flat for part in (state.parameters, *state.moments))
     tensors = {
-        "parameters": state.parameters.flat,
-        "exp_avg": state.moments[0].flat,
-        "exp_avg_sq": state.moments[1].flat,
+        **dict(zip(FLAT, flats, strict=True)),
         "silent": state.silent,
-        **{f"{_BUFFER}{name}": tensor for name, tensor in state.buffers.items()},
+        **{f"{BUFFER}{name}": tensor for name, tensor in state.buffers.items()},
     }
     if state.averaged is not None:
         tensors["averaged"] = state.averaged
@@ -58,12 +55,8 @@ def run_to_files(run: Run, latents: Group = _ONE) -> dict[str, bytes]:
         "curve": [asdict(row) for row in run.curve],
         "pending": [step.tolist() for step in run.meter.steps],
     }
-    name = _name(latents.rank, latents.world_size)
+    name = part_name(latents.rank, latents.world_size)
     return {f"{name}.safetensors": data, f"{name}.json": to_json(facts)}
-
-
-def _name(part: int, n_parts: int) -> str:
-    return "state" if n_parts == 1 else f"state.{part}-of-{n_parts}"
 
 
 def read_run(store: ObjectStore, folder: str, plan: Plan, device: str | torch.device = "cpu", latents: Group = _ONE) -> Run:
@@ -76,54 +69,34 @@ def read_run(store: ObjectStore, folder: str, plan: Plan, device: str | torch.de
         ArtifactError: the checkpoint is not whole.
     """
     try:
-        return _read_run(store, folder, plan, device, latents)
+        parts, facts = read_parts(store, folder, plan, latents)
+    except (MemoryError, torch.OutOfMemoryError):  # of this machine, and says nothing of the checkpoint
+        raise
     except _NOT_WHOLE as error:
         raise ArtifactError(f"The checkpoint {store.uri}/{folder} is not whole: {reason_of(error)}.") from None
+    # The rest is outside: what goes wrong with whole files, such as a full GPU, must not make them count as damaged.
+    return _run_of(parts[0] if len(parts) == 1 else _cut(parts, plan, latents), facts, plan, device)
 
 
-def _read_run(store: ObjectStore, folder: str, plan: Plan, device: str | torch.device, latents: Group) -> Run:
-    n_parts = _parts_in(store, folder)
-    if n_parts == latents.world_size:
-        tensors, facts = _read_part(store, folder, _name(latents.rank, n_parts))
-    else:
-        found = [_read_part(store, folder, _name(part, n_parts)) for part in range(n_parts)]
-        tensors, facts = _cut([part for part, _ in found], plan, latents), found[0][1]
-    own = replace(plan.layout, d_sae=len(tensors["silent"]), extra=extra_of(plan.layout, len(tensors["silent"])))
-    moments = tensors["exp_avg"].to(device), tensors["exp_avg_sq"].to(device)
-    state = state_from(view(tensors["parameters"].to(device), own), plan, moments, facts["step"])
+def _run_of(tensors: dict[str, Tensor], facts: Facts, plan: Plan, device: str | torch.device) -> Run:
+    # Into memory of torch's own alignment: on that of the file's bytes, which changes, products differ in last bits.
+    parameters, *moments = (tensors.pop(name).clone().to(device) for name in FLAT)
+    d_own = len(tensors["silent"])
+    own = replace(plan.layout, d_sae=d_own, extra=extra_of(plan.layout, d_own))
+    state = state_from(view(parameters, own), plan, (moments[0], moments[1]), facts.step)
     state.silent.copy_(tensors["silent"])
     for name, buffer in state.buffers.items():
-        buffer.copy_(tensors[f"{_BUFFER}{name}"])
+        buffer.copy_(tensors[f"{BUFFER}{name}"])
     if state.averaged is not None:
         state.averaged.copy_(tensors["averaged"])
-    curve, pending = [CurveRow(**row) for row in facts["curve"]], facts["pending"]
-    meter = Meter([torch.tensor(step, dtype=torch.float64, device=device) for step in pending])
-    return Run(state, curve, meter, Spent(**facts["spent"]))
-
-
-def _parts_in(store: ObjectStore, folder: str) -> int:
-    """In how many parts a checkpoint is, all of which are there."""
-    names = [_PART.fullmatch(info.key.removeprefix(f"{folder}/")) for info in store.list(f"{folder}/")]
-    parts = [(int(name[1] or 0), int(name[2] or 1)) for name in names if name is not None]
-    counts = {n_parts for _, n_parts in parts}
-    if len(counts) != 1 or sorted(part for part, _ in parts) != list(range(*counts)):
-        raise ArtifactError(f"The checkpoint {store.uri}/{folder} is not whole: it has the parts {sorted(parts)}.")
-    return counts.pop()
-
-
-def _read_part(store: ObjectStore, folder: str, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    facts = parse_json(store.get(f"{folder}/{name}.json"))
-    data = store.get(f"{folder}/{name}.safetensors")
-    if hashlib.sha256(data).hexdigest() != facts["sha256"]:
-        raise ArtifactError(f"{store.uri}/{folder}/{name}.safetensors is not the file that {name}.json was written with.")
-    # Into memory of torch's own alignment: on that of the file's bytes, which changes, products differ in last bits.
-    return {name: tensor.clone() for name, tensor in tensors_from_bytes(data).items()}, facts
+    meter = Meter([torch.tensor(step, dtype=torch.float64, device=device) for step in facts.pending])
+    return Run(state, facts.curve, meter, facts.spent)
 
 
 def _cut(parts: list[dict[str, Tensor]], plan: Plan, latents: Group) -> dict[str, Tensor]:
     """Of a state in parts, the one that is this worker's."""
     own = dict(parts[0])  # buffers belong to no latent
-    for name in own.keys() - {name for name in own if name.startswith(_BUFFER)}:
+    for name in own.keys() - {name for name in own if name.startswith(BUFFER)}:
         pieces = [part[name] for part in parts]
         if name in _BY_LATENT:
             own[name] = torch.cat(pieces).chunk(latents.world_size)[latents.rank]
@@ -145,13 +118,16 @@ def newest_run(
     folders = kept(store, prefix)
     _require_same(folders, store, prefix, device, exchange)
     for folder in reversed(folders):
-        found: Run | None = None
-        with contextlib.suppress(ArtifactError):
+        found, reason = None, "It is not whole to another worker."
+        try:
             found = read_run(store, folder, plan, device, exchange.latents)
+        except ArtifactError as error:
+            reason = str(error)
         lacking = torch.tensor([float(found is None)], device=device)
         add_up_everywhere(exchange, lacking)
         if not bool(lacking):
             return found
+        logger.warning("checkpoint %s/%s is passed over: %s", store.uri, folder, reason)
     return None
 
 
@@ -182,7 +158,7 @@ def prune(store: ObjectStore, prefix: str, keep: int, spare: Container[str] = ()
 def kept(store: ObjectStore, prefix: str) -> list[str]:
     """Folders of checkpoints below ``prefix``, whole or not, in the order of steps."""
     found = (info.key.rpartition("/") for info in store.list(prefix))
-    return sorted({folder for folder, _, name in found if _PART.fullmatch(name)})
+    return sorted({folder for folder, _, name in found if PART.fullmatch(name)})
 
 
 def _require_same(

@@ -121,7 +121,7 @@ def _stores(folder: str, size: Size) -> tuple[str, str]:
     bits = (rng.standard_normal((SHARD_ROWS, D_IN), np.float32).view(np.uint32) >> 16).astype(np.uint16)
     shards = [_write(stores, bits, number, size.row_group_rows) for number in range(size.shards)]
     split = {"rows": size.shards * SHARD_ROWS, "shards": shards}
-    statistics = {"train": {"mean": [0.0] * D_IN}}
+    statistics = {name: {"mean": [0.0] * D_IN, "variance": 1.0, "median_norm": 1.0} for name in ("train", "eval")}
     entry = {"d_in": D_IN, "dtype": "bfloat16", "splits": {"train": split, "eval": split}, "statistics": statistics}
     for uri in stores:
         write_manifest(uri, {"recipe": {"hash": RECIPE}, "hooks": {HOOK: entry}})

@@ -14,7 +14,9 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from flows.cli import main
 from flows.console import on_one_line
 from tasks.config import PipelineConfig, load_config
+from tasks.draft import _yaml
 from tasks.preflight import check
+from tasks.yaml_file import parse
 
 ROOT = Path(__file__).parents[2]
 WORDS = [f"word{i}" for i in range(50)]
@@ -141,6 +143,14 @@ def test_init_takes_a_hook_and_leaves_what_is_there(own: Path, saemill: Callable
     [
         (["nowhere", "--text", "corpus.txt"], "nowhere"),
         (["llama", "--text", "nowhere.txt"], "nowhere.txt"),
+        (["", "--text", "corpus.txt"], "MODEL: name is ''"),
+        (["a\x01", "--text", "corpus.txt"], "MODEL: "),
+        (["\udcff", "--text", "corpus.txt"], "surrogate"),
+        (["llama", "--text", "a\x01.txt"], "--text"),
+        (["llama", "--text", ""], "--text: source is ''"),
+        (["llama", "--text", "\udcff.txt"], "surrogate"),
+        (["llama", "--text", "corpus.txt", "--column", "a\x01"], "control character"),
+        (["llama", "--text", "corpus.txt", "--storage", "a\x01"], "control character"),
         (["llama", "--text", "corpus.txt", "--hook", "model.layers.9"], "model.layers.9"),
         (["llama", "--text", "corpus.txt", "--out", "no/such/folder.yaml"], "cannot be written"),
         (["llama", "--text", "corpus.txt", "--out", "x" * 300], "cannot be written"),
@@ -160,6 +170,22 @@ def test_init_refuses_what_cannot_be_run(
     assert (code, out, err.count("\n")) == (2, "", 1), err
     assert told in err
     assert sorted(own.iterdir()) == there, "something was written"
+
+
+def test_init_on_a_full_disk_says_so(
+    own: Path, saemill: Callable[..., tuple[object, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.store.room.free_bytes", lambda *_: 0)
+    code, out, err = saemill("init", "llama", "--text", "corpus.txt")
+    assert (code, out, err.count("\n")) == (2, "", 1), err
+    assert "math domain" not in err
+
+
+@pytest.mark.parametrize(
+    "word", [".5", ".inf", ".nan", ".5e3", "-.inf", "_1", "a.5", ".e", "true", "~", "1e5", "./x", ".", "null"]
+)
+def test_a_word_in_the_file_of_init_is_read_back_as_itself(word: str) -> None:
+    assert parse(f"storage: {_yaml(word)}") == {"storage": word}
 
 
 def test_an_error_is_one_line_whatever_it_quotes() -> None:

@@ -11,10 +11,11 @@ from safetensors.torch import save_file
 
 from tasks.artifacts import require_manifest
 from tasks.config import PipelineConfig, parse_config
-from tasks.errors import InputError
+from tasks.errors import ArtifactError, InputError
 from tasks.harvest.ingest import ingest
-from tasks.harvest.sources import open_source, source_identity
+from tasks.harvest.sources import open_source, source_identity, source_shape
 from tasks.progress import silent
+from tasks.store.objects import open_store
 from tasks.store.reader import Split, read_rows
 
 ROWS = np.random.default_rng(0).normal(size=(200, 5)).astype(np.float32)
@@ -105,6 +106,69 @@ def test_identity_follows_the_content_and_not_the_path(tmp_path: Path) -> None:
     assert source_identity(here) == source_identity(there)
     np.save(tmp_path / "rows.npy", ROWS + 1)
     assert source_identity(here) != source_identity(there)
+
+
+def test_rows_that_stand_for_both_splits_are_read_once(tmp_path: Path) -> None:
+    """Of a directory without held-out rows, which names its shards under both splits."""
+    out = str(tmp_path / "first" / f"a-{'c' * 12}")
+    ingest(config(tmp_path, {**npy(tmp_path), "eval_fraction": 0}), out, silent)
+    assert open_source(config(tmp_path, {"source": out}).activations).n_rows == len(ROWS)
+
+
+@pytest.mark.parametrize("spelt", ["rows.npy", "rows.*", "r*", "rows.np[y]"])
+def test_identity_follows_the_labels_however_the_source_is_spelt(spelt: str, tmp_path: Path) -> None:
+    npy(tmp_path)
+    labels = tmp_path / "labels.txt"
+    settings = config(tmp_path, {"source": str(tmp_path / spelt), "labels": str(labels)}).activations
+    found = []
+    for text in ("a\n" * 200, "b\n" * 200):
+        labels.write_text(text)
+        found.append(source_identity(settings))
+    assert found[0] != found[1]
+    labels.unlink()
+    with pytest.raises(InputError, match=r"activations\.labels: there is no file"):
+        source_identity(settings)
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "{}", '{"files": 3}', "not json"])
+def test_a_manifest_of_somebody_else_does_not_block_a_folder_of_parquet(text: str, tmp_path: Path) -> None:
+    settings = config(tmp_path, fixed_size_lists_in_a_folder(tmp_path)).activations
+    (tmp_path / "parts/manifest.json").write_text(text)
+    assert open_source(settings).n_rows == len(ROWS)
+    if text[0] != "{":  # one of saemill's own, damaged
+        (tmp_path / "parts/commits").mkdir()
+        with pytest.raises(ArtifactError, match=r"manifest\.json"):
+            open_source(settings)
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize("make", [npy, safetensors])
+def test_of_a_matrix_on_s3_no_copy_is_left_and_its_shape_takes_the_header_alone(
+    make: Callable[[Path], dict[str, Any]], s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "aside"))
+    (tmp_path / "aside").mkdir()
+    made = make(tmp_path)
+    uri = f"{s3}/own/{tmp_path.name}/{Path(made['source']).name}"
+    folder, _, name = uri.rpartition("/")
+    open_store(folder).put(name, Path(made["source"]).read_bytes())
+    settings = config(tmp_path, {**made, "source": uri}).activations
+    source = open_source(settings)
+    assert list((tmp_path / "aside").iterdir()) == []
+    found = np.concatenate([rows.copy() for rows, _ in source.chunks(64)])
+    np.testing.assert_array_equal(found, ROWS)
+    monkeypatch.setattr("s3fs.S3FileSystem.get_file", lambda *_, **__: pytest.fail("all of it is fetched"))
+    assert source_shape(settings) == ROWS.shape
+    assert list((tmp_path / "aside").iterdir()) == []
+
+
+@pytest.mark.s3
+def test_what_is_wrong_with_a_matrix_on_s3_is_told_by_its_address(s3: str, tmp_path: Path) -> None:
+    open_store(f"{s3}/own/{tmp_path.name}").put("rows.npy", b"\x93NUMPY and no more")
+    settings = config(tmp_path, {"source": f"{s3}/own/{tmp_path.name}/rows.npy"}).activations
+    for look in (open_source, source_shape):
+        with pytest.raises(InputError, match=rf"activations\.source {s3}/own/.*/rows\.npy"):
+            look(settings)
 
 
 def ragged(folder: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Own activations of every kind that people have: read, or refused in one true sentence, in bounded memory."""
 
+import itertools
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from safetensors.torch import save_file
 
 from tasks.errors import InputError, SaemillError
 from tasks.harvest.config import ActivationsConfig
+from tasks.harvest.parquet_source import ParquetSource
 from tasks.harvest.sources import open_source
 from tasks.store.retry import Patience
 from tests.conftest import ROOT
@@ -186,6 +188,38 @@ def test_a_server_that_is_not_there_is_told_in_seconds(monkeypatch: pytest.Monke
             open_source(ActivationsConfig(source="s3://bucket/rows.npy"))
     finally:
         s3fs.S3FileSystem.clear_instance_cache()
+
+
+def with_footer_of(rows: int, path: Path) -> None:
+    """A Parquet file of 60 rows whose footer, but not its row group, says that they are fewer or more."""
+    pq.write_table(pa.table({"activation": [[1.0, 2.0]] * 60}), path)
+    data = path.read_bytes()
+    start = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    said = data[start:].replace(b"\x16\x78\x19", bytes([0x16, 2 * rows, 0x19]), 1)  # num_rows, then the row groups
+    assert said != data[start:]
+    path.write_bytes(data[:start] + said)
+
+
+@pytest.mark.parametrize(
+    "rows, message", [(10, "holds more than 10 rows, but its footer speaks of 10"), (61, "holds 60 rows")]
+)
+def test_a_footer_that_lies_about_the_rows_is_told_and_never_waited_for(rows: int, message: str, tmp_path: Path) -> None:
+    with_footer_of(rows, tmp_path / "a.parquet")
+    source = open_source(ActivationsConfig(source=str(tmp_path / "a.parquet")))
+    assert source.n_rows == rows
+    with pytest.raises(InputError, match=message):
+        list(itertools.islice(source.chunks(7), 100))
+
+
+def test_labels_are_decoded_few_at_a_time_and_refused_where_they_are_texts(tmp_path: Path) -> None:
+    label = ["x" * 2_000_000] * 200
+    table = pa.table({"activation": [[1.0, 2.0]] * 200, "a.label": label})
+    pq.write_table(table, tmp_path / "a.parquet", dictionary_pagesize_limit=2**30, compression="zstd")
+    source = open_source(ActivationsConfig(source=str(tmp_path / "a.parquet"), label_column="a.label"))
+    assert isinstance(source, ParquetSource)
+    assert [source._batch_rows(file) for file in source._files] == [2**25 // 2_000_004]
+    with pytest.raises(InputError, match=r"'a\.label' of .* has a label of 2,000,000 characters"):
+        next(source.chunks(7))
 
 
 BOMB = """

@@ -35,7 +35,7 @@ def activations(tmp_path: Path) -> str:
         open_store(uri).put(key, encoded.data)
         shard = {"key": key, "size": len(encoded.data), "rows": ROWS, "row_groups": encoded.row_groups, "first_sequence": 0}
         splits = {"train": {"rows": ROWS, "shards": [shard]}, "eval": {"rows": 0, "shards": []}}
-        statistics = {"train": {"mean": [0.0] * width}}
+        statistics = {"train": {"mean": [0.0] * width, "variance": 1.0, "median_norm": 1.0}}
         hooks[hook] = {"d_in": width, "dtype": "float32", "splits": splits, "statistics": statistics}
     write_manifest(uri, {"stage": "activations", "hooks": hooks})
     return uri

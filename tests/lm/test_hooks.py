@@ -11,6 +11,7 @@ from tasks.lm.activation import first, with_first
 from tasks.lm.config import ModelConfig
 from tasks.lm.hooks import capture, hook_names, hook_width, list_hooks, parse_hook, prune_after, replace
 from tasks.lm.load import load_skeleton
+from tasks.lm.prune import _probe_tokens
 
 LAYER_1 = {"llama": "model.layers.1", "gpt2": "transformer.h.1", "bert": "encoder.layer.1"}
 MODELS = sorted(LAYER_1)
@@ -339,6 +340,35 @@ def test_a_model_that_reads_a_weight_without_calling_it_stays_whole(token_ids, c
     assert "keeps all its weights" in caplog.text
     torch.testing.assert_close(capture(model, ["layer"], token_ids)["layer"], before, rtol=0, atol=0)
     assert prune_after(model, ["embed"]) > 0  # before the table is read, it can go
+
+
+@pytest.mark.parametrize(
+    "context, parameters, tokens",
+    [
+        (16, 10**6, 16),
+        (4096, 10**6, 1024),
+        (4096, 360 * 10**6, 1024),
+        (4096, 577 * 10**6, 866),  # BigBird-Pegasus, which attends differently from 704 tokens on
+        (4096, 7 * 10**9, 71),
+        (4096, 70 * 10**9, 16),
+        (8, 10**12, 8),
+    ],
+)
+def test_a_probe_of_a_large_model_is_short(context: int, parameters: int, tokens: int) -> None:
+    assert _probe_tokens(context, parameters) == tokens
+
+
+class OfAGpuOnly(ReadsWithoutCalling):
+    def forward(self, input_ids):
+        raise RuntimeError("\"addmm_impl_cpu_\" not implemented for 'Half'")
+
+
+def test_a_model_that_the_cpu_cannot_run_stays_whole(caplog):
+    model = OfAGpuOnly()
+    assert prune_after(model, ["layer"]) == 0
+    assert "keeps all its weights" in caplog.text
+    assert "not implemented for 'Half'" in caplog.text
+    assert model.late.weight is not None
 
 
 def test_a_module_that_is_given_nothing_is_refused(token_ids):

@@ -72,12 +72,15 @@ class Sharing(nn.Module):
         self.layers = nn.ModuleList(Layer() for _ in range(3))
         self.aside, self.twice, self.device = aside, twice, torch.device("cpu")
 
+    def _in_order(self) -> list[nn.Module]:
+        return list(self.layers)
+
     def get_input_embeddings(self) -> nn.Embedding:
         return self.embedding
 
     def forward(self, input_ids: Tensor, use_cache: bool) -> Any:
         x, kept = self.embedding(input_ids), list[Tensor]()
-        for layer in (*self.layers[: 1 if self.twice else 0], *self.layers):
+        for layer in (*self.layers[: 1 if self.twice else 0], *self._in_order()):
             x = layer(x, kept)
         return SimpleNamespace(logits=x + kept[0] if self.aside else x)
 
@@ -85,3 +88,27 @@ class Sharing(nn.Module):
 @pytest.mark.parametrize(("aside", "twice", "n"), [(False, False, 2), (True, False, 0), (False, True, 0)])
 def test_layers_that_others_read_past_their_output_run_in_every_pass(aside: bool, twice: bool, n: int) -> None:
     assert len(layers_before(Sharing(aside=aside, twice=twice), ["layers.1"])) == n
+
+
+class Backwards(Sharing):
+    """Its layers are listed in another order than they run in."""
+
+    def _in_order(self) -> list[nn.Module]:
+        return list(self.layers)[::-1]
+
+
+@pytest.mark.parametrize("hook, n", [("layers.1", 1), ("layers.1:input", 0), ("layers.2", 1), ("layers.0", 1)])
+@torch.inference_mode()
+def test_a_layer_that_is_listed_before_the_hook_but_runs_after_it_runs_in_every_pass(hook: str, n: int) -> None:
+    model = Backwards(aside=False, twice=False)
+    layers = layers_before(model, [hook])
+    assert layers == [model.layers[int(hook[7])]] * n
+
+    def logits(change: Any) -> Tensor:
+        with replace(model, hook, change):
+            return model(IDS, use_cache=False).logits
+
+    changes = [lambda rows: rows, torch.zeros_like]
+    whole = [logits(change) for change in changes]
+    with run_once(layers):
+        assert all(torch.equal(logits(change), logits_whole) for change, logits_whole in zip(changes, whole, strict=True))

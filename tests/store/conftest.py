@@ -42,7 +42,7 @@ def stored(tmp_path: Path) -> Callable[..., str]:
             shards.append({"key": key, "size": len(encoded.data), "sha256": encoded.sha256, **groups})
             first += rows
         split = {"rows": first, "shards": shards}
-        statistics = {"train": {"mean": [0.0] * 3}}
+        statistics = {name: {"mean": [0.0] * 3, "variance": 1.0, "median_norm": 1.0} for name in ("train", "eval")}
         hook = {"d_in": 3, "dtype": dtype, "splits": {"train": split, "eval": split}, "statistics": statistics}
         write_manifest(uri, {"hooks": {"layer": hook}})
         return uri

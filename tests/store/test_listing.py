@@ -101,6 +101,19 @@ def test_the_rule_is_the_same_in_a_bucket(tree: Path, s3: str) -> None:
     assert found("data/a.txt") == ["data/a.txt"]
 
 
+@pytest.mark.s3
+@pytest.mark.parametrize("source", ["more/*.txt", "more/*", "more/**"])
+def test_folders_that_match_a_pattern_are_no_files_wherever_they_lie(tree: Path, s3: str, source: str) -> None:
+    store = open_store(f"{s3}/folders/{tree.name}")
+    for name in ("more/a.txt", "more/parts.txt/b.txt", "more/deep/c.txt"):
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).write_text(name)
+        store.put(name, name.encode())
+    there = [file.removeprefix(f"{store.uri}/") for file in find(f"{store.uri}/{source}", (".txt",))]
+    assert there == names(tree, source)
+    assert "more/parts.txt" not in there
+
+
 def test_a_tilde_is_the_home_folder(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tree))
     assert open_store("~/runs").uri == f"{tree}/runs"

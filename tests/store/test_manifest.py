@@ -63,6 +63,12 @@ CHANGES: dict[str, Change] = {
     "an unknown dtype": lambda m: hook(m).update(dtype="float4"),
     "no statistics": lambda m: hook(m).update(statistics=None),
     "a mean of other width": lambda m: hook(m)["statistics"]["train"].update(mean=[0.0]),
+    "a variance of text": lambda m: hook(m)["statistics"]["train"].update(variance="large"),
+    "a variance below 0": lambda m: hook(m)["statistics"]["train"].update(variance=-1.0),
+    "no variance": lambda m: hook(m)["statistics"]["eval"].pop("variance"),
+    "a median norm in a list": lambda m: hook(m)["statistics"]["eval"].update(median_norm=[1.0]),
+    "no statistics of training rows": lambda m: hook(m)["statistics"].update(train=None),
+    "no statistics of eval rows": lambda m: hook(m)["statistics"].pop("eval"),
     "no splits": lambda m: hook(m).update(splits={}),
     "rows that do not add up": lambda m: hook(m)["splits"]["train"].update(rows=1),
     "row groups of text": lambda m: shard(m).update(row_groups=["x"]),
@@ -76,6 +82,36 @@ CHANGES: dict[str, Change] = {
     "shards above": lambda m: m.update(shards=".."),
     "shards that are no pool": lambda m: m.update(shards="../../shards/.."),
 }
+
+WRONG: dict[str, Change] = {
+    "a hash in a list": lambda m: shard(m).update(sha256=["0" * 64]),
+    "a hash that is a number": lambda m: shard(m).update(sha256=3),
+    "a hash that is null": lambda m: shard(m).update(sha256=None),
+    "a hash of other length": lambda m: shard(m).update(sha256="abc"),
+}
+"""What only those look at that compare bytes."""
+
+
+@pytest.mark.parametrize("change", WRONG.values(), ids=WRONG)
+def test_a_hash_that_is_none_is_a_finding_of_verify(change: Change, home: Path) -> None:
+    manifest = json.loads((home / "manifest.json").read_text())
+    change(manifest)
+    (home / "manifest.json").write_text(json.dumps(manifest))
+    [finding] = verify(str(home), silent).findings
+    assert (finding.kind, finding.key) == ("damaged", "manifest.json")
+    assert "which is none" in finding.reason
+
+
+@pytest.mark.parametrize(
+    "name, value", [("sha256", [1]), ("sha256", None), ("row_groups", [1.5]), ("rows", "64"), ("size", [])]
+)
+def test_a_commit_record_of_other_kinds_of_values_is_a_finding_of_verify(name: str, value: Any, home: Path) -> None:
+    path = sorted((home / "commits").iterdir())[0]
+    record = json.loads(path.read_text())
+    record["objects"]["source"][name] = value
+    path.write_text(json.dumps(record))
+    [finding] = verify(str(home), silent).findings
+    assert (finding.kind, finding.key) == ("damaged", f"commits/{path.name}")
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
@@ -119,7 +155,9 @@ def test_what_is_no_json_object_is_refused(text: str, home: Path) -> None:
 
 def test_a_width_that_the_rows_do_not_have_is_found(home: Path) -> None:
     manifest = json.loads((home / "manifest.json").read_text())
-    hook(manifest).update(d_in=5, statistics={"train": {"mean": [0.0] * 5}})
+    hook(manifest).update(d_in=5)
+    for statistics in hook(manifest)["statistics"].values():
+        statistics.update(mean=[0.0] * 5)
     (home / "manifest.json").write_text(json.dumps(manifest))
     [finding] = verify(str(home), silent).findings
     assert (finding.kind, finding.key) == ("damaged", "manifest.json")

@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 import threading
+import urllib.parse
 from collections.abc import Iterator
 
 import pytest
@@ -68,6 +69,40 @@ def test_a_server_that_ignores_create_only_puts_is_refused_by_name(careless: tup
     assert "InputError: storage is 's3://lake/runs'" in last
     assert f"{endpoint}, ignores If-None-Match: * on PUT" in last
     assert stored == {}, "the probe was left there"
+
+
+class Narrow(Careless):
+    """A server whose credentials may list what is below mine/ and nothing else."""
+
+    def do_GET(self) -> None:
+        asked = urllib.parse.parse_qs(urllib.parse.urlparse(self.path).query)
+        allowed = asked.get("prefix", [""])[0].startswith("mine/") and asked.get("max-keys") == ["1"]
+        self._answer(200, LISTING) if allowed else self._answer(403, b"<Error><Code>AccessDenied</Code></Error>")
+
+
+@pytest.mark.parametrize(
+    "uri, name, well",
+    [
+        ("s3://lake/mine", "storage", True),
+        ("s3://lake/mine/", "text.source", True),
+        ("s3://lake/mine/*/a.txt", "text.source", True),
+        ("s3://lake/mine/a.npy", "activations.source", True),
+        ("s3://lake/theirs", "storage", False),
+        ("s3://lake", "storage", False),
+    ],
+)
+def test_a_place_is_reachable_with_credentials_for_that_place_alone(uri: str, name: str, well: bool) -> None:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Narrow) as server:
+        threading.Thread(target=server.serve_forever).start()
+        script = f"from tasks.store.probe import require_reachable; require_reachable({uri!r}, {name!r})"
+        reach = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+        environment = os.environ | reach | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.server_port}"}
+        done = subprocess.run(
+            [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=PATIENCE_S
+        )
+        server.shutdown()
+    assert (done.returncode == 0) == well, done.stderr
+    assert well or f"InputError: {name} is '{uri}' but bucket 'lake' cannot be reached" in done.stderr
 
 
 @pytest.mark.s3

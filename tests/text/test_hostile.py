@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.errors import InputError
+from tasks.store.page_sizes import most_bytes_per_row
 from tasks.text import readers
 from tasks.text.config import TextConfig
 from tasks.text.corpus import Corpus, check_corpus
@@ -56,9 +57,41 @@ def test_long_rows_are_decoded_few_at_a_time(tmp_path: Path) -> None:
     for length, expected in ((10, 256), (4 * 2**20, 8)):
         table = pa.table({"text": [f"{n}" * length for n in range(10)], "other": ["x"] * 10})
         pq.write_table(table, tmp_path / "a.parquet", use_dictionary=False, compression="none")
-        group = pq.ParquetFile(tmp_path / "a.parquet").metadata.row_group(0)
-        assert _batch_rows(group, ["text"]) == pytest.approx(expected, abs=1)
-        assert _batch_rows(group, ["other"]) == 256
+        assert batch_rows(tmp_path / "a.parquet", "text") == pytest.approx(expected, abs=1)
+        assert batch_rows(tmp_path / "a.parquet", "other") == 256
+
+
+def batch_rows(path: Path, column: str) -> int:
+    with pa.OSFile(str(path)) as stream:
+        return _batch_rows(most_bytes_per_row(stream, pq.ParquetFile(path).metadata.row_group(0), [column]))
+
+
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+def test_a_dictionary_counts_for_every_row_that_may_refer_to_it(compression: str, version: str, tmp_path: Path) -> None:
+    """325 bytes were read as 2,000 rows of 2 MB each, 256 of them at once."""
+    table = pa.table({"text": ["x" * 2_000_000] * 500, "a.text": ["x" * 2_000_000] * 500, "short": ["a", "b"] * 250})
+    options = {"dictionary_pagesize_limit": 2**30, "compression": compression, "data_page_version": version}
+    pq.write_table(table, tmp_path / "a.parquet", **options)
+    assert batch_rows(tmp_path / "a.parquet", "text") == 2**25 // 2_000_004
+    assert batch_rows(tmp_path / "a.parquet", "a.text") == 2**25 // 2_000_004
+    assert batch_rows(tmp_path / "a.parquet", "short") == 256
+    config = TextConfig(source=str(tmp_path), shuffle_documents=False)
+    assert sum(1 for _ in zip(range(40), Corpus(config).documents(), strict=False)) == 40
+
+
+def test_values_that_begin_as_those_before_them_count_whole(tmp_path: Path) -> None:
+    table = pa.table({"text": ["x" * 2_000_000] * 100})
+    options = {"use_dictionary": False, "column_encoding": {"text": "DELTA_BYTE_ARRAY"}, "compression": "zstd"}
+    pq.write_table(table, tmp_path / "a.parquet", **options)
+    assert batch_rows(tmp_path / "a.parquet", "text") <= 2**25 // 2_000_000
+
+
+def test_a_column_without_rows_or_with_lists_is_measured_too(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "empty.parquet")
+    assert list(Corpus(TextConfig(source=str(tmp_path / "empty.parquet"))).documents()) == []
+    pq.write_table(pa.table({"text": [["x" * 2**20] * 4] * 9}), tmp_path / "lists.parquet")
+    assert batch_rows(tmp_path / "lists.parquet", "text") <= 8
 
 
 def test_json_nested_too_deep_is_refused_by_its_line(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """Killed and started again, a run ends with the bits that it would have had undisturbed."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -100,7 +102,7 @@ def test_a_process_killed_with_sigkill_goes_on_from_its_checkpoint(tiny_run, tmp
     assert_equal_bits(train_to_the_end(config, activations, out), undisturbed)
 
 
-def test_a_checkpoint_that_was_cut_short_is_passed_over(tiny_run, tmp_path):
+def test_a_checkpoint_that_was_cut_short_is_passed_over(tiny_run, tmp_path, caplog):
     config, activations = tiny_run(checkpoint_every_tokens=5 * 32)
     out = tmp_path / "one"
     train_to_the_end(config, activations, out)
@@ -112,6 +114,57 @@ def test_a_checkpoint_that_was_cut_short_is_passed_over(tiny_run, tmp_path):
     found = newest_run(open_store(str(out)), "checkpoints/", plan)
     assert found is not None
     assert found.state.step == 35
+    assert f"{checkpoint_name(40)} is passed over" in caplog.text
+    assert "not the file" in caplog.text
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError, RuntimeError, TypeError, AttributeError])
+@pytest.mark.parametrize("where", ["tasks.train.state.state_from", "tasks.train.state.view", "torch.Tensor.copy_"])
+def test_a_whole_checkpoint_that_this_machine_cannot_hold_is_not_passed_over(where, error, tiny_run, tmp_path, monkeypatch):
+    """Training would begin again at an older step, or at the first one, without a word."""
+    config, activations = tiny_run(checkpoint_every_tokens=20 * 32)
+    train_to_the_end(config, activations, tmp_path / "one")
+    plan = Worker(config, activations, str(tmp_path / "one"), Alone()).plan
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise error("CUDA out of memory")
+
+    monkeypatch.setattr(where, fail)
+    with pytest.raises(error):
+        newest_run(open_store(str(tmp_path / "one")), "checkpoints/", plan)
+
+
+def test_memory_that_does_not_hold_the_files_is_no_fault_of_the_checkpoint(tiny_run, tmp_path, monkeypatch):
+    config, activations = tiny_run(checkpoint_every_tokens=20 * 32)
+    train_to_the_end(config, activations, tmp_path / "one")
+    plan = Worker(config, activations, str(tmp_path / "one"), Alone()).plan
+
+    def fail(*_: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("tasks.train.parts.tensors_from_bytes", fail)
+    with pytest.raises(MemoryError):
+        newest_run(open_store(str(tmp_path / "one")), "checkpoints/", plan)
+
+
+@pytest.mark.parametrize("name, value", [("step", "1"), ("pending", [[1]]), ("curve", [{}]), ("spent", {"seconds": None})])
+def test_facts_that_no_run_writes_are_refused_before_a_run_is_made_of_them(name, value, tiny_run, tmp_path):
+    config, activations = tiny_run(checkpoint_every_tokens=20 * 32)
+    train_to_the_end(config, activations, tmp_path / "one")
+    plan = Worker(config, activations, str(tmp_path / "one"), Alone()).plan
+    facts = tmp_path / "one/checkpoints" / checkpoint_name(40) / "state.json"
+    facts.write_text(json.dumps(json.loads(facts.read_text()) | {name: value}))
+    with pytest.raises(ArtifactError, match="is not whole"):
+        read_run(open_store(str(tmp_path / "one")), f"checkpoints/{checkpoint_name(40)}", plan)
+
+
+def test_a_checkpoint_of_other_sizes_is_told_for_what_it_is(tiny_run, tmp_path):
+    config, activations = tiny_run(checkpoint_every_tokens=20 * 32)
+    train_to_the_end(config, activations, tmp_path / "one")
+    larger, _ = tiny_run(checkpoint_every_tokens=20 * 32, sae={"d_sae": 48})
+    plan = Worker(larger, activations, str(tmp_path / "one"), Alone()).plan
+    with pytest.raises(ArtifactError, match=r"its parameters is \[\d+\], but a run of these settings has"):
+        read_run(open_store(str(tmp_path / "one")), f"checkpoints/{checkpoint_name(40)}", plan)
 
 
 def test_where_nothing_was_kept_there_is_nothing_to_go_on_from(tiny_run, tmp_path):
