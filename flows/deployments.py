@@ -18,6 +18,7 @@ from prefect.schedules import Cron, Schedule
 from prefect.types.entrypoint import EntrypointType
 from pydantic import ValidationError
 
+from flows.dates import next_date
 from flows.nightly import nightly
 from flows.on_prefect import pipeline, sweep
 from tasks.errors import InputError
@@ -96,19 +97,24 @@ def _deployment(
 
 
 def check_schedule(cron: str | None, timezone: str) -> None:
-    """Refuse a schedule that Prefect could not read.
+    """Refuse a schedule that Prefect could not read, or that never comes.
 
     Raises:
         InputError: the cron expression or the time zone is wrong.
     """
     try:
         ZoneInfo(timezone)
-    except (ZoneInfoNotFoundError, ValueError):
+        CronSchedule(cron=DEFAULT_CRON, timezone=timezone)
+    except (ZoneInfoNotFoundError, ValueError, OSError):  # OSError: a folder of zones, or a name as long as no file's
         raise InputError(f"--timezone is {timezone!r} but must be a name such as Europe/London or UTC.") from None
     try:
-        CronSchedule(cron=cron or DEFAULT_CRON, timezone=timezone)
+        schedule = CronSchedule(cron=cron or DEFAULT_CRON, timezone=timezone)
     except ValidationError:
         raise InputError(f"--cron is {cron!r} but must be five fields, such as '{DEFAULT_CRON}'.") from None
+    try:
+        next_date(schedule)
+    except ValueError:
+        raise InputError(f"--cron is {cron!r}, which never comes. Name a day that the calendar has.") from None
 
 
 def _exists(name: str) -> bool:
