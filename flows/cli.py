@@ -2,7 +2,8 @@
 ``init|settings|hooks|architectures``, and what moves data: ``export|import|encode|export-activations``.
 
 Results go to stdout, everything else to stderr. Exit codes: 0 done; 2 what was given is wrong or damaged (one sentence);
-130 and 143 stopped by SIGINT and SIGTERM; 1 anything else, such as what verify found.
+130 and 143 stopped by SIGINT and SIGTERM, which end serve with 0, as it has no other end; 1 anything else, such as what
+verify found.
 """
 
 import contextlib
@@ -405,8 +406,11 @@ def _swept_recorded(config: PipelineConfig) -> SweepResult:
 
 def _require_server() -> None:
     from flows.password import require_welcome
+    from flows.proxies import spare_loopback
 
-    require_welcome(os.environ["PREFECT_API_URL"].rstrip("/"), "PREFECT_API_URL")
+    api = os.environ["PREFECT_API_URL"].rstrip("/")
+    spare_loopback(api)
+    require_welcome(api, "PREFECT_API_URL")
 
 
 def _called(console: Console, listener: Listener) -> Call:

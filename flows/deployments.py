@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import signal
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -18,6 +18,7 @@ from prefect.schedules import Cron, Schedule
 from prefect.types.entrypoint import EntrypointType
 from pydantic import ValidationError
 
+from flows.dates import next_date
 from flows.nightly import nightly
 from flows.on_prefect import pipeline, sweep
 from tasks.errors import InputError
@@ -29,9 +30,11 @@ SWEEP = "Many SAEs in one pass. To start it: Run > Custom run; all combinations 
 NIGHTLY = "The same pipeline by the clock, on whatever the corpus holds by then. Edit the schedule at will: settings stay."
 ONE_AT_A_TIME = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE)
 
+POLL_S = 0.5
 
-def serve_deployments(deployments: Iterable[RunnerDeployment]) -> None:
-    """Offer the deployments and run what is started, one run at a time, until SIGINT or SIGTERM.
+
+def serve_deployments(deployments: Iterable[RunnerDeployment], server_ended: Callable[[], bool]) -> None:
+    """Offer the deployments and run what is started, one run at a time, until SIGINT or SIGTERM, or the server's end.
 
     A run that is under way then is cancelled; the same settings go on from what it wrote.
     """
@@ -39,25 +42,31 @@ def serve_deployments(deployments: Iterable[RunnerDeployment]) -> None:
     runner = Runner(limit=1, pause_on_shutdown=False)
     for deployment in deployments:
         runner.add_deployment(deployment)
-    asyncio.run(_run_until_signal(runner))
+    asyncio.run(_run_until_signal(runner, server_ended))
 
 
-async def _run_until_signal(runner: Runner) -> None:
+async def _run_until_signal(runner: Runner, server_ended: Callable[[], bool]) -> None:
     """``Runner.start``, but stopped in order: its own handler of SIGTERM never awaits its own stop (prefect 3.8.8)."""
     polling = asyncio.create_task(runner.start())
     await asyncio.sleep(0)  # lets start() set its handler, so that ours come after
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    stopped = asyncio.create_task(stop.wait())
-    await asyncio.wait({polling, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    stopped, alone = asyncio.create_task(stop.wait()), asyncio.create_task(_until(server_ended))
+    await asyncio.wait({polling, stopped, alone}, return_when=asyncio.FIRST_COMPLETED)
     if stop.is_set() and runner.started:
         await runner.astop()
-    elif stop.is_set():
+    elif stop.is_set() or alone.done():  # without a server, nobody can be told that runs are cancelled
         polling.cancel()
     stopped.cancel()
+    alone.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await polling
+
+
+async def _until(holds: Callable[[], bool]) -> None:
+    while not holds():
+        await asyncio.sleep(POLL_S)
 
 
 def offered(
@@ -96,19 +105,24 @@ def _deployment(
 
 
 def check_schedule(cron: str | None, timezone: str) -> None:
-    """Refuse a schedule that Prefect could not read.
+    """Refuse a schedule that Prefect could not read, or that never comes.
 
     Raises:
         InputError: the cron expression or the time zone is wrong.
     """
     try:
         ZoneInfo(timezone)
-    except (ZoneInfoNotFoundError, ValueError):
+        CronSchedule(cron=DEFAULT_CRON, timezone=timezone)
+    except (ZoneInfoNotFoundError, ValueError, OSError):  # OSError: a folder of zones, or a name as long as no file's
         raise InputError(f"--timezone is {timezone!r} but must be a name such as Europe/London or UTC.") from None
     try:
-        CronSchedule(cron=cron or DEFAULT_CRON, timezone=timezone)
+        schedule = CronSchedule(cron=cron or DEFAULT_CRON, timezone=timezone)
     except ValidationError:
         raise InputError(f"--cron is {cron!r} but must be five fields, such as '{DEFAULT_CRON}'.") from None
+    try:
+        next_date(schedule)
+    except ValueError:
+        raise InputError(f"--cron is {cron!r}, which never comes. Name a day that the calendar has.") from None
 
 
 def _exists(name: str) -> bool:

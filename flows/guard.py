@@ -8,6 +8,7 @@ the same host is ever sent.
 
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
+from urllib.parse import quote
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -16,6 +17,7 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 ENTRANCE = "/saemill"
 """Opened as ``/saemill#<password>``, it lets a browser in. A browser keeps what stands behind # to itself."""
+_ELSEWHERE = "Pages of other addresses may not use this server."
 _ENTRANCE_PAGE = """<!doctype html><meta charset="utf-8"><title>saemill</title><script>
 const password = decodeURIComponent(location.hash.slice(1));
 if (password) localStorage.setItem("prefect-password", btoa(password));  // where both of Prefect's UIs look for it
@@ -27,6 +29,11 @@ _HEADERS = [
     (b"referrer-policy", b"same-origin"),
     (b"x-content-type-options", b"nosniff"),
 ]
+
+
+def entrance(root: str, password: str) -> str:
+    """The address that lets a browser in to the server at ``root``."""
+    return f"{root}{ENTRANCE}#{quote(password, safe='')}"
 
 
 class Guard:
@@ -60,11 +67,11 @@ class Guard:
         if headers.all(b"host") != [self._host]:
             return f"This server answers at http://{self._host} only."
         if any(origin != f"http://{self._host}" for origin in headers.all(b"origin")):
-            return "Pages of other addresses may not use this server."
+            return _ELSEWHERE
         from_elsewhere = any(site not in ("same-origin", "none") for site in headers.all(b"sec-fetch-site"))
-        if from_elsewhere and (scope.get("path") == ENTRANCE or not _opens_a_page(scope, headers)):
-            return "Pages of other addresses may not use this server."
-        return None
+        if from_elsewhere and scope.get("path") == ENTRANCE:  # such as a link that was clicked in a web terminal
+            return f"{_ELSEWHERE} Paste the address into the address bar."
+        return _ELSEWHERE if from_elsewhere and not _opens_a_page(scope, headers) else None
 
 
 class _Headers:

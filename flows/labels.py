@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from tasks.config import PipelineConfig
@@ -19,9 +20,18 @@ def sweep_name(config: PipelineConfig) -> str:
     return f"{_studied(config)} sweep of {sum(1 for _ in config.sweep.points())}"
 
 
-def tags(config: PipelineConfig) -> list[str]:
-    """By what runs are found: name, model, hooks, architecture."""
-    return list(dict.fromkeys([config.name, *_studied(config).split(), config.sae.arch]))
+def run_tags(config: PipelineConfig) -> list[str]:
+    """By what a run is found: name, model, hooks, architecture."""
+    return _tags(config, [config.sae.arch])
+
+
+def sweep_tags(config: PipelineConfig) -> list[str]:
+    """By what a sweep is found: name, model, hooks, every architecture that it trains."""
+    return _tags(config, config.sweep.archs or [config.sae.arch])
+
+
+def _tags(config: PipelineConfig, archs: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys([config.name, *_studied(config).split(), *archs]))
 
 
 def _studied(config: PipelineConfig) -> str:

@@ -24,7 +24,7 @@ from prefect.states import Completed, Failed
 
 from flows.console import describe, logged_to
 from flows.form import PipelineForm, SweepForm, takes
-from flows.labels import run_name, sweep_name, tags
+from flows.labels import run_name, run_tags, sweep_name, sweep_tags
 from flows.pace import Pace
 from flows.pipeline import Result, Stage, StageName, run_pipeline, stages
 from flows.reports import link_to
@@ -115,7 +115,7 @@ for _runs in ("prefect.flow_runs", "prefect.task_runs"):
 
 def conduct(config: PipelineConfig, until: StageName = "report") -> Result:
     """Run the pipeline inside the present flow run and publish what came of it as artifacts."""
-    _label(run_name(config), config)
+    _label(run_name(config), run_tags(config))
     with logged_to(_InRunsLog()):
         result = run_pipeline(config, _call, until)
     publish(result)
@@ -124,7 +124,7 @@ def conduct(config: PipelineConfig, until: StageName = "report") -> Result:
 
 def conduct_sweep(config: PipelineConfig) -> SweepResult:
     """Run a sweep inside the present flow run and publish what came of it as artifacts."""
-    _label(sweep_name(config), config)
+    _label(sweep_name(config), sweep_tags(config))
     with logged_to(_InRunsLog()):
         result = run_sweep(config, _call, _do)
     link = link_to(result.report)
@@ -134,10 +134,10 @@ def conduct_sweep(config: PipelineConfig) -> SweepResult:
     return result
 
 
-def _label(name: str, config: PipelineConfig) -> None:
+def _label(name: str, tags: list[str]) -> None:
     """Name the present flow run after what it does, and tag it so that it is found again."""
     with get_client(sync_client=True) as client:
-        kept = [*runtime.flow_run.tags, *tags(config)]
+        kept = [*runtime.flow_run.tags, *tags]
         client.update_flow_run(runtime.flow_run.id, name=name, tags=list(dict.fromkeys(kept)))
 
 

@@ -1,7 +1,9 @@
 """Finished reports over HTTP on loopback, so that a link in Prefect's UI opens them: browsers refuse file:// links there."""
 
 import contextlib
+import hmac
 import os
+import secrets
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -16,7 +18,11 @@ LINKS = "SAEMILL_REPORTS_AT"
 
 
 class _Handler(SimpleHTTPRequestHandler):
-    """Serves the files of reports, and nothing else that lies there or that a link there leads to."""
+    """Serves the files of reports below a secret first part of the path, and nothing else that lies or leads there."""
+
+    def __init__(self, *given: Any, key: str, directory: str) -> None:
+        self._key = key
+        super().__init__(*given, directory=directory)  # which answers the request
 
     def log_message(self, format: str, *args: Any) -> None:
         """Stay silent: requests are no news."""
@@ -25,6 +31,7 @@ class _Handler(SimpleHTTPRequestHandler):
         """Let nothing in a report, whose text comes from corpora, reach beyond the report's own site, nor others into it."""
         self.send_header("Content-Security-Policy", "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:")
         self.send_header("Cross-Origin-Resource-Policy", "same-origin")
+        self.send_header("Referrer-Policy", "same-origin")  # the key is in the path
         self.send_header("X-Content-Type-Options", "nosniff")
         self.send_header("X-Frame-Options", "SAMEORIGIN")
         super().end_headers()
@@ -33,7 +40,7 @@ class _Handler(SimpleHTTPRequestHandler):
         """The file that is asked for, if it may be shown."""
         if not self._from_own_address():
             self.send_error(HTTPStatus.FORBIDDEN, "Reports are shown at this server's own address only")
-        elif not self._may_be_shown():
+        elif not (self._shows_the_key() and self._may_be_shown()):
             self.send_error(HTTPStatus.NOT_FOUND)
         else:
             return super().send_head()
@@ -42,6 +49,15 @@ class _Handler(SimpleHTTPRequestHandler):
     def list_directory(self, path: Any) -> None:
         """No lists of what there is."""
         self.send_error(HTTPStatus.NOT_FOUND)
+
+    def translate_path(self, path: str) -> str:
+        """The file that a path behind the key names."""
+        return super().translate_path(path[len(self._key) + 1 :])
+
+    def _shows_the_key(self) -> bool:
+        """Whether a path is of one who was given a link: any user of this machine can ask."""
+        first, slash, _ = self.path.removeprefix("/").partition("/")
+        return bool(slash) and hmac.compare_digest(first.encode(), self._key.encode())
 
     def _from_own_address(self) -> bool:
         """Whether Host is ours, whatever name resolves to it (DNS rebinding), and no page of another origin asks.
@@ -69,19 +85,26 @@ class _Handler(SimpleHTTPRequestHandler):
         return not any(part.startswith(".") for part in (*asked.relative_to(folder).parts, *real.relative_to(root).parts))
 
 
+def new_key() -> str:
+    """What nobody guesses, without what has a meaning in a path or in ``LINKS``."""
+    return secrets.token_urlsafe(32)
+
+
 @contextlib.contextmanager
-def serving_reports(storage: str, port: int) -> Iterator[str | None]:
+def serving_reports(storage: str, port: int, key: str | None = None) -> Iterator[str | None]:
     """Serve the reports below a local storage root, at ``port`` or, if it is taken, any free one; yields the URL.
 
-    Flow runs started by this process hear of it through the environment. None where storage is not a local folder.
+    Its path begins with ``key``, left out a new one, without which nobody is shown anything. Flow runs started by this
+    process hear of it through the environment. None where storage is not a local folder.
     """
     if "://" in storage:
         yield None
         return
     folder = Path(storage, "reports")
-    handler = partial(_Handler, directory=str(folder))
+    key = key or new_key()
+    handler = partial(_Handler, key=key, directory=str(folder))
     with _listening(port, handler) as server:
-        url = f"http://127.0.0.1:{server.server_port}"
+        url = f"http://127.0.0.1:{server.server_port}/{key}"
         os.environ[LINKS] = f"{folder}={url}"
         threading.Thread(target=server.serve_forever, name="reports", daemon=True).start()
         yield url

@@ -6,13 +6,14 @@ planned two minutes later it will not run either, and that is told now rather th
 
 import contextlib
 import logging
+import os
 import re
 import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, cast
+from typing import NamedTuple
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -24,9 +25,9 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import DeploymentSchedule
 from prefect.client.schemas.responses import DeploymentResponse
-from prefect.server.schemas.schedules import CronSchedule, IntervalSchedule, RRuleSchedule
-from prefect.utilities.asyncutils import run_coro_as_sync
-from pydantic import TypeAdapter
+from prefect.client.schemas.schedules import NoSchedule
+
+from flows.dates import next_date
 
 EVERY_S = 30.0
 PATIENCE_S = 120.0
@@ -40,9 +41,6 @@ _ENTRY = re.compile(r"^(?=\d\d:\d\d:\d\d\.\d+ \| )", re.MULTILINE)
 _LEVEL = re.compile(r"\S+ \| (ERROR|CRITICAL) ")
 _OF_SCHEDULER = re.compile(r"services[./]scheduler|schedule_(recent_)?deployments")
 _logger = logging.getLogger(__name__)
-_WITH_DATES: TypeAdapter[CronSchedule | IntervalSchedule | RRuleSchedule] = TypeAdapter(
-    CronSchedule | IntervalSchedule | RRuleSchedule
-)
 
 
 @contextlib.contextmanager
@@ -78,39 +76,63 @@ class Watch:
 
     def look(self, client: SyncPrefectClient) -> None:
         """Look once; tell what has been unplanned for too long and was not told lately."""
-        unplanned = {schedule.id: (name, due) for name, schedule, due in _unplanned(client)}
+        unplanned = {found.schedule: found for found in _unplanned(client)}
         now = time.monotonic()
         self._unplanned_since = {schedule: self._unplanned_since.get(schedule, now) for schedule in unplanned}
         for schedule, since in self._unplanned_since.items():
             if now - since >= PATIENCE_S and now - self._told.get(schedule, -REPEAT_S) >= REPEAT_S:
-                self._told[schedule] = now
-                self._tell(self._sentence(*unplanned[schedule], now - since))
+                self._tell(self._sentence(unplanned[schedule], now - since))
+                self._told[schedule] = now  # only now: what could not be told is tried again
 
-    def _sentence(self, name: str, due: datetime, seconds: float) -> str:
+    def _sentence(self, found: "_Unplanned", seconds: float) -> str:
+        if isinstance(found.due, ValueError):
+            return (
+                f"NO RUN IS MADE: {found.name} has a schedule whose next time cannot be computed ({found.due}). Edit or "
+                "remove that schedule."
+            )
         cause = scheduler_error(self._log) if self._log is not None else None
         where = f"the server's log ({self._log})" if self._log is not None else "the log of that server"
         why = f"Its last error: {cause}. See {where}." if cause is not None else f"Look for its reason in {where}."
         return (
-            f"NO RUN IS MADE: {name} is due at {due:%Y-%m-%d %H:%M %Z}, but the server's scheduler has planned no run for "
-            f"{seconds / 60:.0f} min, and will start none by itself. {why}"
+            f"NO RUN IS MADE: {found.name} is due at {found.due:%Y-%m-%d %H:%M %Z}, but the server's scheduler has planned "
+            f"no run for {seconds / 60:.0f} min, and will start none by itself. {why}"
         )
 
 
-def _unplanned(client: SyncPrefectClient) -> Iterator[tuple[str, DeploymentSchedule, datetime]]:
-    """Active schedules that have a next time, and no run for it."""
+class _Unplanned(NamedTuple):
+    """An active schedule without a run for its next time."""
+
+    name: str
+    """Of its deployment."""
+    schedule: UUID
+    due: datetime | ValueError
+    """That time, or why there is none."""
+
+
+def _unplanned(client: SyncPrefectClient) -> Iterator[_Unplanned]:
     for deployment in client.read_deployments():
         for schedule in deployment.schedules if not deployment.paused else []:
-            due = _next(schedule) if schedule.active else None
-            if due is not None and due - datetime.now(UTC) < HORIZON and not _planned(client, deployment, due):
-                yield deployment.name, schedule, due
+            if not schedule.active or isinstance(schedule.schedule, NoSchedule):
+                continue
+            due = _due(schedule)
+            if due is not None and not _is_provided_for(client, deployment, due):
+                yield _Unplanned(deployment.name, schedule.id, due)
 
 
-def _next(schedule: DeploymentSchedule) -> datetime | None:
-    """When the schedule comes next; None for one that is over."""
-    found = _WITH_DATES.validate_python(schedule.schedule.model_dump())
-    # Not asyncio.run, which refuses a thread that has a loop.
-    dates: Any = run_coro_as_sync(found.get_dates(1, start=datetime.now(UTC) + timedelta(seconds=1)))
-    return cast(datetime, dates[0]) if dates else None
+def _is_provided_for(client: SyncPrefectClient, deployment: DeploymentResponse, due: datetime | ValueError) -> bool:
+    if isinstance(due, ValueError):
+        return False
+    return due - datetime.now(UTC) >= HORIZON or _planned(client, deployment, due)
+
+
+def _due(schedule: DeploymentSchedule) -> datetime | ValueError | None:
+    """When the schedule comes next, or why that cannot be said: one such schedule must not hide the others."""
+    try:
+        return next_date(schedule.schedule)
+    except ValueError as error:
+        return error
+    except Exception as error:  # what libraries of dates may raise: OverflowError, TypeError
+        return ValueError(f"{type(error).__name__}: {error}")
 
 
 def _planned(client: SyncPrefectClient, deployment: DeploymentResponse, due: datetime) -> bool:
@@ -127,9 +149,12 @@ def _planned(client: SyncPrefectClient, deployment: DeploymentResponse, due: dat
 
 def scheduler_error(log: Path) -> str | None:
     """The last error of the scheduler that the server's log tells, as one line; None where it tells none."""
-    with open(log, "rb") as file:
-        file.seek(max(0, log.stat().st_size - LOG_TAIL))
-        entries = _ENTRY.split(file.read().decode(errors="replace"))
+    try:
+        with open(log, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - LOG_TAIL))
+            entries = _ENTRY.split(file.read().decode(errors="replace"))
+    except OSError:  # removed by hand, say
+        return None
     errors = [entry for entry in entries if _LEVEL.match(entry) and _OF_SCHEDULER.search(entry)]
     if not errors:
         return None

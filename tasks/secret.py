@@ -4,21 +4,50 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-# What stands between scheme:// and the last @ before a space: AWS secrets hold a /. host:port/x@y is none. A path of an
-# address has one / after the scheme.
-_LOGIN = re.compile(r"([A-Za-z][\w+.-]+:/{1,3})(?:[^/@\s'\"?#]*|[^/@\s'\":?#]*:(?!\d+(?:/|$))[^\s'\"?#]*)@")
-_WORD = r"(?:[\w.-]*(?:pass(?:word|wd|phrase)?|pwd|secret|token|api_?key|access_?key|signature|credentials?)[\w.-]*|sig)"
-_QUERY = re.compile(rf"(?<=[?&;])({_WORD})=[^&;#\s'\"]+", re.IGNORECASE)
+# One word at a time, as no address holds a space. No pattern looks at a letter more than a hundred times: text may be long.
+_WORDS = re.compile(r"\S+")
+_SCHEME = r"([A-Za-z][\w+.-]{1,39}:/{1,3})"  # a path of an address has one / after the scheme
+_USER = re.compile(_SCHEME + r"(?!\[[0-9A-Fa-f:.]+\][:/?#])[^/\s\"?#:]*:")
+_TOKEN = re.compile(_SCHEME + r"[^/\s'\"?#]*@")
+# A port where a user would have a password. Secrets of S3 may be digits and a /, but no bucket has a port.
+_PORT = re.compile(r"\d+[/?#]")
+_WITH_PORTS = ("http:", "https:", "ws:", "wss:", "grpc:", "hdfs:", "ray:")
+_PORT_OF_DATABASE = re.compile(r"\d+/[^/?#]*\?\w+=")
+_PARAMETER = re.compile(r"(?<=[?&;])([\w.-]+)=[^&;\s]+?(?=['\"]?[.,:)\]}]{0,3}(?:[&;\s]|$))")
+_SECRET_NAME = re.compile(
+    r"pass(?:word|wd|phrase)?|pwd|secret|token|api_?key|access_?key|signature|credentials?|^sig$", re.IGNORECASE
+)
 
 
 def holds_secret(text: str) -> bool:
     """Whether an address in the text carries a login, or a secret among its parameters."""
-    return ":/" in text and (_LOGIN.search(text) is not None or _QUERY.search(text) is not None)
+    return masked(text) != text
 
 
 def masked(text: str) -> str:
     """The text with ``***`` in place of secrets."""
-    return _QUERY.sub(r"\1=***", _LOGIN.sub(r"\1***@", text)) if ":/" in text else text
+    if ":/" not in text:
+        return text
+    return _PARAMETER.sub(_masked_parameter, _WORDS.sub(_masked_login, text))
+
+
+def _masked_login(found: re.Match[str]) -> str:
+    """A word without its logins: a password ends at the last ``@``, as it may hold ``/ @ # ?`` and quotes."""
+    word = found[0]
+    head, at, rest = word.rpartition("@")
+    for user in _USER.finditer(head) if at else ():
+        if not _before_a_port(user):
+            return f"{head[: user.end(1)]}***@{rest}"
+    return _TOKEN.sub(r"\1***@", word)
+
+
+def _before_a_port(user: re.Match[str]) -> bool:
+    port = _PORT if user[1].lower().startswith(_WITH_PORTS) else _PORT_OF_DATABASE
+    return port.match(user.string, user.end()) is not None
+
+
+def _masked_parameter(found: re.Match[str]) -> str:
+    return f"{found[1]}=***" if _SECRET_NAME.search(found[1]) else found[0]
 
 
 def refuse_secrets(settings: Any) -> None:

@@ -1,11 +1,14 @@
 """The cluster that a run starts for itself: nobody else gets in, and signals to the run's group pass it by."""
 
 import contextlib
+import errno
 import os
+import shutil
 import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +19,7 @@ import ray
 
 from tasks.config import RayConfig
 from tasks.errors import InputError, SaemillError
-from tasks.local_ray.on_ray import _patient, private_folder
+from tasks.local_ray.on_ray import _failed, _patient, private_folder
 from tasks.on_ray import _join
 from tests.conftest import LOOPBACK, ROOT, free_port, listening_at
 
@@ -90,6 +93,84 @@ def test_a_folder_that_somebody_else_made_first_is_not_used(tmp_path: Path, monk
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "no such folder"))
     with pytest.raises(SaemillError, match="RAY_TMPDIR"):
         private_folder()
+
+
+@pytest.mark.parametrize("name", ["a#b", "a?b", "a\nb", "ä"])
+def test_a_folder_whose_name_is_no_path_of_a_url_is_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / name).mkdir()
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / name))
+    with pytest.raises(InputError, match=r"RAY_TMPDIR is .* no # or"):
+        private_folder()
+
+
+def test_a_folder_is_named_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAY_TMPDIR", ".")
+    assert private_folder() == str(tmp_path / f"saemill-{os.getuid()}/ray")
+
+
+@pytest.mark.parametrize(
+    "error, said",
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "Make room there"),
+        (PermissionError(errno.EACCES, os.strerror(errno.EACCES)), "Make room there"),
+        (OSError("AF_UNIX path length cannot exceed 107 bytes"), "name another folder"),
+        (ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED)), "could not be started"),
+        (TimeoutError(), "could not be started on this machine (TimeoutError)"),
+        (ConnectionError("GCS is away"), "could not be started"),
+        (OSError(errno.EMFILE, os.strerror(errno.EMFILE)), "could not be started"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_only_errors_of_files_are_told_as_such(error: OSError, said: str) -> None:
+    assert said in str(_failed(error, "/tmp/x"))
+
+
+FAILING = """
+import psutil
+from ray._private import services
+from tasks.errors import SaemillError
+from tasks.local_ray.on_ray import start
+
+def never(*given):
+    raise RuntimeError("the node is not there")
+
+services.get_node = never
+for _ in range(2):
+    try:
+        start(2, num_cpus=1)
+    except SaemillError as error:
+        print(error)
+print([child.name() for child in psutil.Process().children(recursive=True)])
+"""
+
+
+@pytest.mark.ray
+def test_a_start_that_failed_leaves_nothing_running() -> None:
+    done = subprocess.run([sys.executable, "-c", FAILING], cwd=ROOT, capture_output=True, text=True)
+    *said, left = done.stdout.splitlines()
+    assert ["did not start on this machine" in line for line in said] == [True, True], done.stderr
+    assert left == "[]"
+
+
+@pytest.mark.ray
+def test_workers_meet_in_a_folder_whose_name_has_spaces_and_percent_signs(tmp_path: Path) -> None:
+    folder = tempfile.mkdtemp(dir="/tmp", prefix="s %2F")  # short, as sockets have room for few letters
+    settings = ["train.workers=2", "ray.num_cpus=4"]
+    command = [sys.executable, "-m", "flows.cli", "train", "configs/toy.yaml", "--storage", str(tmp_path / "runs")]
+    try:
+        done = subprocess.run(
+            command + [part for setting in settings for part in ("--set", setting)],
+            cwd=ROOT,
+            env=os.environ | {"RAY_TMPDIR": folder},
+            capture_output=True,
+            text=True,
+        )
+    finally:
+        shutil.rmtree(folder)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 @contextlib.contextmanager

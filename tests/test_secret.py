@@ -2,6 +2,7 @@
 
 import io
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,18 @@ ADDRESSES = [
     f"sqlite:///x.db?Access_Key={WORD}",
     f"https://bucket.host/key?X-Amz-Signature={WORD}#part",
     f"s3://user:{WORD}{'y' * 300}@bucket",
+    f"postgresql://u:p#{WORD}@h/db",
+    f"postgresql+psycopg://mlflow:s3cr?{WORD}@db/mlflow",
+    f"postgresql://u:pa'{WORD}@h/db",
+    f'postgresql://u:pa"{WORD}@h/db',
+    f"postgresql://o'neil:{WORD}@h/db",
+    f"postgresql://me@azure:a/{WORD}@h:5432/db",
+    f"s3://AKIA:12345/{WORD}@bucket/x",
+    f"postgresql://u:9/{WORD}@h",
+    f"http://u:p@{WORD}@h:5000/x",
+    f"http://h:5000/x,s3://u:9/{WORD}@bucket",
+    f"https://host/x?password=p#{WORD}&x=1",
+    f"https://host/x?password=p'{WORD}",
 ]
 SETTINGS = ["train.mlflow", "storage", "text.source", "activations.source", "model.name", "train.wandb", "ray.address"]
 
@@ -44,11 +57,33 @@ def test_a_secret_is_masked_and_what_surrounds_it_stays(address: str) -> None:
     [
         *("http://host:5000/a@b", "s3://bucket/a@b", "user:password@host", "hf/model@main", "sqlite:///mlflow.db"),
         *("http://127.0.0.1:4200/api", "s3://b/x?y=1", "runs", "a: b @ c://d", "https://host/x?key=5"),
+        *("http://[::1]:5000/a@b", "http://host:5000?user=me@x", "postgresql://db:5432/mlflow?user=me@x"),
+        *("s3://bucket/a:b@c", '{"a":"http://host/x","b":"u@v"}', "C:/a:b@c"),
     ],
 )
 def test_what_holds_no_secret_stays_as_it_is(text: str) -> None:
     assert not holds_secret(text)
     assert masked(text) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "a" * 50_000 + " ://x",
+            "?" + "token" * 10_000 + ":/",
+            "a://b:" * 8_000,
+            "a:/" + "@" * 50_000,
+            "x:/" * 16_000 + "@",
+        ),
+        *("a" * 50_000 + "://x@", "?a=" + "." * 50_000 + ":/x", "?a" * 25_000 + ":/", "http://h:1/" * 5_000 + "@"),
+    ],
+    ids=lambda text: text[:8],
+)
+def test_long_text_is_masked_at_once(text: str) -> None:
+    begin = time.process_time()
+    masked(text)
+    assert time.process_time() - begin < 2, "it took a minute and more where time grew with the square of the length"
 
 
 def nested(name: str, value: str) -> dict[str, Any]:

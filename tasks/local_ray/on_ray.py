@@ -4,8 +4,10 @@ Left to itself, Ray 2.60 listens on every interface, writes its token where all 
 starts its workers at nice 15, dies of a signal that is meant for this process, and gives up after 30 s.
 """
 
+import errno
 import os
 import secrets
+import signal
 import socket
 import stat
 import subprocess
@@ -13,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,9 +26,12 @@ from ray._private import node, parameter, ray_constants, services
 from ray._private.authentication import authentication_token_setup
 from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined] # compiled
 
-from tasks.errors import SaemillError
+from tasks.errors import InputError, SaemillError
 
 _LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
+_OF_FILES = frozenset(
+    (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
+)
 # For the cluster's processes; set already, they stay as they are.
 _ENVIRONMENT = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # what "no other machine is to join" is called
@@ -44,7 +49,8 @@ def start(timeout_s: float, **options: Any) -> None:
     """``ray.init`` of a cluster that nobody else can use.
 
     Raises:
-        SaemillError: it is not there within ``timeout_s``.
+        InputError: the folder that RAY_TMPDIR names has a name that PyTorch cannot read.
+        SaemillError: it is not there within ``timeout_s``; nothing of it is left then.
     """
     if "RAY_AUTH_TOKEN_PATH" not in os.environ:  # without either, Ray writes ~/.ray/auth_token for everybody to read
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
@@ -56,11 +62,13 @@ def start(timeout_s: float, **options: Any) -> None:
     ports = _agents_ports()
     export = ports.pop("metrics_export_port")  # the one that ray.init itself takes
     started: list[subprocess.Popen[bytes]] = []
+    begun: list[subprocess.Popen[bytes]] = []
 
     def popen(command: list[str], **how: Any) -> Any:
         name = Path(command[0]).name
         told = [f"--dashboard_agent_listen_port={ports['dashboard_agent_listen_port']}"] if name == "raylet" else []
         process = console_popen([*command, *told], start_new_session=True, **how)
+        begun.append(process)
         if name in ("raylet", "gcs_server"):
             started.append(process)
         return process
@@ -78,19 +86,48 @@ def start(timeout_s: float, **options: Any) -> None:
         mock.patch.object(node.Node, "start_api_server", lambda *_, **__: None),
     ):
         try:
-            ray.init(
-                address="local", _temp_dir=folder, _metrics_export_port=export, **options
-            )  # local: else it joins what runs on this machine
+            with _nothing_left_of_a_failure(begun):
+                ray.init(
+                    address="local", _temp_dir=folder, _metrics_export_port=export, **options
+                )  # local: else it joins what runs on this machine
         except OSError as error:
-            raise SaemillError(
-                f"Ray cannot write its files in {folder} ({error.strerror or error}). Make room there, or name another "
-                "folder with the environment variable RAY_TMPDIR."
-            ) from error
+            raise _failed(error, folder) from error
         except RuntimeError as error:
             if "Failed to start GCS" not in str(error):
                 raise
             raise _too_slow(timeout_s) from error
     _kill_when_this_process_dies(ray._private.worker._global_node.all_processes[ray_constants.PROCESS_TYPE_RAYLET])
+
+
+@contextmanager
+def _nothing_left_of_a_failure(begun: Sequence["subprocess.Popen[bytes]"]) -> Iterator[None]:
+    """Where the block fails, end what it began: Ray leaves it running, and another try would start a second cluster."""
+    try:
+        yield
+    except BaseException:
+        ray.shutdown()
+        for process in begun:
+            with suppress(ProcessLookupError, PermissionError):  # it has ended, and macOS calls that so
+                os.killpg(process.pid, signal.SIGKILL)  # each has a session of its own, with its agents
+            process.wait()
+        raise
+
+
+def _failed(error: OSError, folder: str) -> SaemillError:
+    """What an error of the operating system says; Ray's own, without a number, is of a path too long for a socket."""
+    if error.errno in _OF_FILES or (error.errno is None and type(error) is OSError):
+        return SaemillError(
+            f"Ray cannot write its files in {folder} ({error.strerror or error}). Make room there, or name another "
+            "folder with the environment variable RAY_TMPDIR."
+        )
+    return _ended(f"Ray could not be started on this machine ({error.strerror or str(error) or type(error).__name__}).")
+
+
+def _ended(sentence: str) -> SaemillError:
+    return SaemillError(
+        f"{sentence} Nothing is lost: give the same command again. If that does not help, "
+        "the logs say why: session_latest/logs in a folder saemill-*/ray below /tmp or RAY_TMPDIR."
+    )
 
 
 @contextmanager
@@ -138,7 +175,12 @@ def private_folder() -> str:
     Ray lets everybody into the folder that it is given, so that one lies in another. Its path is short: Ray adds 63
     characters, and a Unix socket's may have 107.
     """
-    root = Path(os.environ.get("RAY_TMPDIR") or "/tmp")
+    root = Path(os.path.abspath(os.environ.get("RAY_TMPDIR") or "/tmp"))
+    # Ray reads ASCII only (2.60, _raylet.pyx), and PyTorch's workers are told of a file there by its URL.
+    if not (str(root).isascii() and str(root).isprintable()) or set("#?") & set(str(root)):
+        raise InputError(
+            f"RAY_TMPDIR is {str(root)!r} but must be a folder whose path has ASCII letters only, and no # or ?."
+        )
     usual = root / f"saemill-{os.getuid()}"
     try:
         usual.mkdir(mode=0o700, exist_ok=True)
@@ -171,10 +213,7 @@ def _patient(
                 return get_node(*given)
             except RuntimeError as error:
                 if any(process.poll() is not None for process in started):
-                    raise SaemillError(
-                        "Ray ended while it started. Nothing is lost: give the same command again. If that does not help, "
-                        "the logs say why: session_latest/logs in a folder saemill-*/ray below /tmp or RAY_TMPDIR."
-                    ) from error
+                    raise _ended("Ray ended while it started.") from error
                 if time.monotonic() > deadline:
                     raise _too_slow(timeout_s) from error
                 time.sleep(0.2)

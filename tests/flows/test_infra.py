@@ -1,6 +1,7 @@
 """What can be held about infra/ without containers."""
 
 import importlib
+import os
 import re
 import signal
 import subprocess
@@ -101,9 +102,27 @@ def test_prefect_deploys_them_and_a_worker_makes_the_run_that_the_scheduler_plan
                 [sys.executable, "-m", "prefect", *command], cwd=ROOT, env=environment, stdout=log, stderr=log
             )
 
-    assert prefect("work-pool", "create", "saemill", "--type", "process", "--overwrite").wait() == 0, told.read_text()
-    assert prefect("--no-prompt", "deploy", "--prefect-file", str(file), "--all").wait() == 0, told.read_text()
+    script = tmp_path / "deploy.sh"
+    script.write_text((INFRA / "deploy.sh").read_text().replace("infra/prefect.yaml", str(file)))
+    names = " ".join(deployment["name"] for deployment in given["deployments"])
+    script.write_text(
+        script.read_text().replace("pipeline sweep nightly", names).replace('"$name/$name"', '"${name#*-}/$name"')
+    )
+
+    def deploy() -> None:
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        with open(told, "ab") as log:
+            subprocess.run(
+                ["sh", str(script)], cwd=ROOT, env=environment | {"PATH": path}, stdout=log, stderr=log, check=True
+            )
+
+    deploy()
     found = served.deployment("deployed-nightly")
+    edited = f"deployments/{found['id']}/schedules/{found['schedules'][0]['id']}"
+    served.call("PATCH", edited, {"schedule": {"interval": 12}})
+    deploy()
+    (schedule,) = served.deployment("deployed-nightly")["schedules"]
+    assert schedule["schedule"]["interval"] == 12, "a worker's next start leaves what was edited"
     assert found["work_pool_name"] == "saemill"
     assert found["entrypoint"] == "flows.nightly.nightly"
     assert found["pull_steps"] == []
@@ -115,6 +134,33 @@ def test_prefect_deploys_them_and_a_worker_makes_the_run_that_the_scheduler_plan
         worker.send_signal(signal.SIGINT)
         worker.wait(60)
     assert "Traceback" not in told.read_text()
+
+
+PREFECT = """#!/bin/sh
+echo "$@" >> "$CALLS"
+case "$*" in *inspect*) case " $THERE " in *" $3 "*) exit 0;; esac; echo not found; exit 1;; esac
+"""
+
+
+@pytest.mark.parametrize("there", ["", "saemill nightly/nightly", "saemill pipeline/pipeline sweep/sweep nightly/nightly"])
+def test_only_what_the_server_does_not_have_is_deployed(there: str, tmp_path: Path) -> None:
+    (tmp_path / "prefect").write_text(PREFECT)
+    (tmp_path / "prefect").chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "CALLS": str(tmp_path / "calls"), "THERE": there}
+    subprocess.run(["sh", "infra/deploy.sh"], cwd=ROOT, env=environment, check=True)
+    calls = [call for call in (tmp_path / "calls").read_text().splitlines() if "inspect" not in call]
+    names = [deployment["name"] for deployment in load("prefect.yaml")["deployments"]]
+    missing = [name for name in names if f"{name}/{name}" not in there.split()]
+    created = [] if "saemill" in there else ["work-pool create saemill --type process"]
+    assert calls == created + [f"--no-prompt deploy --prefect-file infra/prefect.yaml --name {name}" for name in missing]
+
+
+def test_workers_deploy_nothing_again_and_make_one_run_at_a_time() -> None:
+    (container,) = load("k8s/worker.yaml")["spec"]["template"]["spec"]["containers"]
+    for command in (load("compose.yaml")["services"]["worker"]["command"][-1], container["args"][-1]):
+        assert "&& sh infra/deploy.sh &&" in command
+        assert "--all" not in command
+        assert command.endswith("prefect worker start --pool saemill --limit 1")
 
 
 def test_compose_names_only_what_it_defines_and_publishes_on_loopback_only() -> None:

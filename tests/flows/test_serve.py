@@ -12,11 +12,13 @@ import psutil
 import pytest
 from playwright.sync_api import Page
 
+from flows import password
 from flows.cli import main
 from flows.configurations import absolute
 from tasks.config import parse_config
 from tests.conftest import LOOPBACK, ROOT, listening_at
 from tests.flows.conftest import TOY, Served
+from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.prefect
 
@@ -110,9 +112,22 @@ def test_schedules_edited_in_the_ui_survive_a_restart_and_stopping_leaves_nothin
     assert kept == {"5 4 * * *": False, "0 12 * * 0": True}
 
 
+def test_the_servers_end_ends_serve_in_a_sentence(tmp_path: Path) -> None:
+    own = Served(tmp_path)
+    own.start()
+    (server,) = (child for child in own.process.children() if "flows.guarded_server" in child.cmdline())
+    server.kill()
+    assert own.process.wait(PATIENCE_S) == 1
+    sentence = own.log().splitlines()[-1]
+    assert sentence.startswith("saemill: The Prefect server ended with code -9")
+    assert f"{tmp_path}/prefect/server.log" in sentence
+    assert "Traceback" not in own.log()
+
+
 def test_a_taken_port_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
-    monkeypatch.setenv("PREFECT_API_URL", "")  # `serve` sets it; this has it put back
+    for name in ("PREFECT_API_URL", password.CLIENT, "NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "")  # `serve` sets them; this has them put back
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SystemExit) as stopped:
         main(["serve", "--config", TOY, "--nightly", TOY, "--port", str(taken.getsockname()[1])])
     assert stopped.value.code == 2

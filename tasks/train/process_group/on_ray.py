@@ -5,7 +5,6 @@ By default they meet through a TCPStore, which listens on every interface and be
 
 import uuid
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -27,7 +26,8 @@ class _OneMachineBackend(_TorchBackend):  # type: ignore[misc] # Ray is not type
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
         """As Ray's own (2.60, ray/train/torch/config.py), but for the place where they meet: a new file each time."""
         session = ray._private.worker._global_node.get_session_dir_path()
-        place = Path(session, f"torch-{uuid.uuid4().hex}").as_uri()
+        # Not Path.as_uri: PyTorch takes %20 for three letters of the name.
+        place = f"file://{session}/torch-{uuid.uuid4().hex}"
         worker_group.execute(_set_torch_distributed_env_vars)
         meeting = [
             worker_group.execute_single_async(
