@@ -66,7 +66,7 @@ EXTRAS: dict[str, dict[str, Any]] = {
     "funnel": {"block_sizes": [1, 1], "num_hidden_layers": None},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "granitemoehybrid": {"mamba_n_heads": 4, "mamba_d_head": 16},
-    **dict.fromkeys(["led", "longformer"], {"attention_window": [4, 4]}),
+    **{kind: {"attention_window": [4, 4]} for kind in ("led", "longformer")},
     "luke": {"entity_vocab_size": 8},
     "mamba2": {"num_heads": 4, "head_dim": 16, "n_groups": 1},
     "prophetnet": {"num_hidden_layers": None, "num_encoder_layers": 2, "num_decoder_layers": 2},
