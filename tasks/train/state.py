@@ -75,7 +75,8 @@ def read_run(store: ObjectStore, folder: str, plan: Plan, device: str | torch.de
     except _NOT_WHOLE as error:
         raise ArtifactError(f"The checkpoint {store.uri}/{folder} is not whole: {reason_of(error)}.") from None
     # The rest is outside: what goes wrong with whole files, such as a full GPU, must not make them count as damaged.
-    return _run_of(parts[0] if len(parts) == 1 else _cut(parts, plan, latents), facts, plan, device)
+    is_own = len(parts[0]["silent"]) == plan.layout.d_sae // latents.world_size
+    return _run_of(parts[0] if is_own else _cut(parts, plan, latents), facts, plan, device)
 
 
 def _run_of(tensors: dict[str, Tensor], facts: Facts, plan: Plan, device: str | torch.device) -> Run:
