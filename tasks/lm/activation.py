@@ -1,23 +1,29 @@
 """What a module takes or gives, read as one activation per token: the first tensor of a tuple, heads side by side."""
 
+import sys
 from typing import Any
 
 from torch import Tensor
-from transformers.utils import ModelOutput
 
 from tasks.errors import InputError
 
 
+def _is_model_output(value: Any) -> bool:
+    """Whether transformers gave it. Not imported for that: it takes seconds, and runs without a model do without."""
+    module = sys.modules.get("transformers.utils")
+    return module is not None and isinstance(value, module.ModelOutput)
+
+
 def first(output: Any) -> Any:
     """The first entry of nested tuples, lists and transformers' outputs."""
-    while isinstance(output, (tuple, list, ModelOutput)) and len(output):
+    while (isinstance(output, (tuple, list)) or _is_model_output(output)) and len(output):
         output = output[0]
     return output
 
 
 def with_first(output: Any, new: Tensor) -> Any:
     """A copy of ``output``, of the same nested types, with another first entry."""
-    if isinstance(output, ModelOutput):
+    if _is_model_output(output):
         name = next(iter(output))
         return type(output)(**{**output, name: with_first(output[name], new)})
     if not isinstance(output, (tuple, list)) or not len(output):

@@ -13,7 +13,6 @@ from tasks.artifacts import require_manifest
 from tasks.config import PipelineConfig
 from tasks.errors import ArtifactError
 from tasks.lm.config import ModelConfig
-from tasks.lm.load import load_model
 from tasks.precision import here
 from tasks.sae import SparseAutoencoder, load
 from tasks.score.baselines import affordable_rows, baselines, fit_training_rows
@@ -186,5 +185,7 @@ def _model(config: ModelConfig) -> Any:
     Its weights are rounded as in the harvest, which may have run on a GPU; where this CPU would emulate that precision,
     which takes six times as long, they are multiplied in float32.
     """
+    from tasks.lm.load import load_model  # transformers: 3 s of a slow CPU, for nothing where activations are the user's own
+
     model = load_model(config)
     return model if str(model.dtype) == f"torch.{here('cpu').dtype}" else model.float()

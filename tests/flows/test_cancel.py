@@ -6,6 +6,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.conftest import LOOPBACK, listening_at
 from tests.flows.conftest import Served
 from tests.patience import PATIENCE_S
 
@@ -27,6 +28,8 @@ def cancel(served: Served, run: str) -> list[psutil.Process]:
     (engine,) = (child for child in served.process.children() if "prefect.engine" in " ".join(child.cmdline()))
     family = [engine, *engine.children(recursive=True)]
     assert any("RayTrainWorker" in " ".join(process.cmdline()) for process in family)
+    assert any("raylet" in process.name() for process in family)
+    assert listening_at([served.process, *family]) <= LOOPBACK
     served.call("POST", f"flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})
     assert served.wait_until_ended(run)["type"] == "CANCELLED"
     assert "CRASHED" not in served.history(run)
@@ -34,7 +37,7 @@ def cancel(served: Served, run: str) -> list[psutil.Process]:
     return alive
 
 
-def test_a_run_cancelled_while_it_trains_goes_on_from_the_step_where_it_was(served: Served) -> None:
+def test_a_run_cancelled_while_it_trains_leaves_no_process_and_goes_on_from_the_step_where_it_was(served: Served) -> None:
     first = served.start_run("pipeline", PARAMETERS)
     served.wait(lambda: bool(checkpoints(served)), "training's first checkpoint")
     every = min(checkpoints(served))

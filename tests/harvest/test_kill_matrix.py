@@ -17,7 +17,7 @@ from tests.sampled import sampled
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
 KILLED = -signal.SIGKILL
-turns = pytest.mark.takes_turns(0.4)
+turns = pytest.mark.takes_turns(0.2)
 
 
 @pytest.fixture(scope="module")

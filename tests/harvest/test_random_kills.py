@@ -16,7 +16,7 @@ from tests.harvest.random_kills import survive
 from tests.patience import PATIENCE_S
 from tests.sampled import examples
 
-KILLS = int(os.environ.get("SAEMILL_KILLS", examples(3, 12)))
+KILLS = int(os.environ.get("SAEMILL_KILLS", examples(2, 12)))
 FORKED_KILLS = int(os.environ.get("SAEMILL_FORKED_KILLS", examples(50, 100)))
 
 

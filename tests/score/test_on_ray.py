@@ -104,7 +104,14 @@ def config(model_folder: str, **settings: Any) -> PipelineConfig:
             "text": {"source": "unused.txt"},
             "model": {"name": model_folder, "dtype": "float32"},
             "harvest": {"hooks": [HOOK]},
-            "score": {"context_tokens": 3, "splice_tokens": 20 * CONTEXT, "top_logits": 4, "neighbours": 2, **settings},
+            "score": {
+                "context_tokens": 3,
+                "splice_tokens": 20 * CONTEXT,
+                "top_logits": 4,
+                "neighbours": 2,
+                "tasks_in_flight": 2,
+                **settings,
+            },
         }
     )
 
