@@ -35,6 +35,7 @@ SMALL = {
     "train.tokens": 40_960,
     "train.batch_tokens": 256,
     "train.checkpoint_every_tokens": 5_120,
+    "train.workers": 1,
     "score.splice_tokens": 256,
     "score.baseline_tokens": 512,
 }

@@ -20,6 +20,7 @@ from tasks.on_ray import cluster_cpus, connect
 from tasks.progress import Listener, Progress
 from tasks.sae import load
 from tasks.score.examples import choose
+from tasks.score.pieces import Piece
 from tasks.score.results import Results, write_results
 from tasks.score.stability import Stability
 from tasks.score.survey import Survey
@@ -39,6 +40,8 @@ from tasks.score.work import (
 logger = logging.getLogger(__name__)
 
 _POLL_S = 1.0
+_SMALL_FLOP = 1e11
+"""Five seconds of one core."""
 
 
 def score(config: PipelineConfig, tokens: str | None, activations: str, sae: str, out: str, listener: Listener) -> None:
@@ -65,7 +68,7 @@ def _measure(job: Job, listener: Listener) -> Results:
     if not pieces:
         raise ArtifactError(f"{job.activations} has no held-out rows of {job.config.hook}. Harvest again.")
     groups = [sequences[i : i + SPLICE_SEQUENCES] for i in range(0, len(sequences), SPLICE_SEQUENCES)]
-    pool = _Pool(job.config.score.tasks_in_flight, 2 * len(pieces) + len(groups) + 2, listener)
+    pool = _Pool(_at_once(job, pieces), 2 * len(pieces) + len(groups) + 2, listener)
     try:
         surveys = [pool.submit(survey_piece, job, piece) for piece in pieces]
         splices = [pool.submit(measure_splice, job, group) for group in groups]
@@ -88,6 +91,17 @@ def _measure(job: Job, listener: Listener) -> Results:
         )
     finally:
         pool.stop()
+
+
+def _at_once(job: Job, pieces: Sequence[Piece]) -> int | None:
+    """How many pieces of work are done at once; None for as many as there is room for.
+
+    A process takes 5 s of a slow CPU to start (Zen 3), so that less work than that is left to one.
+    """
+    split = job.split("eval")
+    products = 6 * sum(piece.rows for piece in pieces) * split.d_in * job.config.sae.d_sae
+    small = job.tokens is None and products < _SMALL_FLOP
+    return job.config.score.tasks_in_flight or (1 if small else None)
 
 
 @dataclass(frozen=True, slots=True)
