@@ -35,12 +35,20 @@ def group(nodeid: str, has: Collection[str]) -> tuple[str, bool]:
 
 
 def not_their_turn(items: list[pytest.Item]) -> set[pytest.Item]:
-    """Of the tests of a file that are marked ``takes_turns(share)``, those that are not in this commit's share."""
-    by_file: dict[tuple[str, float], list[pytest.Item]] = defaultdict(list)
+    """Of the tests that take turns with each other, those that are not in this commit's share.
+
+    They are of one file, or are marked with the same ``among``; then at least one of each package has its turn.
+    """
+    circles: dict[tuple[str, float], list[pytest.Item]] = defaultdict(list)
     for item in items:
         if mark := item.get_closest_marker("takes_turns"):
-            by_file[item.nodeid.partition("::")[0], mark.args[0]].append(item)
-    return {item for (_, share), found in by_file.items() for item in set(found) - set(sampled(found, share))}
+            circles[mark.kwargs.get("among") or item.nodeid.partition("::")[0], mark.args[0]].append(item)
+    return {
+        item
+        for (_, share), found in circles.items()
+        for item in set(found)
+        - set(sampled(found, share, kind=lambda item: PurePath(item.nodeid.partition("::")[0]).parent))
+    }
 
 
 def in_groups(items: list[pytest.Item]) -> None:

@@ -22,6 +22,7 @@ from tasks.store.objects import open_store
 from tasks.store.reader import read_rows
 from tasks.store.schema import to_float32
 from tests.patience import PATIENCE_S
+from tests.turns import kill_through_ray
 
 ROOT = Path(__file__).parents[1]
 SMALL = {
@@ -90,7 +91,7 @@ def test_a_second_run_recomputes_nothing_and_says_the_same(finished: dict[str, A
 
 
 @pytest.mark.s3
-@pytest.mark.takes_turns(0.5)
+@kill_through_ray
 def test_s3_gives_the_same_results_as_disk(finished: dict[str, Any], s3: str) -> None:
     there = run(f"{s3}/end-to-end")
     for stage in ("tokens", "activations", "sae", "scores", "report"):
@@ -100,7 +101,7 @@ def test_s3_gives_the_same_results_as_disk(finished: dict[str, Any], s3: str) ->
     assert there["summary"]["fvu"] == finished["summary"]["fvu"]
 
 
-@pytest.mark.takes_turns(0.5)
+@kill_through_ray
 def test_killed_in_harvest_and_in_training_it_goes_on_to_the_same_results(finished: dict[str, Any], tmp_path: Path) -> None:
     storage = str(tmp_path)
     in_harvest = kill_when(storage, lambda: len(list(tmp_path.glob("shards/*/commits/*.json"))) >= 3)

@@ -13,11 +13,12 @@ from tests.harvest.commands import Command, kill_tree, until, write_config
 from tests.harvest.kill_points import IN_ACTOR, IN_DRIVER
 from tests.patience import PATIENCE_S
 from tests.sampled import sampled
+from tests.turns import kill_through_ray
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
 KILLED = -signal.SIGKILL
-turns = pytest.mark.takes_turns(0.2)
+turns = kill_through_ray
 
 
 @pytest.fixture(scope="module")

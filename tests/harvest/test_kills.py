@@ -16,6 +16,7 @@ from tasks.store.objects import ObjectStore, open_store
 from tests.conftest import s3_server
 from tests.harvest.conftest import Harvested, places, tiny_config
 from tests.patience import PATIENCE_S
+from tests.turns import kill_through_ray
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -46,7 +47,7 @@ def until(ready: Callable[[], bool], seconds: float = PATIENCE_S) -> None:
         time.sleep(0.001)
 
 
-@pytest.mark.takes_turns(0.5)
+@kill_through_ray
 def test_an_actor_killed_while_it_harvests_is_replaced(harvested: Harvested, tmp_path: Path) -> None:
     before = {process.pid for process in harvesters()}
     config = tiny_config(harvested.config.model.name, str(tmp_path))
@@ -70,7 +71,7 @@ def test_an_actor_killed_while_it_harvests_is_replaced(harvested: Harvested, tmp
 
 
 @pytest.mark.s3
-@pytest.mark.takes_turns(0.5)
+@kill_through_ray
 def test_a_harvest_outlasts_an_s3_server_that_is_killed_and_restarted(
     harvested: Harvested, s3: str, s3_process: s3_server, tokens_directory: Callable[[str], str]
 ) -> None:

@@ -15,11 +15,13 @@ from tests.harvest.kill_points import IN_ACTOR
 from tests.harvest.random_kills import survive
 from tests.patience import PATIENCE_S
 from tests.sampled import examples
+from tests.turns import kill_through_ray
 
 KILLS = int(os.environ.get("SAEMILL_KILLS", examples(2, 12)))
 FORKED_KILLS = int(os.environ.get("SAEMILL_FORKED_KILLS", examples(50, 100)))
 
 
+@kill_through_ray
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_harvest_by_actors_survives_kills_at_random_moments(tmp_path: Path) -> None:

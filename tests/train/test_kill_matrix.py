@@ -14,6 +14,7 @@ from tests.sampled import sampled
 from tests.train.conftest import make_run
 from tests.train.kill_points import IN_WORKER
 from tests.train.kills import CONTROLLER, JOB, WORKER, Command, kill, surviving, titled
+from tests.turns import kill_through_ray
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -72,10 +73,11 @@ VICTIMS: dict[str, tuple[Callable[[int, psutil.Popen], list[psutil.Process]], bo
 POINTS = ("step", "upload", "commit")
 CASES = [("worker", "latents", IN_WORKER), *((victim, "rows", POINTS) for victim in VICTIMS if victim != "job")]
 CASES += [("job", "rows", ("commit",))]  # like the command, which each time costs its whole start
-SOME = sampled(CASES, share=0.3, kind=lambda case: case[1])  # test_forked_kills.py holds every point in milliseconds
+# test_forked_kills.py holds every point in milliseconds.
 
 
-@pytest.mark.parametrize(("victim", "mesh", "points"), SOME, ids=["-".join(case[:2]) for case in SOME])
+@kill_through_ray
+@pytest.mark.parametrize(("victim", "mesh", "points"), CASES, ids=["-".join(case[:2]) for case in CASES])
 def test_whoever_is_killed_at_each_point_the_run_ends_undisturbed(
     victim: str,
     mesh: str,

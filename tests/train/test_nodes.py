@@ -11,6 +11,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.patience import PATIENCE_S
+from tests.turns import kill_through_ray
 
 
 def _told(module: str, folder: Path) -> dict[str, Any]:
@@ -31,13 +32,13 @@ def _told(module: str, folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.ray
-@pytest.mark.takes_turns(0.5)
+@kill_through_ray
 def test_a_run_whose_nodes_die_at_each_point_and_are_replaced_ends_undisturbed(tmp_path: Path) -> None:
     assert _told("tests.train.nodes", tmp_path)["began"] == [1, 21, 21, 41]
 
 
 @pytest.mark.ray
-@pytest.mark.takes_turns(0.5)
+@kill_through_ray
 def test_with_min_workers_a_run_goes_on_with_fewer_while_a_node_is_lost(tmp_path: Path) -> None:
     told = _told("tests.train.elastic", tmp_path)
     assert told["shares"] == [16, 32, 16]

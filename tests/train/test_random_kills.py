@@ -7,10 +7,12 @@ import pytest
 
 from tests.sampled import examples
 from tests.train.random_kills import commands, survive
+from tests.turns import kill_through_ray
 
-KILLS = int(os.environ.get("SAEMILL_KILLS", examples(3, 12)))
+KILLS = int(os.environ.get("SAEMILL_KILLS", examples(2, 12)))
 
 
+@kill_through_ray
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_training_survives_kills_at_random_moments(tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ from tests.harvest.commands import kill_tree
 from tests.patience import PATIENCE_S
 from tests.train.conftest import make_run
 from tests.train.kills import Command, kill
+from tests.turns import kill_through_ray
 
-pytestmark = [pytest.mark.ray, pytest.mark.s3, pytest.mark.usefixtures("ray_cluster")]
+pytestmark = [kill_through_ray, pytest.mark.ray, pytest.mark.s3, pytest.mark.usefixtures("ray_cluster")]
 
 STEPS, EVERY = 60, 20
 SERVER_AWAY_S = 20.0
