@@ -1,6 +1,6 @@
 """Ray Train without the processes that a job of ours has no use for.
 
-Each is a Python process of its own, which takes 3 to 7 s of a slow CPU to start (Zen 3, Ray 2.60) and 150 MB.
+Each is a Python process of its own, which imports Ray Data and takes seconds of a slow CPU to start (Zen 3, Ray 2.60).
 """
 
 from typing import Any
