@@ -21,6 +21,7 @@ from tests.conftest import ROOT
 from tests.harvest.conftest import places, tiny_config
 from tests.harvest.kill_points import environment
 from tests.patience import PATIENCE_S
+from tests.turns import kill_through_ray
 
 
 def shards(n: int) -> list[Shard]:
@@ -192,6 +193,7 @@ def test_progress_counts_the_tokens_of_shards_at_work_only(
     assert worker.progress() == {}
 
 
+@kill_through_ray
 @pytest.mark.ray
 def test_a_harvest_shrinks_and_grows_with_the_clusters_nodes(
     tiny_llama: str, tokens_directory: Callable[[str], str], tmp_path: Path

@@ -18,7 +18,7 @@ from tests.sampled import examples
 from tests.turns import kill_through_ray
 
 KILLS = int(os.environ.get("SAEMILL_KILLS", examples(2, 12)))
-FORKED_KILLS = int(os.environ.get("SAEMILL_FORKED_KILLS", examples(50, 100)))
+FORKED_KILLS = int(os.environ.get("SAEMILL_FORKED_KILLS", examples(20, 100)))
 
 
 @kill_through_ray

@@ -23,7 +23,7 @@ def _told(module: str, folder: Path) -> dict[str, Any]:
         env={**os.environ, "OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"},
         capture_output=True,
         text=True,
-        timeout=PATIENCE_S,
+        timeout=1.5 * PATIENCE_S,  # four starts of Ray Train, one after the other
     )
     assert done.returncode == 0, done.stderr[-3000:]
     [line] = [line for line in done.stdout.splitlines() if line.startswith("{")]  # Ray says there that a raylet died
