@@ -18,6 +18,8 @@ STARTED = {"served": "prefect", "ray_cluster": "ray"}
 """Fixtures of the whole session, and what is started for whoever has them; the first that is met counts."""
 LONG = {"ray", "prefect"}
 """Markers of tests that take long."""
+LONGEST = ("ray-train", "prefect-flows", "ray-harvest", "tests-end_to_end")
+"""The groups that take longest, first: whichever comes last would leave the other processes with nothing to do."""
 
 
 def group(nodeid: str, has: Collection[str]) -> tuple[str, bool]:
@@ -54,11 +56,15 @@ def not_their_turn(items: list[pytest.Item]) -> set[pytest.Item]:
 def in_groups(items: list[pytest.Item]) -> None:
     """Put the groups that take long first, and tell the process that deals them out which test is of which group."""
     found = {item: group(item.nodeid, _has(item)) for item in items}
-    items.sort(key=lambda item: not found[item][1])
+    items.sort(key=lambda item: _place(*found[item]))
     file = Path(os.environ[GROUPS])
     aside = file.with_suffix(f".{os.getpid()}")  # each process writes the same, and none reads half of it
     aside.write_text(json.dumps({item.nodeid: name for item, (name, _) in found.items()}))
     aside.replace(file)
+
+
+def _place(name: str, is_long: bool) -> int:
+    return LONGEST.index(name) if name in LONGEST else len(LONGEST) + (not is_long)
 
 
 def _has(item: pytest.Item) -> set[str]:
