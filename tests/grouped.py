@@ -45,12 +45,11 @@ def not_their_turn(items: list[pytest.Item]) -> set[pytest.Item]:
     for item in items:
         if mark := item.get_closest_marker("takes_turns"):
             circles[mark.kwargs.get("among") or item.nodeid.partition("::")[0], mark.args[0]].append(item)
-    return {
-        item
-        for (_, share), found in circles.items()
-        for item in set(found)
-        - set(sampled(found, share, kind=lambda item: PurePath(item.nodeid.partition("::")[0]).parent))
-    }
+    return {item for (_, share), of in circles.items() for item in set(of) - set(sampled(of, share, kind=_package))}
+
+
+def _package(item: pytest.Item) -> PurePath:
+    return PurePath(item.nodeid.partition("::")[0]).parent
 
 
 def in_groups(items: list[pytest.Item]) -> None:
