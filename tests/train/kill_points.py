@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 import tasks.store.objects as objects
+import tasks.train.descend as descend
 import tasks.train.loop as loop
 import tasks.train.on_ray as on_ray
 import tasks.train.state as state
@@ -108,7 +109,7 @@ def at_steps(points: Points) -> None:
         return real(run_state, raw, plan, scaling, exchange)
 
     loop.update = update
-    before(torch.optim.Adam, "step", "step", points)  # gradients are there, of all workers; the weights are not there yet
+    before(descend, "adam", "step", points)  # gradients are there, of all workers; the weights are not there yet
 
 
 def before(
