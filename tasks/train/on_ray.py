@@ -8,6 +8,7 @@ from typing import Any
 
 import ray
 import ray.train
+import ray.train.torch
 import torch
 
 from tasks.artifacts import read_manifest
@@ -17,6 +18,7 @@ from tasks.on_ray import connect
 from tasks.progress import Listener, Progress
 from tasks.sae.exchange import Alone
 from tasks.store.objects import open_store
+from tasks.train.checkpoints import CHECKPOINTS, checkpoint_name, prune
 from tasks.train.curve import is_spike, spike_told
 from tasks.train.distributed import Spares, TorchExchange
 from tasks.train.finish import close
@@ -25,8 +27,8 @@ from tasks.train.job.stored import drop_forgotten_checkpoints, drop_unusable_sna
 from tasks.train.loggers import open_loggers
 from tasks.train.loop import Run, StoppedError, ignore
 from tasks.train.mixing import tell_mixing
-from tasks.train.state import checkpoint_name, prune, write_part
-from tasks.train.worker import CHECKPOINTS, Worker
+from tasks.train.state import write_part
+from tasks.train.worker import Worker
 
 _TELL_S = 1.0
 

@@ -1,7 +1,6 @@
 """The files of a checkpoint, read and held against the plan: what is wrong with them shows before a run is made of them."""
 
 import hashlib
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,11 +14,11 @@ from tasks.sae.exchange import Group
 from tasks.sae.parameters import extra_of
 from tasks.sae.registry import architecture
 from tasks.store.objects import ObjectStore
+from tasks.train.checkpoints import PART, part_name
 from tasks.train.curve import CurveRow
 from tasks.train.plan import Plan
 from tasks.train.spent import Spent
 
-PART = re.compile(r"state(?:\.(\d+)-of-(\d+))?\.json")
 FLAT = ("parameters", "exp_avg", "exp_avg_sq")
 """Tensors as long as all parameters together."""
 BUFFER = "buffer."
@@ -51,11 +50,6 @@ class Facts:
             raise ValueError("its steps since the curve's last row are no rows of numbers")
         rows = [[float(number) for number in row] for row in pending]
         return Facts(step, Spent(**_numbers(found["spent"])), [CurveRow(**_numbers(row)) for row in found["curve"]], rows)
-
-
-def part_name(part: int, n_parts: int) -> str:
-    """Of a part's two files, without suffix."""
-    return "state" if n_parts == 1 else f"state.{part}-of-{n_parts}"
 
 
 def read_parts(store: ObjectStore, folder: str, plan: Plan, latents: Group) -> tuple[list[dict[str, Tensor]], Facts]:

@@ -5,10 +5,7 @@ Each part of the latents is a ``safetensors`` and a ``json`` file: ``state``, or
 
 import hashlib
 import logging
-import shutil
-from collections.abc import Container
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import torch
 from safetensors.torch import save as tensors_to_bytes
@@ -19,10 +16,11 @@ from tasks.errors import ArtifactError
 from tasks.sae.exchange import Alone, Exchange, Group, add_up_everywhere
 from tasks.sae.parameters import extra_of, joined, part_of, view
 from tasks.store.faults import DAMAGE, reason_of
-from tasks.store.objects import LocalStore, ObjectStore
+from tasks.store.objects import ObjectStore
+from tasks.train.checkpoints import checkpoint_name, kept, part_name, prune
 from tasks.train.curve import Meter
 from tasks.train.loop import Run
-from tasks.train.parts import BUFFER, FLAT, PART, Facts, part_name, read_parts
+from tasks.train.parts import BUFFER, FLAT, Facts, read_parts
 from tasks.train.plan import Plan
 from tasks.train.step import state_from
 
@@ -144,24 +142,6 @@ def write_part(run: Run, store: ObjectStore, prefix: str, latents: Group = _ONE)
         store.put(f"{prefix}{checkpoint_name(run.state.step)}/{name}", data)
 
 
-def prune(store: ObjectStore, prefix: str, keep: int, spare: Container[str] = ()) -> None:
-    """Remove all checkpoints below ``prefix`` but the newest ``keep`` and those whose names are in ``spare``."""
-    for folder in kept(store, prefix)[:-keep]:
-        if folder.rpartition("/")[2] in spare:
-            continue
-        # In the order of names the json file goes first: what is left of a removal that was cut short is no checkpoint.
-        for key in sorted(info.key for info in store.list(f"{folder}/")):
-            store.delete(key)
-        if isinstance(store, LocalStore):  # buckets have no folders; what a kill in mid-write left behind goes with its own
-            shutil.rmtree(Path(store.uri, folder), ignore_errors=True)
-
-
-def kept(store: ObjectStore, prefix: str) -> list[str]:
-    """Folders of checkpoints below ``prefix``, whole or not, in the order of steps."""
-    found = (info.key.rpartition("/") for info in store.list(prefix))
-    return sorted({folder for folder, _, name in found if PART.fullmatch(name)})
-
-
 def _require_same(
     folders: list[str], store: ObjectStore, prefix: str, device: str | torch.device, exchange: Exchange
 ) -> None:
@@ -170,8 +150,3 @@ def _require_same(
     if bool((everyone != digest).any()):
         where = f"{store.uri}/{prefix.rstrip('/')}"
         raise ArtifactError(f"Workers see different checkpoints below {where}. Storage must be shared by all machines.")
-
-
-def checkpoint_name(step: int) -> str:
-    """Folder of a step's checkpoint; names sort by step."""
-    return f"step-{step:012d}"

@@ -16,6 +16,7 @@ from tasks.store.objects import open_store
 from tasks.store.reader import Split
 from tasks.store.schema import Array
 from tasks.store.tensors import as_tensor, from_stored
+from tasks.train.checkpoints import CHECKPOINTS
 from tasks.train.faults import NotFiniteError, explain
 from tasks.train.finish import finished_weights, write_sae
 from tasks.train.loop import Run, ignore, train
@@ -24,7 +25,6 @@ from tasks.train.spent import accounts
 from tasks.train.state import newest_run
 from tasks.train.step import in_common, initial_state
 
-CHECKPOINTS = "checkpoints"
 SAMPLE_ROWS = 8192
 """Training rows that the initial weights are drawn from."""
 

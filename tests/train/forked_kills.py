@@ -19,11 +19,12 @@ import torch.distributed as dist
 
 from tasks.sae.exchange import Alone
 from tasks.store.objects import open_store
+from tasks.train.checkpoints import CHECKPOINTS
 from tasks.train.distributed import TorchExchange
 from tasks.train.finish import close
 from tasks.train.loop import Run
 from tasks.train.state import write_part
-from tasks.train.worker import CHECKPOINTS, Worker
+from tasks.train.worker import Worker
 from tests.harvest.commands import until
 from tests.sampled import every_case
 from tests.train.conftest import make_run

@@ -8,8 +8,8 @@ import ray
 
 from tasks.errors import InputError
 from tasks.store.objects import open_store
+from tasks.train.checkpoints import checkpoint_name, prune
 from tasks.train.job.stored import drop_forgotten_checkpoints, drop_unusable_snapshot, require_shared
-from tasks.train.state import checkpoint_name, prune
 
 SNAPSHOT = "checkpoint_manager_snapshot.json"
 

@@ -18,10 +18,11 @@ from tasks.sae.parameters import joined, part_of, view
 from tasks.sae.registry import NAMES
 from tasks.sae.scaling import Scaling
 from tasks.store.objects import open_store
+from tasks.train.checkpoints import checkpoint_name
 from tasks.train.config import TrainConfig
 from tasks.train.loop import Run, StoppedError, ignore, train
 from tasks.train.plan import Plan, plan
-from tasks.train.state import checkpoint_name, newest_run, run_to_files
+from tasks.train.state import newest_run, run_to_files
 from tasks.train.step import TrainState, in_common, initial_state, state_from
 from tests.sae.threads import in_mesh
 from tests.sampled import sampled

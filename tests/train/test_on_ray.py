@@ -21,6 +21,7 @@ from tasks.sae.exchange import Alone
 from tasks.train.on_ray import train
 from tasks.train.worker import Worker
 from tests.patience import PATIENCE_S
+from tests.train.kills import CONTROLLER, JOB, titled
 from tests.turns import kill_through_ray
 
 pytestmark = pytest.mark.ray
@@ -120,6 +121,8 @@ def test_an_interrupted_driver_leaves_no_workers_behind(_shared, tiny_run, tmp_p
     config, activations = tiny_run(tokens=32 * 100_000, workers=2)
 
     def interrupt(progress: Progress) -> None:
+        for process in [*titled(CONTROLLER), *titled(JOB)]:
+            assert "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text(), "it takes 2.4 s of CPU to import"
         raise StoppedError
 
     with pytest.raises(StoppedError):
@@ -128,6 +131,7 @@ def test_an_interrupted_driver_leaves_no_workers_behind(_shared, tiny_run, tmp_p
     while ray.available_resources().get("CPU", 0) < 4:
         assert time.monotonic() < deadline, "workers still hold their CPUs"
         time.sleep(0.2)
+    assert titled(CONTROLLER) == [], "a controller that is left takes the CPUs again"
 
 
 class ToldToStop(BaseException):

@@ -16,8 +16,9 @@ from tasks.errors import ArtifactError
 from tasks.sae.exchange import Alone
 from tasks.sae.registry import NAMES
 from tasks.store.objects import open_store
+from tasks.train.checkpoints import checkpoint_name
 from tasks.train.loop import Run, StoppedError
-from tasks.train.state import checkpoint_name, newest_run, read_run, run_to_files
+from tasks.train.state import newest_run, read_run, run_to_files
 from tasks.train.worker import Worker
 from tests.patience import PATIENCE_S
 

@@ -14,8 +14,9 @@ from tasks.sae.exchange import Alone
 from tasks.store.joined import JoinedSplit
 from tasks.store.objects import open_store
 from tasks.store.writer import Rows
+from tasks.train.checkpoints import checkpoint_name
 from tasks.train.loop import Run
-from tasks.train.state import checkpoint_name, run_to_files
+from tasks.train.state import run_to_files
 from tasks.train.worker import Worker
 from tests.stored import store_hooks
 

@@ -14,9 +14,9 @@ from tasks.errors import InputError
 from tasks.sae.exchange import Alone
 from tasks.store.lanes import LaneReader
 from tasks.store.objects import open_store
+from tasks.train.checkpoints import checkpoint_name, kept
 from tasks.train.finish import SAE_FILES, close
 from tasks.train.loop import Run, StoppedError, ignore
-from tasks.train.state import checkpoint_name, kept
 from tasks.train.sweep.members import members, packed, require_memory, state_bytes
 from tasks.train.sweep.together import train_together
 from tasks.train.worker import Worker

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import pkgutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from typing import Any
 import pyarrow.fs
 import ray
 import ray.train
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -20,10 +21,10 @@ from tasks.errors import InputError, SaemillError
 from tasks.on_ray import cluster_cpus, cluster_gpus
 from tasks.progress import Progress
 from tasks.store.objects import open_store, s3_filesystem
+from tasks.train.checkpoints import CHECKPOINTS
 from tasks.train.job.lean.on_ray import LeanTrainer, LeanTrainerOfItsOwnCluster
 from tasks.train.job.stored import drop_unusable_snapshot
-from tasks.train.process_group.on_ray import OneMachineTorchConfig
-from tasks.train.worker import CHECKPOINTS
+from tasks.train.process_group.on_ray import ProcessGroup
 
 logger = logging.getLogger(__name__)
 
@@ -64,12 +65,13 @@ def supervise(
 ) -> dict[str, Any]:
     """Run a job of Ray Train in an actor of its own and watch it, so that this process can be interrupted at any time.
 
-    ``TorchTrainer.fit`` would block and take over SIGINT here. Killing the actor ends Ray Train's controller, which it
-    owns, and with that the workers.
+    Ray Train's ``fit`` would block and take over SIGINT here. Killing the actor ends Ray Train's controller, which it
+    owns, and with that the workers. Neither of the two imports torch, which takes 2.4 s of CPU (Zen 3): what the workers
+    do goes to them by its name, and what they do it with as a reference that only they follow.
 
     Args:
         config: how many workers of which size, and how often they are restarted.
-        work: what each worker does; of what it returns, the first worker's is the result.
+        work: a function of a module, what each worker does; of what it returns, the first worker's is the result.
         task: what ``work`` gets, beside ``config``, ``out``, ``folder`` (this process's) and ``job``, the actor.
         out: where Ray Train keeps its own files and checkpoints.
         listener: gets the latest progress of each worker that has told any, by rank.
@@ -84,7 +86,8 @@ def supervise(
     )  # no other machine's loss counts
     job = ray.remote(num_cpus=0, max_concurrency=4, scheduling_strategy=here)(_Job).remote()
     try:
-        done = job.run.remote(work, {**task, "config": config, "out": out, "folder": os.getcwd()})
+        task = {**task, "config": config, "out": out, "folder": os.getcwd()}
+        done = job.run.remote(f"{work.__module__}:{work.__qualname__}", [ray.put(task)], config, out)
         with _checkpoint_when_stopped(job, done):
             return _watched(job, done, listener, config.train.max_hours)
     except ray.exceptions.RayTaskError as error:
@@ -92,7 +95,7 @@ def supervise(
     except ray.exceptions.RayActorError as error:
         raise SaemillError(f"The training job was lost ({error}). The same command goes on from its checkpoint.") from error
     finally:
-        ray.kill(job)
+        _end(job)
         _free(_placement_groups() - before)
 
 
@@ -140,6 +143,16 @@ def _is_signal(error: BaseException) -> bool:
     return cause is not None and not isinstance(cause, Exception)
 
 
+def _end(job: Any) -> None:
+    """Kill the job and then its controller, which Ray would give up to 30 s to leave, in which it starts workers anew."""
+    controller = None
+    with suppress(ray.exceptions.RayError):  # the job is gone or does not answer
+        controller = ray.get(job.controller.remote(), timeout=2)
+    ray.kill(job)
+    if controller is not None:
+        ray.kill(controller)
+
+
 def _placement_groups() -> set[str]:
     """Hex ids of the reservations that this process holds on the cluster; an id ends with its creator's Ray job."""
     mine = ray.get_runtime_context().get_job_id()
@@ -171,25 +184,25 @@ class _Job:
         self._refusal: SaemillError | None = None
         self._warnings: list[str] = []
         self._stopping = False
+        self._controller: Any = None
 
-    def run(self, work: Callable[[dict[str, Any]], dict[str, Any]], task: dict[str, Any]) -> dict[str, Any]:
+    def run(self, work: str, task: list[Any], config: PipelineConfig, out: str) -> dict[str, Any]:
         """The first worker's result. A controller that is lost is a failure like a lost worker: another one goes on."""
-        config = task["config"]
         if config.ray.address is None:
             os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # one process less where no node can go
-        task = {**task, "job": ray.get_runtime_context().current_actor}
+        part = {"work": work, "task": task, "job": ray.get_runtime_context().current_actor}
         before = _placement_groups()
         failures = 0
         while True:
             try:
-                result: dict[str, Any] = _trainer(work, task).fit().return_value
+                result: dict[str, Any] = _trainer(part, config, out).fit().return_value
             except (ray.exceptions.RayActorError, ray.train.ControllerError) as error:
                 if failures >= config.train.max_failures or _lacks_room(error):
                     raise
                 failures += 1
                 self.warn(f"training: Ray Train's controller was lost ({type(error).__name__}); another goes on")
                 _free(_placement_groups() - before)
-                drop_unusable_snapshot(task["out"])
+                drop_unusable_snapshot(out)
             else:
                 return result
 
@@ -208,6 +221,12 @@ class _Job:
     def stopping(self) -> bool:
         return self._stopping
 
+    def controlled_by(self, controller: Any) -> None:
+        self._controller = controller
+
+    def controller(self) -> Any:
+        return self._controller
+
     def news(self) -> tuple[list[Progress], SaemillError | None, list[str]]:
         """The latest progress of all workers and the warnings, once, and the error that no restart would cure."""
         progress = [self._progress[rank] for rank in sorted(self._progress)] if self._is_new else []
@@ -216,15 +235,19 @@ class _Job:
         return progress, self._refusal, warnings
 
 
-def _trainer(work: Callable[[dict[str, Any]], dict[str, Any]], task: dict[str, Any]) -> TorchTrainer:
-    settings = task["config"].train
-    shared = task["config"].ray.address is not None
-    trainer, meets = (LeanTrainer, TorchConfig) if shared else (LeanTrainerOfItsOwnCluster, OneMachineTorchConfig)
-    path, filesystem = _storage(task["out"])
-    return trainer(
-        work,
-        train_loop_config=task,
-        torch_config=meets(backend="nccl" if settings.use_gpu else "gloo", timeout_s=600),
+def _do(part: dict[str, Any]) -> dict[str, Any]:
+    """In a worker: its part of the work."""
+    work: Callable[[dict[str, Any]], dict[str, Any]] = pkgutil.resolve_name(part["work"])
+    return work({**ray.get(part["task"][0]), "job": part["job"]})
+
+
+def _trainer(part: dict[str, Any], config: PipelineConfig, out: str) -> LeanTrainer:
+    settings, is_own = config.train, config.ray.address is None
+    path, filesystem = _storage(out)
+    return (LeanTrainerOfItsOwnCluster if is_own else LeanTrainer)(
+        _do,
+        train_loop_config=part,
+        backend_config=ProcessGroup("nccl" if settings.use_gpu else "gloo", is_one_machine=is_own),
         scaling_config=ray.train.ScalingConfig(
             num_workers=settings.workers if settings.min_workers is None else (settings.min_workers, settings.workers),
             elastic_resize_monitor_interval_s=_RESIZE_S,
@@ -242,7 +265,7 @@ def _trainer(work: Callable[[dict[str, Any]], dict[str, Any]], task: dict[str, A
             ),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=settings.keep_checkpoints),
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
-            callbacks=[_NoLongGoodbye()],
+            callbacks=[_NoLongGoodbye(), _TellsWhoItIs(part["job"])],
         ),
     )
 
@@ -252,6 +275,16 @@ class _NoLongGoodbye(ray.train.UserCallback):  # type: ignore[misc] # Ray is not
 
     def after_exception(self, run_context: object, worker_exceptions: object) -> None:
         os.environ["TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S"] = "1"  # read by Ray Train's controller, where this runs
+
+
+class _TellsWhoItIs(ControllerCallback):  # type: ignore[misc] # Ray is not typed
+    """Makes Ray Train's controller known to the job, so that it can be killed with it."""
+
+    def __init__(self, job: Any) -> None:
+        self._job = job
+
+    def after_controller_start(self, train_run_context: object) -> None:
+        ray.get(self._job.controlled_by.remote(ray.get_runtime_context().current_actor))
 
 
 def _lacks_room(error: Exception) -> bool:

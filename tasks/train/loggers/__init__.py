@@ -20,6 +20,7 @@ from tasks.artifacts import identity
 from tasks.config import PipelineConfig
 from tasks.errors import InputError
 from tasks.store.objects import open_store
+from tasks.train.checkpoints import CHECKPOINTS, kept
 from tasks.train.config import TrainConfig
 from tasks.train.loggers import aside
 from tasks.train.loggers.facts import RunFacts, RunLogger
@@ -28,8 +29,6 @@ from tasks.train.loggers.tensorboard import TensorBoardLogger
 from tasks.train.loggers.wandb import WandbLogger
 from tasks.train.loop import Run
 from tasks.train.plan import Plan
-from tasks.train.state import kept
-from tasks.train.worker import CHECKPOINTS
 
 logger = logging.getLogger(__name__)
 

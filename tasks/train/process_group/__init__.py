@@ -1,1 +1,1 @@
-"""How the workers of one machine meet."""
+"""How the workers of a job meet."""

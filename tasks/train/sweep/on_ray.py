@@ -9,6 +9,7 @@ from typing import Any
 
 import ray
 import ray.train
+import ray.train.torch
 import torch
 
 from tasks.artifacts import read_manifest

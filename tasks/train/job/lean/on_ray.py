@@ -6,7 +6,6 @@ Each is a Python process of its own, which imports Ray Data and takes seconds of
 from typing import Any
 from unittest import mock
 
-from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy, FixedScalingPolicy
 from ray.train.v2.api import data_parallel_trainer
 
@@ -18,7 +17,7 @@ _WITHOUT = {
 }
 
 
-class LeanTrainer(TorchTrainer):  # type: ignore[misc] # Ray is not typed
+class LeanTrainer(data_parallel_trainer.DataParallelTrainer):  # type: ignore[misc] # Ray is not typed
     """For a cluster that others use, too."""
 
     def _create_default_callbacks(self) -> list[Any]:
