@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tasks.sae.entries import Entries, Rows
 from tasks.sae.exchange import Exchange, Group, padded
-from tasks.sae.sparse import compare, decode_groups, decode_rows, keep_largest, pull_back
+from tasks.sae.kernels.dispatch import backend_for
+from tasks.sae.kernels.types import DecodedRows, Entries
 
 
 def own_bounds(bounds: tuple[int, ...], d_own: int, latents: Group) -> tuple[int, ...]:
@@ -35,7 +35,7 @@ def decode_together(
     exchange: Exchange,
     *,
     pull: bool = True,
-) -> Rows:
+) -> DecodedRows:
     """``decode_rows`` of all workers' rows by all workers' latents; what belongs to rows has the same bits on all of them.
 
     Each worker decodes its own rows, which it shares with those that hold other latents, and shows them to the others.
@@ -52,28 +52,28 @@ def decode_together(
     n_own = entries.n // exchange.world_size
     own = entries if exchange.world_size == 1 else entries.of_rows(exchange.rank * n_own, n_own)
     if exchange.latents.world_size == 1:
-        rows = decode_rows(target, own, W_dec, weight, bounds, pull=pull)
+        rows = backend_for(target).decode_rows(target, own, W_dec, weight, bounds, pull=pull)
     else:
         rows = _decode_parts(target, own, W_dec, weight, bounds, exchange.latents)
         if pull:
-            rows = replace(rows, d_values=pull_back(rows.output_gradient, own, W_dec, bounds))
+            rows = replace(rows, d_values=backend_for(W_dec).pull_back(rows.output_gradient, own, W_dec, bounds))
     return rows if exchange.world_size == 1 else _of_all_rows(rows, entries, exchange)
 
 
 def _decode_parts(
     target: Tensor, entries: Entries, W_dec: Tensor, weight: Tensor, bounds: tuple[int, ...], latents: Group
-) -> Rows:
+) -> DecodedRows:
     """``decode_rows`` where others have latents of the same rows: each compares a stretch of them, for all."""
-    decoded = latents.sum_of_own(decode_groups(entries, W_dec, bounds), axis=1)
-    compared = compare(target, decoded, weight)
+    decoded = latents.sum_of_own(backend_for(W_dec).decode_groups(entries, W_dec, bounds), axis=1)
+    compared = backend_for(target).compare(target, decoded, weight)
     gradient, error, count = latents.gather(
         [compared.output_gradient.transpose(0, 1), compared.squared_error[None], entries.count[None]]
     )
     gradient = gradient.transpose(0, 1).reshape(len(bounds) * entries.n, -1)
-    return Rows(lambda: target - decoded.sum(0), gradient, None, error.sum(0), count.sum())
+    return DecodedRows(lambda: target - decoded.sum(0), gradient, None, error.sum(0), count.sum())
 
 
-def _of_all_rows(rows: Rows, entries: Entries, exchange: Group) -> Rows:
+def _of_all_rows(rows: DecodedRows, entries: Entries, exchange: Group) -> DecodedRows:
     """The same of all workers' rows, from what each found for its own ones."""
     n_workers, d_out = exchange.world_size, rows.output_gradient.shape[1]
     n_own, n_groups = entries.n // n_workers, len(rows.squared_error)
@@ -85,7 +85,7 @@ def _of_all_rows(rows: Rows, entries: Entries, exchange: Group) -> Rows:
         gradient = gradient.view(n_workers, n_groups, n_own, d_out).transpose(0, 1).reshape(-1, d_out)
     pieces = [of[:count] for all_of in found for of, count in zip(all_of.view(n_workers, -1), counts, strict=True)]
     d_values = torch.cat(pieces) if found else None
-    return Rows(rows.residual, gradient, d_values, error.view(n_workers, -1).sum(0), n_entries.sum())
+    return DecodedRows(rows.residual, gradient, d_values, error.view(n_workers, -1).sum(0), n_entries.sum())
 
 
 def largest_of_rows(entries: Entries, k: int, latents: Group, dtype: torch.dtype) -> Entries:
@@ -96,7 +96,8 @@ def largest_of_rows(entries: Entries, k: int, latents: Group, dtype: torch.dtype
     if latents.world_size == 1:
         return entries
     (found,) = latents.gather([_in_columns(entries, k, dtype)])
-    return keep_largest(entries, found.view(latents.world_size, entries.n, k), latents.rank)
+    rivals = found.view(latents.world_size, entries.n, k)
+    return backend_for(entries.values).keep_largest(entries, rivals, latents.rank)
 
 
 def _in_columns(entries: Entries, k: int, dtype: torch.dtype) -> Float[Tensor, "n k"]:

@@ -10,11 +10,11 @@ from torch import Tensor
 from tasks.errors import InputError
 from tasks.sae.config import SAEConfig
 from tasks.sae.exchange import Exchange
+from tasks.sae.kernels.backend import ByLatent
 from tasks.sae.ops import SparseCodes
 from tasks.sae.parameters import Layout, Parameters
 from tasks.sae.registry import architecture
 from tasks.sae.scaling import Folding, Scaling, Weights
-from tasks.sae.sparse import ByLatent
 
 
 @dataclass(slots=True)

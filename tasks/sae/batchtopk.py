@@ -15,10 +15,12 @@ from tasks.sae.architecture import Architecture, Batch, StepSums
 from tasks.sae.config import SAEConfig
 from tasks.sae.exchange import Exchange, Group, add_up_everywhere, gather_entries
 from tasks.sae.init import match_size
+from tasks.sae.kernels.backend import ByLatent
+from tasks.sae.kernels.dispatch import backend_for
+from tasks.sae.kernels.types import Entries
 from tasks.sae.parameters import Parameters
 from tasks.sae.scaling import Folding, Weights
 from tasks.sae.selected import selected_gradients
-from tasks.sae.sparse import ByLatent, Entries, select_above
 
 THRESHOLD_RATE = 0.05
 """Share of a step's threshold in the running mean.
@@ -92,7 +94,7 @@ def _largest(pre_acts: Tensor, count: int, threshold: Tensor, exchange: Exchange
     """
     level = float(threshold) * _MARGIN or _likely_level(pre_acts, count, exchange)
     while True:
-        found = gather_entries(exchange, select_above(pre_acts, level, dtype))
+        found = gather_entries(exchange, backend_for(pre_acts).select_above(pre_acts, level, dtype))
         n_found = total(found.start[-1], exchange.latents)
         if int(n_found) >= count or level == 0.0:
             return largest_of_batch(found, count, exchange.latents)

@@ -16,10 +16,10 @@ from tasks.sae.across import total
 from tasks.sae.architecture import Architecture, Batch, StepSums
 from tasks.sae.config import SAEConfig
 from tasks.sae.exchange import Exchange
+from tasks.sae.kernels.backend import ByLatent
 from tasks.sae.losses import squared_error
 from tasks.sae.parameters import Parameters
 from tasks.sae.scaling import Weights
-from tasks.sae.sparse import ByLatent
 from tasks.sae.steering import steer, steering
 
 

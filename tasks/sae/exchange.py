@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from tasks.sae.sparse import Entries
+from tasks.sae.kernels.types import Entries
 
 
 @dataclass(slots=True)

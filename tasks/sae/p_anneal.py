@@ -14,8 +14,8 @@ from tasks.sae.architecture import Batch
 from tasks.sae.config import SAEConfig
 from tasks.sae.dense import Codes, DenseArchitecture, Found, Here
 from tasks.sae.exchange import Exchange, add_up_everywhere
+from tasks.sae.kernels.types import Entries
 from tasks.sae.parameters import Parameters
-from tasks.sae.sparse import Entries
 from tasks.sae.sparse_relu import SPARSE_BELOW, Penalty, sparse_relu_step
 
 CHANGES = 10

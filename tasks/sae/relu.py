@@ -9,9 +9,9 @@ from tasks.sae.config import SAEConfig
 from tasks.sae.dense import Codes, DenseArchitecture, Found, Here
 from tasks.sae.exchange import Exchange
 from tasks.sae.init import shrink_decoder
+from tasks.sae.kernels.types import Entries
 from tasks.sae.losses import weighted_l1
 from tasks.sae.parameters import Parameters
-from tasks.sae.sparse import Entries
 from tasks.sae.sparse_relu import SPARSE_BELOW, Penalty, sparse_relu_step
 
 

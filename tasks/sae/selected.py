@@ -14,11 +14,12 @@ from torch import Tensor
 from tasks.sae.across import decode_together, largest_of_rows, own_bounds, own_stretch
 from tasks.sae.architecture import Batch, StepSums
 from tasks.sae.config import SAEConfig
-from tasks.sae.entries import no_entries
 from tasks.sae.exchange import Exchange, Group, gather_entries, own_latents
+from tasks.sae.kernels.backend import ByLatent
+from tasks.sae.kernels.dispatch import backend_for
+from tasks.sae.kernels.types import DecodedRows, Entries, Part, no_entries
 from tasks.sae.losses import resolved_aux_k
 from tasks.sae.parameters import Parameters
-from tasks.sae.sparse import ByLatent, Entries, Part, Rows, by_latent, select_columns
 
 Select = Callable[[Tensor], Entries]
 """(pre_acts of all this worker's rows and latents) -> its latents' entries in all workers' rows, in the order of ranks."""
@@ -66,7 +67,7 @@ def selected_gradients(
     fired = torch.zeros(d_own, dtype=torch.bool, device=x.device)
     fired[entries.latents.long()] = True
     sums = StepSums(len(x), loss, rows.squared_error[-1].to(loss.dtype), rows.n_entries.to(loss.dtype), fired)
-    return sums, by_latent(parts, d_own, own=own_latents(exchange, d_own))
+    return sums, backend_for(x).by_latent(parts, own_latents(exchange, d_own))
 
 
 _ONEDNN_LINEAR = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
@@ -94,7 +95,7 @@ def rest_to_rebuild(parameters: Parameters, x: Tensor, y: Tensor) -> Tensor:
     return target
 
 
-def write_rest(out: Parameters, rows: Rows, x: Tensor) -> None:
+def write_rest(out: Parameters, rows: DecodedRows, x: Tensor) -> None:
     """Gradients of the decoder's bias and the skip path; the first group's gradient is that of all prefixes together."""
     gradient = rows.output_gradient[: len(x)]
     out.b_dec.copy_(gradient.sum(0))
@@ -110,12 +111,15 @@ def _dead_entries(
     if aux_k == 0:
         return None
     columns, dtype = batch.dead.nonzero().squeeze(1), parameters.flat.dtype
-    found = select_columns(pre_acts, columns, aux_k, dtype) if len(columns) else no_entries(len(pre_acts), pre_acts, dtype)
+    if len(columns):
+        found = backend_for(pre_acts).select_columns(pre_acts, columns, aux_k, dtype)
+    else:
+        found = no_entries(len(pre_acts), pre_acts, dtype)
     return largest_of_rows(found, aux_k, latents, pre_acts.dtype)
 
 
 def _revival(
-    config: SAEConfig, parameters: Parameters, rows: Rows, dead: Entries, x: Tensor, exchange: Exchange
+    config: SAEConfig, parameters: Parameters, rows: DecodedRows, dead: Entries, x: Tensor, exchange: Exchange
 ) -> tuple[Tensor, Part]:
     """AuxK: dead latents rebuild the residual, with a loss relative to its size; the residual is a constant to it."""
     size = rows.squared_error[-1]

@@ -9,9 +9,9 @@ from torch import Tensor
 from tasks.sae.architecture import Batch
 from tasks.sae.dense import Found
 from tasks.sae.exchange import Exchange
+from tasks.sae.kernels.types import Entries
 from tasks.sae.parameters import Parameters
 from tasks.sae.selected import write_rest
-from tasks.sae.sparse import Entries
 from tasks.sae.sparse_step import look
 
 SPARSE_BELOW = 0.15

@@ -12,9 +12,11 @@ from torch import Tensor
 from tasks.sae.across import decode_together, own_stretch, total
 from tasks.sae.architecture import Batch, StepSums
 from tasks.sae.exchange import Exchange, gather_entries, own_latents
+from tasks.sae.kernels.backend import ByLatent
+from tasks.sae.kernels.dispatch import backend_for
+from tasks.sae.kernels.types import DecodedRows, Entries, Part
 from tasks.sae.parameters import Parameters
 from tasks.sae.selected import encode, rest_to_rebuild
-from tasks.sae.sparse import ByLatent, Entries, Part, Rows, by_latent, select_above
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,7 @@ class Seen:
     W_dec: Float[Tensor, "d_own d_out"]
     exchange: Exchange
 
-    def decode(self, entries: Entries) -> tuple[Rows, Float[Tensor, "m"]]:
+    def decode(self, entries: Entries) -> tuple[DecodedRows, Float[Tensor, "m"]]:
         """Compare what ``entries`` decode to with the target; the mean over rows of the squared error by their values."""
         weight = self.x.new_full((1,), 1 / len(self.x))
         rows = decode_together(self.target, entries, self.W_dec, weight, self._bounds, self.exchange)
@@ -43,10 +45,11 @@ class Seen:
         self, part: Part, radial: Float[Tensor, "d_own"] | None = None, bias: Float[Tensor, "d_own"] | None = None
     ) -> ByLatent:
         """The gradients of the latents that this worker updates."""
-        d_own = len(self.W_dec)
-        return by_latent([part], d_own, radial, bias, own_latents(self.exchange, d_own))
+        low, high = own_latents(self.exchange, len(self.W_dec))
+        radial, bias = (None if given is None else given[low:high] for given in (radial, bias))
+        return backend_for(self.x).by_latent([part], (low, high), radial, bias)
 
-    def part(self, entries: Entries, d_values: Tensor, rows: Rows) -> Part:
+    def part(self, entries: Entries, d_values: Tensor, rows: DecodedRows) -> Part:
         """The gradients' sums, of W_dec over all of ``rows`` and of the encoder by each entry's ``d_values``."""
         return Part(entries, d_values, rows.output_gradient, self.x, self._bounds)
 
@@ -67,7 +70,8 @@ def look(parameters: Parameters, batch: Batch, exchange: Exchange, level: float 
     """Find all pre-activations above ``level``, of one number or one for each latent."""
     d_in = parameters.encoder.shape[1]
     x, y = batch.rows(batch.raw, d_in)
-    entries = gather_entries(exchange, select_above(encode(parameters, x, batch), level, parameters.flat.dtype))
+    pre_acts = encode(parameters, x, batch)
+    entries = gather_entries(exchange, backend_for(pre_acts).select_above(pre_acts, level, parameters.flat.dtype))
     target = rest_to_rebuild(parameters, *(own_stretch(rows, exchange.latents) for rows in (x, y)))
     if exchange.world_size > 1:
         x, _ = batch.rows(exchange.gather([batch.raw])[0], d_in)

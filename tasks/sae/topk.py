@@ -8,11 +8,13 @@ from tasks.sae.architecture import Architecture, Batch, StepSums
 from tasks.sae.config import SAEConfig
 from tasks.sae.exchange import Exchange, gather_entries
 from tasks.sae.init import match_size
+from tasks.sae.kernels.backend import ByLatent
+from tasks.sae.kernels.dispatch import backend_for
+from tasks.sae.kernels.types import Entries
 from tasks.sae.ops import SparseCodes, densify, top_k
 from tasks.sae.parameters import Parameters
 from tasks.sae.scaling import Weights
 from tasks.sae.selected import selected_gradients
-from tasks.sae.sparse import ByLatent, Entries, select_top_k
 
 
 class TopK(Architecture):
@@ -34,9 +36,8 @@ class TopK(Architecture):
     ) -> tuple[StepSums, ByLatent | None]:
         def select(pre_acts: Tensor) -> Entries:
             k = min(batch.k, pre_acts.shape[1])
-            kept = largest_of_rows(
-                select_top_k(pre_acts, k, parameters.flat.dtype), batch.k, exchange.latents, pre_acts.dtype
-            )
+            mine = backend_for(pre_acts).select_top_k(pre_acts, k, parameters.flat.dtype)
+            kept = largest_of_rows(mine, batch.k, exchange.latents, pre_acts.dtype)
             return gather_entries(exchange, kept, most=len(pre_acts) * k if exchange.latents.world_size == 1 else None)
 
         return selected_gradients(config, parameters, out, batch, exchange, select, (config.d_sae,))

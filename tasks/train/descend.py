@@ -16,9 +16,10 @@ from torch import Tensor
 from tasks.sae.across import total
 from tasks.sae.architecture import Architecture
 from tasks.sae.exchange import Exchange, Group, own_latents
+from tasks.sae.kernels.backend import ByLatent
+from tasks.sae.kernels.dispatch import backend_for
+from tasks.sae.kernels.types import AdamStep
 from tasks.sae.parameters import SHARED, Parameters
-from tasks.sae.reference import adam_rows
-from tasks.sae.sparse import AdamStep, ByLatent
 from tasks.train.plan import Plan
 
 if TYPE_CHECKING:
@@ -116,7 +117,8 @@ def _descend_written(
     if most is not None:
         for tensor in (*gradients, others):
             tensor.mul_(_clipping(norm, most))
-    adam_rows(_of_latents(own.parameters), gradients, _of_latents(own.exp_avg), _of_latents(own.exp_avg_sq), settings)
+    moments = _of_latents(own.exp_avg), _of_latents(own.exp_avg_sq)
+    backend_for(own.parameters.encoder).adam_rows(_of_latents(own.parameters), gradients, *moments, settings)
     if settings.unit_norm:
         own.parameters.W_dec.div_(own.parameters.W_dec.norm(dim=1, keepdim=True))
     return norm

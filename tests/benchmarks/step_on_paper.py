@@ -82,9 +82,9 @@ class Kernels:
 COMPILED = Kernels(name="compiled", pull_passes=0, parameter_bytes=24, writes_gradients=False, candidate_bytes=0)
 """As on CPUs: Adam reads and writes a weight and two moments, and decoder row and gradient stay in cache meanwhile."""
 TORCH = Kernels(name="plain torch", pull_passes=1, parameter_bytes=60, writes_gradients=True, candidate_bytes=40)
-"""As on GPUs (tasks/sae/reference.py). Per parameter: the gradient is written (4); Adam reads it too (28); on decoder rows,
-which are half, its product with them (8), the part along them dropped (12), their norm (4) and division by it (8); the
-gradient's squares are written and summed (12)."""
+"""As on GPUs (tasks/sae/kernels/torch_reference.py). Per parameter: the gradient is written (4); Adam reads it too (28); on
+decoder rows, which are half, its product with them (8), the part along them dropped (12), their norm (4) and division by it
+(8); the gradient's squares are written and summed (12)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import Any, no_type_check
 
 import numpy as np
 
-from tasks.sae.kernels.jit import kernel
+from tasks.sae.kernels.numba.jit import kernel
 
 _BLOCK = 16  # latents
 

@@ -8,41 +8,46 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tasks.sae.entries import Entries
-from tasks.sae.kernels.above import rows_above
-from tasks.sae.kernels.threads import share
-from tasks.sae.kernels.top import REGISTER, top_rows
-from tasks.sae.reference import rounded_down
+from tasks.sae.kernels.numba.above import rows_above
+from tasks.sae.kernels.numba.threads import share
+from tasks.sae.kernels.numba.top import REGISTER, top_rows
+from tasks.sae.kernels.torch_reference import rounded_down
+from tasks.sae.kernels.types import Entries
 
 _BITS = {torch.bfloat16: torch.int16, torch.float32: torch.int32, torch.float64: torch.int64}
 _CHUNK = 64  # rows
 
 
-def select_top_k(pre_acts: Float[Tensor, "n d_sae"], k: int, dtype: torch.dtype) -> Entries:
-    """The positive ones among the ``k`` largest pre-activations of each row; among ties the choice is free."""
-    return _select_top(pre_acts, np.empty(0, np.int32), min(k, pre_acts.shape[1]), dtype)
+class Selection:
+    """The operations of a backend that find active latents."""
 
+    def select_top_k(self, pre_acts: Float[Tensor, "n d_sae"], k: int, dtype: torch.dtype) -> Entries:
+        """The positive ones among the ``k`` largest pre-activations of each row; among ties the choice is free."""
+        return _select_top(pre_acts, np.empty(0, np.int32), min(k, pre_acts.shape[1]), dtype)
 
-def select_columns(pre_acts: Float[Tensor, "n d_sae"], columns: Int[Tensor, "c"], k: int, dtype: torch.dtype) -> Entries:
-    """The same among some columns only, in the numbering of all."""
-    return _select_top(pre_acts, columns.int().numpy(), min(k, len(columns)), dtype)
+    def select_columns(
+        self, pre_acts: Float[Tensor, "n d_sae"], columns: Int[Tensor, "c"], k: int, dtype: torch.dtype
+    ) -> Entries:
+        """The largest among some columns only; entries name latents, not places among these columns."""
+        return _select_top(pre_acts, columns.int().numpy(), min(k, len(columns)), dtype)
 
+    def select_above(
+        self, pre_acts: Float[Tensor, "n d_sae"], level: float | Float[Tensor, "d_sae"], dtype: torch.dtype
+    ) -> Entries:
+        """All pre-activations above ``level``, which is one for all latents or each latent's own, of either sign."""
+        n = len(pre_acts)
+        rows = bits_of(pre_acts) if pre_acts.dtype == torch.bfloat16 else pre_acts.detach().contiguous().numpy()
+        levels = _levels(level, pre_acts)
+        counts = np.zeros(n, np.int64)
+        chunks: dict[int, tuple[NDArray[Any], NDArray[np.int32]]] = {0: (np.empty(0, rows.dtype), np.empty(0, np.int32))}
 
-def select_above(pre_acts: Float[Tensor, "n d_sae"], level: float | Float[Tensor, "d_sae"], dtype: torch.dtype) -> Entries:
-    """All pre-activations above ``level``, which is one for all latents or each latent's own, of either sign."""
-    n = len(pre_acts)
-    rows = bits_of(pre_acts) if pre_acts.dtype == torch.bfloat16 else pre_acts.detach().contiguous().numpy()
-    levels = _levels(level, pre_acts)
-    counts = np.zeros(n, np.int64)
-    chunks: dict[int, tuple[NDArray[Any], NDArray[np.int32]]] = {0: (np.empty(0, rows.dtype), np.empty(0, np.int32))}
+        def work(low: int, high: int) -> None:
+            chunks[low] = rows_above(rows, levels, counts, low, high)
 
-    def work(low: int, high: int) -> None:
-        chunks[low] = rows_above(rows, levels, counts, low, high)
-
-    if pre_acts.numel():
-        share(work, n, _CHUNK)
-    numbers, latents = (np.concatenate(arrays) for arrays in zip(*(chunks[low] for low in sorted(chunks)), strict=True))
-    return Entries(_floats(numbers, pre_acts, dtype), torch.from_numpy(latents), _start(counts))
+        if pre_acts.numel():
+            share(work, n, _CHUNK)
+        numbers, latents = (np.concatenate(arrays) for arrays in zip(*(chunks[low] for low in sorted(chunks)), strict=True))
+        return Entries(_floats(numbers, pre_acts, dtype), torch.from_numpy(latents), _start(counts))
 
 
 def _select_top(pre_acts: Tensor, among: NDArray[np.int32], k: int, dtype: torch.dtype) -> Entries:

@@ -1,4 +1,4 @@
-"""The sparse operations in plain torch, on any device: in place of compiled kernels, and what these are tested against."""
+"""The operations in plain torch, on any device: in place of compiled kernels, and what these are tested against."""
 
 import warnings
 from collections.abc import Sequence
@@ -9,9 +9,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import embedding_bag
-from torch.optim.adam import adam
 
-from tasks.sae.entries import AdamStep, Compared, Entries, Part, Rows
+from tasks.sae.kernels.adam import fused_adam
+from tasks.sae.kernels.backend import Backend
+from tasks.sae.kernels.types import AdamStep, Compared, DecodedRows, Entries, Part
 from tasks.sae.ops import largest
 from tasks.sae.parameters import Parameters
 
@@ -20,22 +21,90 @@ with warnings.catch_warnings():  # torch says once per process that CSR tensors 
     torch.sparse_csr_tensor([0, 0], [], [], (1, 1), check_invariants=False)
 
 
-def select_top_k(pre_acts: Float[Tensor, "n d_sae"], k: int, dtype: torch.dtype) -> Entries:
-    """The positive ones among the ``k`` largest pre-activations of each row; among ties the choice is free."""
-    values, latents = largest(pre_acts, k)
-    return _entries(values.to(dtype), latents, ~(values <= 0))
+class TorchBackend(Backend):
+    """All operations by torch's own; no gradient of a weight is fused with what follows it."""
 
+    name = "torch"
 
-def select_columns(pre_acts: Float[Tensor, "n d_sae"], columns: Int[Tensor, "c"], k: int, dtype: torch.dtype) -> Entries:
-    """The same among some columns only, in the numbering of all."""
-    values, places = largest(pre_acts[:, columns], min(k, len(columns)))
-    return _entries(values.to(dtype), columns[places], ~(values <= 0))
+    def takes(self, device: str, dtype: torch.dtype) -> bool:  # noqa: D102
+        return True
 
+    def select_top_k(self, pre_acts: Float[Tensor, "n d_sae"], k: int, dtype: torch.dtype) -> Entries:  # noqa: D102
+        values, latents = largest(pre_acts, k)
+        return _entries(values.to(dtype), latents, ~(values <= 0))
 
-def select_above(pre_acts: Float[Tensor, "n d_sae"], level: float | Float[Tensor, "d_sae"], dtype: torch.dtype) -> Entries:
-    """All pre-activations above ``level``, which is one for all latents or each latent's own, of either sign."""
-    keep = ~(pre_acts <= rounded_down(level, pre_acts))
-    return _entries(pre_acts.to(dtype), torch.arange(pre_acts.shape[1], device=keep.device).expand_as(keep), keep)
+    def select_columns(  # noqa: D102
+        self, pre_acts: Float[Tensor, "n d_sae"], columns: Int[Tensor, "c"], k: int, dtype: torch.dtype
+    ) -> Entries:
+        values, places = largest(pre_acts[:, columns], min(k, len(columns)))
+        return _entries(values.to(dtype), columns[places], ~(values <= 0))
+
+    def select_above(  # noqa: D102
+        self, pre_acts: Float[Tensor, "n d_sae"], level: float | Float[Tensor, "d_sae"], dtype: torch.dtype
+    ) -> Entries:
+        keep = ~(pre_acts <= rounded_down(level, pre_acts))
+        return _entries(pre_acts.to(dtype), torch.arange(pre_acts.shape[1], device=keep.device).expand_as(keep), keep)
+
+    def keep_largest(self, entries: Entries, rivals: Float[Tensor, "n_parts n k"], part: int) -> Entries:  # noqa: D102
+        k = rivals.shape[2]
+        chosen = self.select_top_k(rivals.transpose(0, 1).flatten(1), k, rivals.dtype)
+        column = chosen.latents - part * k
+        kept = chosen.only((column >= 0) & (column < k))
+        place = entries.start[kept.rows.long()] + kept.latents - part * k
+        return Entries(entries.values[place], entries.latents[place], kept.start)
+
+    def decode_rows(  # noqa: D102
+        self,
+        target: Float[Tensor, "n d_out"],
+        entries: Entries,
+        W_dec: Float[Tensor, "d_sae d_out"],
+        weight: Float[Tensor, "g"],
+        bounds: tuple[int, ...],
+        *,
+        pull: bool = True,
+    ) -> DecodedRows:
+        decoded = self.decode_groups(entries, W_dec, bounds)
+        compared = self.compare(target, decoded, weight)
+        gradient = compared.output_gradient.flatten(0, 1)
+        d_values = self.pull_back(gradient, entries, W_dec, bounds) if pull else None
+        return DecodedRows(lambda: target - decoded.sum(0), gradient, d_values, compared.squared_error, entries.count)
+
+    def decode_groups(  # noqa: D102
+        self, entries: Entries, W_dec: Float[Tensor, "d_sae d_out"], bounds: tuple[int, ...]
+    ) -> Float[Tensor, "g n d_out"]:
+        groups = [entries if group is None else entries.only(group) for group in _groups(entries, bounds)]
+        return torch.stack([_sums(group, W_dec) for group in groups])
+
+    def compare(  # noqa: D102
+        self, target: Float[Tensor, "n d_out"], decoded: Float[Tensor, "g n d_out"], weight: Float[Tensor, "g"]
+    ) -> Compared:
+        residuals: list[Tensor] = []
+        for part in decoded:
+            residuals.append((residuals[-1] if residuals else target) - part)
+        gradients = [-2 * w * residual for w, residual in zip(weight, residuals, strict=True)]
+        for q in reversed(range(len(gradients) - 1)):
+            gradients[q] += gradients[q + 1]
+        squared_error = torch.stack([residual.square().sum(dtype=torch.float64) for residual in residuals])
+        return Compared(torch.stack(gradients), squared_error)
+
+    def pull_back(  # noqa: D102
+        self,
+        output_gradient: Float[Tensor, "g_times_n d_out"],
+        entries: Entries,
+        W_dec: Float[Tensor, "d_sae d_out"],
+        bounds: tuple[int, ...],
+    ) -> Float[Tensor, "m"]:
+        return _pull_back(output_gradient, entries, W_dec, bounds)
+
+    def by_latent(  # noqa: D102
+        self,
+        parts: Sequence[Part],
+        own: tuple[int, int],
+        radial: Float[Tensor, "d_own"] | None = None,
+        bias: Float[Tensor, "d_own"] | None = None,
+    ) -> "TransposedProducts":
+        low, high = own
+        return TransposedProducts([part.within(low, high) for part in parts], high - low, radial, bias)
 
 
 def rounded_down(level: float | Tensor, like: Tensor) -> Tensor:
@@ -51,52 +120,8 @@ def _entries(values: Tensor, latents: Tensor, keep: Bool[Tensor, "n w"]) -> Entr
     return Entries(values[keep], latents[keep].int(), start)
 
 
-def keep_largest(entries: Entries, rivals: Float[Tensor, "n_parts n k"], part: int) -> Entries:
-    """Of a worker's entries those among the ``k`` largest of all ``rivals``, of which ``rivals[part]`` are its own."""
-    k = rivals.shape[2]
-    chosen = select_top_k(rivals.transpose(0, 1).flatten(1), k, rivals.dtype)
-    column = chosen.latents - part * k
-    kept = chosen.only((column >= 0) & (column < k))
-    place = entries.start[kept.rows.long()] + kept.latents - part * k
-    return Entries(entries.values[place], entries.latents[place], kept.start)
-
-
-def decode_rows(
-    target: Float[Tensor, "n d_out"],
-    entries: Entries,
-    W_dec: Float[Tensor, "d_sae d_out"],
-    weight: Float[Tensor, "g"],
-    bounds: tuple[int, ...],
-    *,
-    pull: bool = True,
-) -> Rows:
-    """Decode, compare with the target, and pull the gradient of the loss back to the entries' values if told to."""
-    decoded = decode_groups(entries, W_dec, bounds)
-    compared = compare(target, decoded, weight)
-    gradient = compared.output_gradient.flatten(0, 1)
-    d_values = pull_back(gradient, entries, W_dec, bounds) if pull else None
-    return Rows(lambda: target - decoded.sum(0), gradient, d_values, compared.squared_error, entries.count)
-
-
-def compare(target: Float[Tensor, "n d_out"], decoded: Float[Tensor, "g n d_out"], weight: Float[Tensor, "g"]) -> Compared:
-    """Hold what each group of latents decodes to against what prefixes of the groups have to rebuild."""
-    residuals: list[Tensor] = []
-    for part in decoded:
-        residuals.append((residuals[-1] if residuals else target) - part)
-    gradients = [-2 * w * residual for w, residual in zip(weight, residuals, strict=True)]
-    for q in reversed(range(len(gradients) - 1)):
-        gradients[q] += gradients[q + 1]
-    squared_error = torch.stack([residual.square().sum(dtype=torch.float64) for residual in residuals])
-    return Compared(torch.stack(gradients), squared_error)
-
-
-def pull_back(
-    output_gradient: Float[Tensor, "g_times_n d_out"],
-    entries: Entries,
-    W_dec: Float[Tensor, "d_sae d_out"],
-    bounds: tuple[int, ...],
-) -> Float[Tensor, "m"]:
-    """The loss's gradient on each entry's value: the product of its decoder row with the gradient on its row."""
+def _pull_back(output_gradient: Tensor, entries: Entries, W_dec: Tensor, bounds: tuple[int, ...]) -> Tensor:
+    """The product of each entry's decoder row with the gradient on its row and group."""
     d_values = torch.zeros_like(entries.values)
     for group, gradient in zip(_groups(entries, bounds), output_gradient.chunk(len(bounds)), strict=True):
         coded = entries if group is None else entries.only(group)
@@ -109,14 +134,6 @@ def pull_back(
 _by_weights = torch.ops.aten._embedding_bag_per_sample_weights_backward
 _SUM = 0
 """The mode in which an embedding bag adds up."""
-
-
-def decode_groups(
-    entries: Entries, W_dec: Float[Tensor, "d_sae d_out"], bounds: tuple[int, ...]
-) -> Float[Tensor, "g n d_out"]:
-    """What each group of latents decodes to."""
-    groups = [entries if group is None else entries.only(group) for group in _groups(entries, bounds)]
-    return torch.stack([_sums(group, W_dec) for group in groups])
 
 
 def _sums(entries: Entries, W_dec: Tensor) -> Tensor:
@@ -135,17 +152,6 @@ def _groups(entries: Entries, bounds: tuple[int, ...]) -> list[Bool[Tensor, "m"]
     if len(bounds) == 1:
         return [None]
     return [(entries.latents >= low) & (entries.latents < high) for low, high in pairwise((0, *bounds))]
-
-
-def by_latent(
-    parts: Sequence[Part], own: tuple[int, int], radial: Tensor | None = None, bias: Tensor | None = None
-) -> "TransposedProducts":
-    """Group the entries of all parts by latent, from the first to the end of ``own``, m of them.
-
-    ``radial [m]`` times W_dec and ``bias [m]`` are added to their gradients.
-    """
-    low, high = own
-    return TransposedProducts([part.within(low, high) for part in parts], high - low, radial, bias)
 
 
 class TransposedProducts:
@@ -172,7 +178,7 @@ class TransposedProducts:
             along: Tensor = torch.linalg.vecdot(gradient.W_dec, parameters.W_dec)
             gradient.W_dec.addcmul_(parameters.W_dec, along[:, None], value=-1)
         gradients = _tensors(gradient)
-        adam_rows(_tensors(parameters), gradients, _tensors(exp_avg), _tensors(exp_avg_sq), settings)
+        fused_adam(_tensors(parameters), gradients, _tensors(exp_avg), _tensors(exp_avg_sq), settings)
         if settings.unit_norm:
             parameters.W_dec.div_(parameters.W_dec.norm(dim=1, keepdim=True))
         return torch.stack([tensor.square().sum() for tensor in gradients]).sum()
@@ -185,30 +191,6 @@ def _tensors(parameters: Parameters) -> list[Tensor]:
 def _like(parameters: Parameters) -> Parameters:
     encoder, W_dec, b_enc = map(torch.empty_like, _tensors(parameters))
     return replace(parameters, encoder=encoder, W_dec=W_dec, b_enc=b_enc)
-
-
-def adam_rows(
-    parameters: list[Tensor], gradients: list[Tensor], exp_avg: list[Tensor], exp_avg_sq: list[Tensor], settings: AdamStep
-) -> None:
-    """Adam's update of some tensors in place; ``settings.unit_norm`` is left to the caller."""
-    device = parameters[0].device
-    steps = [torch.full((), float(settings.step - 1), device=device) for _ in parameters]
-    adam(
-        parameters,
-        gradients,
-        exp_avg,
-        exp_avg_sq,
-        [],
-        steps,
-        fused=True,
-        amsgrad=False,
-        beta1=settings.betas[0],
-        beta2=settings.betas[1],
-        lr=settings.lr,
-        weight_decay=0.0,
-        eps=settings.eps,
-        maximize=False,
-    )
 
 
 class _Transposed:
@@ -228,7 +210,7 @@ class _Transposed:
     def write(self, W_dec: Tensor, out: Parameters, beta: int) -> None:
         part, d_values = self.part, self.part.d_values
         if d_values is None:
-            d_values = pull_back(part.output_gradient, part.entries, W_dec, part.bounds)
+            d_values = _pull_back(part.output_gradient, part.entries, W_dec, part.bounds)
         self._product(part.entries.values, self.gradient_row, part.output_gradient, out.W_dec, beta)
         self._product(d_values, self.row, part.x, out.encoder, beta)
         self._product(d_values, self.row, torch.ones_like(part.x[:, :1]), out.b_enc.unsqueeze(1), beta)

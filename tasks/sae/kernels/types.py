@@ -1,14 +1,12 @@
-"""What the sparse operations of ``tasks.sae.sparse`` take and give: active latents of many rows, and what they lead to."""
+"""What a backend's operations take and give: the active latents of many rows, and what follows from them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-
-from tasks.sae.parameters import Parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +44,7 @@ class Entries:
         return values.new_zeros(d_sae).index_add_(0, self.latents, values)
 
     def of_rows(self, first: int, n: int) -> "Entries":
-        """Those of ``n`` rows from ``first`` on."""
+        """The entries of ``n`` rows, from row ``first`` on."""
         start = self.start[first : first + n + 1]
         low, high = int(start[0]), int(start[-1])
         return Entries(self.values[low:high], self.latents[low:high], start - low)
@@ -59,21 +57,21 @@ class Entries:
 
 
 def no_entries(n: int, like: Tensor, dtype: torch.dtype) -> Entries:
-    """Of ``n`` rows without any."""
+    """The entries of ``n`` rows of which none has an active latent."""
     none = torch.zeros(0, dtype=dtype, device=like.device)
     return Entries(none, none.to(torch.int32), torch.zeros(n + 1, dtype=torch.int64, device=like.device))
 
 
 class Compared(NamedTuple):
-    """What rows and their reconstructions differ by; see ``Rows``."""
+    """What rows and their reconstructions differ by; ``DecodedRows`` says what each tensor holds."""
 
     output_gradient: Float[Tensor, "g n d_out"]
     squared_error: Float[Tensor, "g"]
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
-    """What one look at every row gives, for g nested prefixes of the latents (TopK: g = 1, the prefix is all of them).
+class DecodedRows:
+    """What decoding all rows gives, for g nested prefixes of the latents (TopK: g = 1, and the prefix is all latents).
 
     The loss is the sum over prefixes p of weight[p] * squared_error[p].
     """
@@ -128,22 +126,3 @@ class AdamStep:
     """Number of this update, the first being 1."""
     unit_norm: bool = False
     """Hold decoder rows at norm 1: the gradient's part along each row is dropped first, the row renormalised after."""
-
-
-@runtime_checkable  # tests execute annotations
-class ByLatent(Protocol):
-    """The entries of one or several parts grouped by latent: what both weights' gradients are sums over."""
-
-    def write(self, W_dec: Float[Tensor, "d_sae d_out"], out: Parameters) -> None:
-        """Overwrite the gradients of encoder, W_dec and b_enc in ``out``; nothing else of it is touched."""
-        ...
-
-    def adam(
-        self, parameters: Parameters, exp_avg: Parameters, exp_avg_sq: Parameters, settings: AdamStep
-    ) -> Float[Tensor, ""]:
-        """Update encoder, W_dec and b_enc and their two moments in place; the squared norm of their gradient.
-
-        Latents without entries are updated too, by their momentum. With ``unit_norm`` the gradient is the one left
-        after dropping its part along each decoder row.
-        """
-        ...

@@ -9,26 +9,30 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tasks.sae.entries import AdamStep, Part
-from tasks.sae.kernels.grouping import Grouped, grouped
-from tasks.sae.kernels.sums import adam, write
-from tasks.sae.kernels.threads import share
+from tasks.sae.kernels.numba.grouping import Grouped, grouped
+from tasks.sae.kernels.numba.sums import adam, write
+from tasks.sae.kernels.numba.threads import share
+from tasks.sae.kernels.types import AdamStep, Part
 from tasks.sae.parameters import Parameters
 
 _CHUNK = 64  # latents
 
 
-def by_latent(
-    parts: Sequence[Part],
-    own: tuple[int, int],
-    radial: Float[Tensor, "m"] | None = None,
-    bias: Float[Tensor, "m"] | None = None,
-) -> "FusedByLatent":
-    """Group the entries of all parts by latent, from the first to the end of ``own``, m of them.
+class LatentOperations:
+    """The operation of a backend that goes through the latents."""
 
-    ``radial`` times W_dec and ``bias`` are added to their gradients.
-    """
-    return FusedByLatent(grouped(parts, own, radial, bias))
+    def by_latent(
+        self,
+        parts: Sequence[Part],
+        own: tuple[int, int],
+        radial: Float[Tensor, "d_own"] | None = None,
+        bias: Float[Tensor, "d_own"] | None = None,
+    ) -> "FusedByLatent":
+        """Group the entries of all parts by latent, from the first to the end of ``own``.
+
+        ``radial`` times W_dec and ``bias`` are added to their gradients.
+        """
+        return FusedByLatent(grouped(parts, own, radial, bias))
 
 
 class FusedByLatent:

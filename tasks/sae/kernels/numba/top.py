@@ -12,7 +12,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from tasks.sae.kernels.jit import kernel
+from tasks.sae.kernels.numba.jit import kernel
 
 REGISTER = 64  # bytes compared at once; where registers are shorter LLVM uses several
 

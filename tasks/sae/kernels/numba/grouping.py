@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tasks.sae.entries import Part
-from tasks.sae.kernels.jit import kernel
+from tasks.sae.kernels.numba.jit import kernel
+from tasks.sae.kernels.types import Part
 
 
 class Grouped(NamedTuple):

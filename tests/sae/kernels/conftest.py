@@ -1,0 +1,39 @@
+"""Every backend that can be imported here, on every kind of device that it takes; those that are not here skip."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from tasks.sae.kernels.backend import Backend
+from tasks.sae.kernels.dispatch import backends
+
+DEVICES = ("cpu", "cuda")
+
+
+def _places() -> list[Any]:
+    return [
+        pytest.param((backend, device), id=f"{backend.name}-{device}", marks=[pytest.mark.gpu] if device == "cuda" else [])
+        for backend in backends()
+        for device in DEVICES
+        if backend.takes(device, torch.float32)
+    ]
+
+
+# For the session, as hypothesis wants of fixtures beside its own arguments.
+@pytest.fixture(scope="session", params=_places())
+def backend_on(request: pytest.FixtureRequest) -> tuple[Backend, str]:
+    backend, device = request.param
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("there is no CUDA device here")
+    return backend, device
+
+
+@pytest.fixture(scope="session")
+def ops(backend_on: tuple[Backend, str]) -> Backend:
+    return backend_on[0]
+
+
+@pytest.fixture(scope="session")
+def device(backend_on: tuple[Backend, str]) -> str:
+    return backend_on[1]
