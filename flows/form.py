@@ -16,7 +16,7 @@ from flows.configurations import load_stored, offered
 from flows.pipeline import StageName
 from tasks.config import PipelineConfig, load_config
 from tasks.errors import InputError
-from tasks.sae.registry import NAMES
+from tasks.sae.architectures.names import NAMES
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 ARCHITECTURES: dict[str, Any] = {"enum": list(NAMES)}

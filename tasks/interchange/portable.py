@@ -13,8 +13,8 @@ from torch import Tensor
 
 from tasks.errors import InputError
 from tasks.sae import SAEConfig, SparseAutoencoder
+from tasks.sae.architectures.registry import architecture
 from tasks.sae.belonging import Belonging
-from tasks.sae.registry import architecture
 from tasks.sae.scaling import Weights
 
 Kind = Literal["relu", "topk", "jumprelu", "gated"]

@@ -5,20 +5,7 @@ from typing import Any
 
 from tasks.config import PipelineConfig
 from tasks.report.inputs import Inputs
-
-STYLES = {
-    "topk": "TopK",
-    "batchtopk": "BatchTopK",
-    "matryoshka": "Matryoshka BatchTopK",
-    "l1": "L1",
-    "l1_2023": "L1 (2023)",
-    "p_anneal": "p-annealed",
-    "gated": "Gated",
-    "jumprelu": "JumpReLU",
-    "jumprelu_l0": "JumpReLU (target L0)",
-    "jumprelu_tanh": "JumpReLU (tanh)",
-    "dense": "dense",
-}
+from tasks.sae.architectures.names import find
 
 Json = dict[str, Any]
 
@@ -36,9 +23,10 @@ def short(summary: Json) -> str:
 def noun(inputs: Inputs) -> str:
     """Such as 'TopK sparse autoencoder' or 'BatchTopK skip transcoder'."""
     arch = str(inputs.sae.get("arch"))
-    names = {"sae": "autoencoder" if arch == "dense" else "sparse autoencoder"}
+    found = find(arch)
+    names = {"sae": "sparse autoencoder" if found is None or found.is_sparse else "autoencoder"}
     name = names.get(kind(inputs), kind(inputs))
-    return f"{STYLES.get(arch, arch)} {'skip ' if inputs.sae.get('skip') else ''}{name}"
+    return f"{found.title if found else arch} {'skip ' if inputs.sae.get('skip') else ''}{name}"
 
 
 def places(config: PipelineConfig, arrow: bool = False) -> str:
@@ -58,3 +46,9 @@ def hook_rows(summary: Json) -> list[Json]:
     """What the summary says of each hook of a crosscoder; empty for all else."""
     found: list[Json] = summary.get("hooks") or []
     return found
+
+
+def keeps_k(inputs: Inputs) -> bool:
+    """Whether the number of active latents is the SAE's k, on each row or on average."""
+    found = find(str(inputs.sae.get("arch")))
+    return found is not None and found.keeps_k

@@ -5,7 +5,7 @@ from typing import Any
 
 from tasks.config import PipelineConfig
 from tasks.report.inputs import Inputs
-from tasks.report.kinds import noun, places, short
+from tasks.report.kinds import keeps_k, noun, places, short
 from tasks.report.numbers import compact, number, percent, shown
 
 FIRST = (
@@ -47,9 +47,6 @@ FIRST = (
 )
 """Metrics in the order in which their definitions build on one another; JSON keeps them by name."""
 
-KEEP_K = ("topk", "batchtopk", "matryoshka")
-"""Architectures whose number of active latents is their k, on each row or on average."""
-
 Json = dict[str, Any]
 
 
@@ -83,7 +80,7 @@ def title(config: PipelineConfig, inputs: Inputs) -> str:
 def sentence(config: PipelineConfig, inputs: Inputs) -> str:
     """What was made of what, in one sentence."""
     sae, name = inputs.sae, noun(inputs)
-    k = f" (k = {sae['k']})" if sae.get("arch") in KEEP_K and "k" in sae else ""
+    k = f" (k = {sae['k']})" if keeps_k(inputs) and "k" in sae else ""
     article = "An" if name.startswith("L1") else "A"
     return (
         f"{article} {name} with {inputs.n_latents:,} latents{k}, trained on {_activations(config, inputs)}, "

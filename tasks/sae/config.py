@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
+from tasks.sae.architectures import names
 from tasks.sae.bounds import Within, outside
-from tasks.sae.registry import ABOUT, NAMES
 
 
 def _offer_names(schema: dict[str, Any]) -> None:
     """Let forms offer the architectures to choose from."""
-    schema["properties"]["arch"] |= {"enum": list(NAMES)}
+    schema["properties"]["arch"] |= {"enum": list(names.NAMES)}
 
 
 Count = Annotated[int, Within(ge=1, lt=2**31)]
@@ -76,13 +76,13 @@ class SAEConfig:
     """Where the decoder's bias starts."""
 
     def __post_init__(self) -> None:
-        if self.arch not in NAMES:
-            kinds = "; ".join(f"{name}: {about}" for name, about in ABOUT.items())
-            raise ValueError(f"sae.arch is {self.arch!r} but must be one of {', '.join(NAMES)} ({kinds}).")
+        if self.arch not in names.NAMES:
+            kinds = "; ".join(f"{name}: {names.describe(name).about}" for name in names.NAMES)
+            raise ValueError(f"sae.arch is {self.arch!r} but must be one of {', '.join(names.NAMES)} ({kinds}).")
         for name, value, bounds in outside(self):
             raise ValueError(f"sae.{name} is {value} but must be {bounds}.")
         for name in ("k", "k_start"):
-            if self.arch in ("topk", "batchtopk", "matryoshka") and (getattr(self, name) or 1) > self.d_sae:
+            if names.describe(self.arch).keeps_k and (getattr(self, name) or 1) > self.d_sae:
                 raise ValueError(
                     f"sae.{name} is {getattr(self, name)} but must lie in 1..{self.d_sae} (sae.d_sae). "
                     f"Lower sae.{name} or raise sae.d_sae."

@@ -5,14 +5,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from tasks.sae.architectures.registry import architecture
 from tasks.sae.config import SAEConfig
-from tasks.sae.ops import decode_sparse, top_k
 from tasks.sae.parameters import Layout, Parameters, zeros
-from tasks.sae.registry import architecture
 
-L1_DECODER_NORM = 0.1
-"""Norm of decoder rows at the start where they are free to grow; SAELens' value of the update's range .05 to 1."""
-_FIT_ROWS = 1024
 _MEDIAN_STEPS = 50
 
 
@@ -48,31 +44,6 @@ def initial_parameters(
             parameters.b_enc.copy_(-parameters.encoder @ parameters.b_dec)
     kind.start(config, parameters, x, target)
     return parameters
-
-
-def match_size(parameters: Parameters, x: Float[Tensor, "m d_in"], y: Float[Tensor, "m d_out"], k: int) -> None:
-    """Give the encoder the size with which the first reconstructions by k latents fit the rows best.
-
-    Source: https://arxiv.org/abs/2406.04093, appendix A.1. For a transcoder (``y`` is not ``x``), whose decoder rows say
-    nothing about its encoder's size, reconstructions get the size of the rows that they are to rebuild.
-    """
-    codes = top_k(x[:_FIT_ROWS] @ parameters.encoder.T + parameters.b_enc, k)
-    y_hat, target = decode_sparse(codes, parameters.W_dec), y[:_FIT_ROWS] - parameters.b_dec
-    size = float(y_hat.square().sum())
-    if size == 0:
-        return
-    fit = float((y_hat * target).sum()) / size
-    factor = fit if y is x else (float(target.square().sum()) / size) ** 0.5
-    if factor > 0:
-        parameters.encoder.mul_(factor)
-        parameters.b_enc.mul_(factor)
-
-
-def shrink_decoder(parameters: Parameters) -> None:
-    """Give both halves the size from which decoder rows that are free to grow start."""
-    parameters.W_dec.mul_(L1_DECODER_NORM)
-    parameters.encoder.mul_(L1_DECODER_NORM)
-    parameters.b_enc.mul_(L1_DECODER_NORM)
 
 
 def geometric_median(x: Float[Tensor, "m d"]) -> Float[Tensor, "d"]:

@@ -1,7 +1,7 @@
 """The losses, as plain differentiable definitions over dense codes.
 
 Architectures on the dense path are trained on these directly; for those that select their codes they are the oracle
-that the sparse gradients of ``tasks.sae.selected`` are tested against. Everything is in scaled units, where a row has
+that the gradients of ``selection_step`` are tested against. Everything is in scaled units, where a row has
 E||x||^2 = d_in.
 """
 

@@ -7,10 +7,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tasks.errors import InputError
+from tasks.sae.architectures.registry import architecture
 from tasks.sae.belonging import Belonging
 from tasks.sae.config import SAEConfig
 from tasks.sae.ops import SparseCodes, decode_sparse
-from tasks.sae.registry import architecture
 from tasks.sae.scaling import Weights
 
 

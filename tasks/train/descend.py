@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tasks.sae.across import total
-from tasks.sae.architecture import Architecture
+from tasks.sae.architectures.base import Architecture
 from tasks.sae.exchange import Exchange, Group, own_latents
 from tasks.sae.kernels.backend import ByLatent
 from tasks.sae.kernels.dispatch import backend_for

@@ -6,11 +6,11 @@ from typing import Any
 
 from tasks.artifacts import identity, to_json, write_manifest
 from tasks.config import PipelineConfig
+from tasks.sae.architectures.registry import architecture
 from tasks.sae.checkpoint import save
 from tasks.sae.exchange import Group
 from tasks.sae.model import SparseAutoencoder
 from tasks.sae.parameters import joined, view
-from tasks.sae.registry import architecture
 from tasks.sae.scaling import Scaling, Weights, fold, folding
 from tasks.store.objects import open_store
 from tasks.train.curve import curve_to_parquet, spikes

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from tasks.artifacts import parse_json
 from tasks.errors import ArtifactError
+from tasks.sae.architectures.registry import architecture
 from tasks.sae.exchange import Group
 from tasks.sae.parameters import extra_of
-from tasks.sae.registry import architecture
 from tasks.store.objects import ObjectStore
 from tasks.train.checkpoints import PART, part_name
 from tasks.train.curve import CurveRow

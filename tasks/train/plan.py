@@ -4,10 +4,9 @@ import math
 from dataclasses import dataclass, replace
 
 from tasks.precision import here
-from tasks.sae.architecture import layout
+from tasks.sae.architectures.registry import architecture, layout
 from tasks.sae.config import SAEConfig
 from tasks.sae.parameters import Layout
-from tasks.sae.registry import architecture
 from tasks.train.config import TrainConfig
 
 CURVE_ROWS = 250

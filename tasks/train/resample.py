@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import linear, normalize
 
 from tasks.sae.across import total
-from tasks.sae.architecture import Batch
+from tasks.sae.architectures.base import Batch
 from tasks.sae.exchange import Exchange, Group
 from tasks.sae.parameters import Parameters
 from tasks.train.plan import Plan

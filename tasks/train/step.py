@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from tasks.sae.architecture import Batch, Scratch, StepSums
+from tasks.sae.architectures.base import Batch, Scratch, StepSums
+from tasks.sae.architectures.registry import architecture
 from tasks.sae.exchange import Exchange, Group, own_latents
 from tasks.sae.init import initial_parameters
 from tasks.sae.parameters import Parameters, layout_of, part_of, view, zeros
-from tasks.sae.registry import architecture
 from tasks.sae.scaling import Scaling
 from tasks.train.descend import EPS, descend
 from tasks.train.plan import Plan

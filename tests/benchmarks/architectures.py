@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.artifacts import read_json
-from tasks.sae.registry import NAMES
+from tasks.sae.architectures.names import NAMES
 from tests.benchmarks.demo import SMALL
 from tests.benchmarks.harness import arguments, environment, finish
 

@@ -31,8 +31,8 @@ from tasks.errors import InputError
 from tasks.interchange.formats import NAMES, FormatName
 from tasks.interchange.transfer import export_sae, import_sae
 from tasks.sae import SparseAutoencoder, load
+from tasks.sae.architectures.names import NAMES as ARCHS
 from tasks.sae.exchange import Alone
-from tasks.sae.registry import NAMES as ARCHS
 from tasks.store.reader import read_rows
 from tasks.store.schema import to_float32
 from tasks.train.worker import Worker

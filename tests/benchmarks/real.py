@@ -27,9 +27,9 @@ from torch import Tensor
 from tasks.artifacts import identity
 from tasks.config import PipelineConfig, load_config
 from tasks.sae import load
+from tasks.sae.architectures.names import NAMES
 from tasks.sae.config import SAEConfig
 from tasks.sae.exchange import Alone
-from tasks.sae.registry import NAMES
 from tasks.score.baselines import (
     affordable_rows,
     component_error,

@@ -19,9 +19,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from tasks.sae.architectures.names import NAMES
 from tasks.sae.config import SAEConfig
 from tasks.sae.exchange import Alone, Exchange
-from tasks.sae.registry import NAMES
 from tasks.sae.scaling import scaling
 from tasks.train.config import TrainConfig
 from tasks.train.distributed import TorchExchange

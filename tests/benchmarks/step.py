@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tasks.sae.registry import NAMES
+from tasks.sae.architectures.names import NAMES
 from tests.benchmarks.harness import arguments, environment, finish
 from tests.benchmarks.peers_venv import make_venv
 from tests.benchmarks.rounds import interleaved, ratio

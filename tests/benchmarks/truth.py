@@ -19,8 +19,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from tasks.sae.architectures.names import NAMES
 from tasks.sae.config import SAEConfig
-from tasks.sae.registry import NAMES
 from tasks.score.truth import Recovery
 from tasks.train.config import TrainConfig
 from tests.benchmarks.harness import arguments, environment, finish

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from tasks.sae.architecture import Batch
+from tasks.sae.architectures.base import Batch
+from tasks.sae.architectures.registry import architecture
 from tasks.sae.config import SAEConfig
 from tasks.sae.exchange import Alone
 from tasks.sae.losses import squared_error, weighted_l1
 from tasks.sae.parameters import Layout, Parameters, zeros
-from tasks.sae.registry import architecture
 from tasks.sae.scaling import Scaling
 
 

@@ -5,8 +5,8 @@ import pytest
 
 from flows.architectures import described
 from flows.cli import main
+from tasks.sae.architectures.names import NAMES
 from tasks.sae.config import SAEConfig
-from tasks.sae.registry import NAMES
 
 COMMON = {"arch", "d_in", "d_sae", "skip", "b_dec"}
 

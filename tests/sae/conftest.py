@@ -5,9 +5,8 @@ import torch
 from torch import Tensor
 
 from tasks.sae import SAEConfig, SparseAutoencoder
-from tasks.sae.architecture import layout
+from tasks.sae.architectures.registry import architecture, layout
 from tasks.sae.parameters import Parameters, zeros
-from tasks.sae.registry import architecture
 from tasks.sae.scaling import Scaling, fold, folding
 
 

@@ -5,11 +5,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from tasks.sae.architecture import Batch, StepSums, layout
+from tasks.sae.architectures.base import Batch, StepSums
+from tasks.sae.architectures.registry import architecture, layout
 from tasks.sae.config import SAEConfig
 from tasks.sae.exchange import Alone
 from tasks.sae.parameters import Parameters, view, zeros
-from tasks.sae.registry import architecture
 from tests.sae.conftest import random_parameters
 from tests.sae.test_gradients import D_IN, D_OUT, D_SAE, N, dead_mask, identity, random_rows
 

@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from tasks.sae.architecture import Batch, layout
+from tasks.sae.architectures.base import Batch
+from tasks.sae.architectures.names import NAMES
+from tasks.sae.architectures.registry import architecture, layout
 from tasks.sae.config import SAEConfig
 from tasks.sae.exchange import Alone
 from tasks.sae.losses import batch_top_k_codes, selected_loss, squared_error, top_k_codes, weighted_l1
 from tasks.sae.parameters import Parameters, view, zeros
-from tasks.sae.registry import NAMES, architecture
 from tasks.sae.scaling import Scaling
 from tests.sae.conftest import random_parameters as drawn
 

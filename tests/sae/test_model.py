@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from tasks.errors import InputError
+from tasks.sae.architectures.names import NAMES
+from tasks.sae.architectures.registry import architecture
 from tasks.sae.ops import SparseCodes, densify
-from tasks.sae.registry import NAMES, architecture
 from tasks.sae.scaling import Folding, Weights, scaling
 
 

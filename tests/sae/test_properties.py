@@ -10,12 +10,13 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from tasks.sae import SparseAutoencoder, load, save
-from tasks.sae.architecture import Batch, layout
-from tasks.sae.batchtopk import _largest
+from tasks.sae.architectures.base import Batch
+from tasks.sae.architectures.batchtopk import _largest
+from tasks.sae.architectures.names import NAMES
+from tasks.sae.architectures.registry import architecture, layout
 from tasks.sae.config import SAEConfig
 from tasks.sae.exchange import Alone
 from tasks.sae.parameters import Parameters, view, zeros
-from tasks.sae.registry import NAMES, architecture
 from tasks.sae.scaling import Folding, Scaling, Weights, fold, folding
 from tests.sae.conftest import random_parameters
 from tests.sae.test_gradients import D_IN, D_OUT, D_SAE, dead_mask, identity, random_rows

@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from tasks.sae.architecture import Batch, StepSums, layout
+from tasks.sae.architectures.base import Batch, StepSums
+from tasks.sae.architectures.names import NAMES
+from tasks.sae.architectures.penalised import Penalised
+from tasks.sae.architectures.registry import architecture, layout
 from tasks.sae.config import SAEConfig
-from tasks.sae.dense import DenseArchitecture
 from tasks.sae.exchange import Alone, Exchange, own_latents
 from tasks.sae.parameters import Parameters, view, zeros
-from tasks.sae.registry import NAMES, architecture
 from tasks.train.config import TrainConfig
 from tasks.train.plan import plan
 from tasks.train.step import state_from, update
@@ -19,14 +20,14 @@ from tests.sae.conftest import random_parameters
 from tests.sae.test_gradients import D_IN, D_OUT, D_SAE, N, dead_mask, identity, random_rows
 from tests.sae.threads import in_mesh
 
-ARCHS = [name for name in NAMES if getattr(architecture(name), "sparse_below", 0) > 0]
+ARCHS = [name for name in NAMES if getattr(architecture(name), "active_below", 0) > 0]
 JUMPS = ["jumprelu", "jumprelu_l0"]
 
 each = pytest.mark.parametrize("arch", ARCHS)
 
 
 def test_all_but_plain_autoencoders_and_wide_windows_have_a_sparse_step() -> None:
-    dense = {name for name in NAMES if isinstance(architecture(name), DenseArchitecture)} - set(ARCHS)
+    dense = {name for name in NAMES if isinstance(architecture(name), Penalised)} - set(ARCHS)
     assert dense == {"dense", "jumprelu_tanh"}
 
 
@@ -198,7 +199,7 @@ def test_a_run_that_changes_its_way_ends_where_it_would_have_ended(arch: str, mo
         parameters.W_dec.div_(parameters.W_dec.norm(dim=1, keepdim=True))
         state = state_from(parameters, resolved)
         for step in range(15):
-            monkeypatch.setattr(kind, "sparse_below", 1.1 if step >= sparse_from else 1e-9)
+            monkeypatch.setattr(kind, "active_below", 1.1 if step >= sparse_from else 1e-9)
             update(state, random_rows(seed=step), resolved, identity(D_IN), Alone())
         ends.append(state.parameters.flat)
     assert float((ends[0] - ends[1]).norm()) <= 1e-9 * float(ends[0].norm())

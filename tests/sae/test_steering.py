@@ -5,11 +5,12 @@ import math
 import pytest
 import torch
 
-from tasks.sae.architecture import Batch
+from tasks.sae.architectures.base import Batch
+from tasks.sae.architectures.l0_controller import DAMPING, HELD_FROM, LARGEST_EXCESS, LARGEST_GAIN, steer, steering
+from tasks.sae.architectures.names import NAMES
+from tasks.sae.architectures.registry import architecture
 from tasks.sae.config import SAEConfig
-from tasks.sae.registry import NAMES, architecture
 from tasks.sae.scaling import Scaling
-from tasks.sae.steering import DAMPING, HELD_FROM, LARGEST_EXCESS, LARGEST_GAIN, steer, steering
 
 
 def batch(buffers: dict[str, torch.Tensor], **at: float) -> Batch:

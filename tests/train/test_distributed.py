@@ -9,8 +9,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from tasks.config import PipelineConfig
+from tasks.sae.architectures.names import NAMES
 from tasks.sae.exchange import Alone, Exchange
-from tasks.sae.registry import NAMES
 from tasks.train.distributed import TorchExchange
 from tasks.train.worker import Worker
 from tests.conftest import free_port

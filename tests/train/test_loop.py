@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from tasks.errors import InputError
+from tasks.sae.architectures.names import NAMES
 from tasks.sae.config import SAEConfig
-from tasks.sae.registry import NAMES
 from tasks.sae.scaling import Scaling
 from tasks.train.config import TrainConfig
 from tasks.train.curve import curve_to_parquet, spike_told, spikes

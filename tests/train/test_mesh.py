@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from tasks.sae.architectures.names import NAMES
 from tasks.sae.config import SAEConfig
 from tasks.sae.exchange import Alone, Exchange
 from tasks.sae.parameters import joined, part_of, view
-from tasks.sae.registry import NAMES
 from tasks.sae.scaling import Scaling
 from tasks.store.objects import open_store
 from tasks.train.checkpoints import checkpoint_name

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tasks.sae.architecture import Batch
+from tasks.sae.architectures.base import Batch
 from tasks.sae.config import SAEConfig
 from tasks.sae.exchange import Alone
 from tasks.sae.scaling import Scaling

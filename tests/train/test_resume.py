@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from tasks.errors import ArtifactError
+from tasks.sae.architectures.names import NAMES
 from tasks.sae.exchange import Alone
-from tasks.sae.registry import NAMES
 from tasks.store.objects import open_store
 from tasks.train.checkpoints import checkpoint_name
 from tasks.train.loop import Run, StoppedError

@@ -6,7 +6,7 @@ from typing import Any
 
 from tasks.config import PipelineConfig
 from tasks.errors import InputError
-from tasks.sae.architecture import layout
+from tasks.sae.architectures.registry import layout
 from tasks.train.sweep.config import SweepConfig, described
 
 STATES = 4

@@ -12,7 +12,7 @@ from math import log
 import torch
 from torch import Tensor
 
-from tasks.sae.architecture import Batch
+from tasks.sae.architectures.base import Batch
 
 GAIN = 40.0
 """Change of the coefficient's logarithm in a run, per unit of excess of the logarithm of l0: .04 in one of 1,000 steps.

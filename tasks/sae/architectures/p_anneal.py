@@ -10,44 +10,53 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tasks.sae.architecture import Batch
+from tasks.sae.architectures.base import Batch
+from tasks.sae.architectures.names import Description
+from tasks.sae.architectures.penalised import LossContext, Penalised, PenalisedCodes, StepOutcome
+from tasks.sae.architectures.relu_step import ACTIVE_BELOW, Penalty, relu_step
 from tasks.sae.config import SAEConfig
-from tasks.sae.dense import Codes, DenseArchitecture, Found, Here
 from tasks.sae.exchange import Exchange, add_up_everywhere
 from tasks.sae.kernels.types import Entries
 from tasks.sae.parameters import Parameters
-from tasks.sae.sparse_relu import SPARSE_BELOW, Penalty, sparse_relu_step
+
+DESCRIPTION = Description(
+    title="p-annealed",
+    about="ReLU with an Lp penalty whose p falls from 1",
+    k="aim",
+    settings=("k", "l1_coefficient", "p_final"),
+)
 
 CHANGES = 10
 """Steps in which p falls, evenly over the run."""
 _SMALLEST = 1e-8  # codes below count as 0: the slope of f^p has no bound there
 
 
-class PAnneal(DenseArchitecture):
+class PAnneal(Penalised):
     """Squared error plus lambda * sum f^p, with decoder rows held at norm 1."""
 
+    description = DESCRIPTION
     unit_norm_decoder = True
     resamples = True
-    sparse_below = SPARSE_BELOW
+    active_below = ACTIVE_BELOW
     first_coefficient = 0.5
 
     def buffers(self, config: SAEConfig) -> dict[str, Tensor]:  # noqa: D102
         one = torch.ones(1, dtype=torch.float64)
         return super().buffers(config) | {"p": one, "rescaled": one.clone()}
 
-    def codes(self, at: Here, p: Parameters, pre_acts: Float[Tensor, "n d_sae"]) -> Codes:  # noqa: D102
+    def codes(self, at: LossContext, p: Parameters, pre_acts: Float[Tensor, "n d_sae"]) -> PenalisedCodes:  # noqa: D102
         codes = pre_acts.relu()
         coefficient, power = self._in_force(at.config, at.batch, codes.detach(), partial(add_up_everywhere, at.exchange))
-        return Codes(codes, coefficient * _power_sum(codes, power))
+        return PenalisedCodes(codes, coefficient * _power_sum(codes, power))
 
-    def sparse_step(  # noqa: D102
+    def active_step(  # noqa: D102
         self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: Batch, exchange: Exchange
-    ) -> Found:
+    ) -> StepOutcome:
         def penalty(entries: Entries) -> Penalty:
             coefficient, power = self._in_force(config, batch, entries.values, exchange.latents.add_up)  # all rows' already
             return Penalty(coefficient * _power_sum(entries.values, power), coefficient * _slope(entries.values, power))
 
-        return sparse_relu_step(parameters, out, batch, exchange, penalty)
+        return relu_step(parameters, out, batch, exchange, penalty)
 
     def _in_force(
         self, config: SAEConfig, batch: Batch, codes: Tensor, add_up: Callable[[Tensor], None]
@@ -69,3 +78,6 @@ def _power_sum(codes: Tensor, p: float) -> Tensor:
 
 def _slope(codes: Tensor, p: float) -> Tensor:
     return torch.ones_like(codes) if p == 1.0 else (p * codes.pow(p - 1)).where(codes > _SMALLEST, 0.0)
+
+
+ARCHITECTURE = PAnneal()

@@ -1,6 +1,6 @@
-"""What all steps at few latents only share: finding the entries of all workers' rows, and what to tell of them.
+"""What steps at active latents only have in common: finding the entries of all workers' rows, and what to tell of them.
 
-Workers gather rows and entries, and share what their latents decode to, as in ``tasks.sae.selected``.
+Workers gather rows and entries, and share what their latents decode to, as in ``selection_step``.
 """
 
 from dataclasses import dataclass
@@ -10,17 +10,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tasks.sae.across import decode_together, own_stretch, total
-from tasks.sae.architecture import Batch, StepSums
+from tasks.sae.architectures.affine import pre_activations, rest_to_rebuild
+from tasks.sae.architectures.base import Batch, StepSums
 from tasks.sae.exchange import Exchange, gather_entries, own_latents
 from tasks.sae.kernels.backend import ByLatent
 from tasks.sae.kernels.dispatch import backend_for
 from tasks.sae.kernels.types import DecodedRows, Entries, Part
 from tasks.sae.parameters import Parameters
-from tasks.sae.selected import encode, rest_to_rebuild
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class ActiveStep:
     """All workers' rows, scaled, and the pre-activations of this worker's latents that a step looks at."""
 
     x: Float[Tensor, "n d_in"]
@@ -66,13 +66,15 @@ class Seen:
         return (len(self.W_dec),)
 
 
-def look(parameters: Parameters, batch: Batch, exchange: Exchange, level: float | Float[Tensor, "d_sae"]) -> Seen:
+def begin_active_step(
+    parameters: Parameters, batch: Batch, exchange: Exchange, level: float | Float[Tensor, "d_sae"]
+) -> ActiveStep:
     """Find all pre-activations above ``level``, of one number or one for each latent."""
     d_in = parameters.encoder.shape[1]
     x, y = batch.rows(batch.raw, d_in)
-    pre_acts = encode(parameters, x, batch)
+    pre_acts = pre_activations(parameters, x, batch)
     entries = gather_entries(exchange, backend_for(pre_acts).select_above(pre_acts, level, parameters.flat.dtype))
     target = rest_to_rebuild(parameters, *(own_stretch(rows, exchange.latents) for rows in (x, y)))
     if exchange.world_size > 1:
         x, _ = batch.rows(exchange.gather([batch.raw])[0], d_in)
-    return Seen(x, target, entries, parameters.W_dec, exchange)
+    return ActiveStep(x, target, entries, parameters.W_dec, exchange)

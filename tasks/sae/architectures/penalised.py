@@ -1,7 +1,7 @@
-"""The step of architectures whose codes are found by comparing each pre-activation with a level.
+"""Architectures that pay for active latents: squared error plus a penalty, with codes from a level on each pre-activation.
 
-An architecture says what its codes are and what they cost; squared error, gradients by dense autograd and sums over workers
-are shared. One that also says how to do the same at few latents only has that done once few of them are active.
+An architecture says what its codes are and what they cost. Squared error, gradients by autograd and sums over workers are
+shared. One that also has a step at active latents only takes that step once few latents are active.
 """
 
 from dataclasses import dataclass, replace
@@ -13,40 +13,40 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from tasks.sae.across import total
-from tasks.sae.architecture import Architecture, Batch, StepSums
+from tasks.sae.architectures.base import Architecture, Batch, StepSums
+from tasks.sae.architectures.l0_controller import steer, steering
 from tasks.sae.config import SAEConfig
 from tasks.sae.exchange import Exchange
 from tasks.sae.kernels.backend import ByLatent
 from tasks.sae.losses import squared_error
 from tasks.sae.parameters import Parameters
 from tasks.sae.scaling import Weights
-from tasks.sae.steering import steer, steering
 
 
-class Codes(NamedTuple):
+class PenalisedCodes(NamedTuple):
     """What an architecture makes of a worker's rows."""
 
     codes: Float[Tensor, "n d_sae"]
     penalty: Float[Tensor, ""]
     """Sum over rows of what this worker's latents add to the squared error."""
     n_entries: Tensor | None = None
-    """How many pre-activations the sparse step would look at; empty: as many as there are active latents."""
+    """How many pre-activations the active step would look at; empty: as many as there are active latents."""
     shared: Tensor | None = None
     """Sum over rows of what is added that follows from the latents of all workers, and is the same on all."""
 
 
-class Found(NamedTuple):
-    """What a step has found, over all workers' rows."""
+class StepOutcome(NamedTuple):
+    """What a step came to, over all workers' rows."""
 
     sums: StepSums
     by_latent: ByLatent | None
     """The gradients of encoder, W_dec and b_enc, where they are not written yet."""
     n_entries: Tensor
-    """How many pre-activations the sparse step looks at, or would have."""
+    """How many pre-activations the active step looks at, or would have."""
 
 
 @dataclass(frozen=True, slots=True)
-class Here:
+class LossContext:
     """What a loss may look at beside the parameters."""
 
     config: SAEConfig
@@ -62,7 +62,7 @@ class Here:
         return _whole(decoded, self.exchange)
 
 
-class DenseArchitecture(Architecture):
+class Penalised(Architecture):
     """Squared error plus a penalty, a mean over rows, differentiated by autograd."""
 
     unit_norm_decoder = False
@@ -72,8 +72,8 @@ class DenseArchitecture(Architecture):
     On 5M rows of 2,048 known features (d_in 256, d_sae 512, k 8), without and with clipping, explained variance and F1:
     gated .834 and .758, .838 and .820; l1_2023 .799 and .583, .814 and .565; p_anneal .814 and .604, .825 and .631.
     """
-    sparse_below = 0.0
-    """Share of latents that the step before looked at, or would have, below which a step is the sparse one; 0: never."""
+    active_below = 0.0
+    """Share of latents that the step before looked at, or would have, below which a step is the active one; 0: never."""
     first_coefficient: float | None = None
     """The sparsity coefficient from which the search for it starts, where there is one to be found."""
 
@@ -86,38 +86,38 @@ class DenseArchitecture(Architecture):
 
     def buffers(self, config: SAEConfig) -> dict[str, Tensor]:  # noqa: D102
         found = steering(self.first_coefficient) if self.first_coefficient is not None and self.steers(config) else {}
-        return found | {"density": torch.ones(1, dtype=torch.float64)} if self.sparse_below > 0 else found
+        return found | {"density": torch.ones(1, dtype=torch.float64)} if self.active_below > 0 else found
 
     def coefficient(self, config: SAEConfig, batch: Batch) -> float | Tensor:
         """The sparsity coefficient in force."""
         given = self.given_coefficient(config)
         return batch.buffers["coefficient"][0].to(batch.scaling.mean.dtype) if given is None else given * batch.sparsity
 
-    def codes(self, at: Here, p: Parameters, pre_acts: Float[Tensor, "n d_sae"]) -> Codes:
+    def codes(self, at: LossContext, p: Parameters, pre_acts: Float[Tensor, "n d_sae"]) -> PenalisedCodes:
         """Codes and their penalty, differentiable with respect to ``p`` and ``pre_acts``."""
         raise NotImplementedError
 
     def gradients(  # noqa: D102
         self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: Batch, exchange: Exchange
     ) -> tuple[StepSums, ByLatent | None]:
-        is_sparse = self.sparse_below > 0 and float(batch.buffers["density"]) < self.sparse_below
-        step = self.sparse_step if is_sparse else self.dense_step
+        is_active = self.active_below > 0 and float(batch.buffers["density"]) < self.active_below
+        step = self.active_step if is_active else self.dense_step
         sums, by_latent, n_entries = step(config, parameters, out, batch, exchange)
-        if self.sparse_below > 0:
+        if self.active_below > 0:
             batch.buffers["density"].copy_(n_entries.double() / (sums.n_rows * config.d_sae))
         if self.steers(config):
             steer(batch, sums.n_active / sums.n_rows, config.k)
         return sums, by_latent
 
-    def sparse_step(
+    def active_step(
         self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: Batch, exchange: Exchange
-    ) -> Found:
-        """The same as ``dense_step``, at few latents only."""
+    ) -> StepOutcome:
+        """The gradients that ``dense_step`` gives, found at active latents only."""
         raise NotImplementedError
 
     def dense_step(
         self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: Batch, exchange: Exchange
-    ) -> Found:
+    ) -> StepOutcome:
         """The gradients of the loss by autograd, all written into ``out``."""
         x, y = batch.rows(batch.raw, parameters.encoder.shape[1])
         n_rows = len(x) * exchange.world_size
@@ -127,7 +127,7 @@ class DenseArchitecture(Architecture):
         rest = leaves.b_dec
         if "W_skip" in leaves.extra:
             rest = rest + linear(x, leaves.extra["W_skip"])
-        found = self.codes(Here(config, batch, exchange, y, rest.detach()), leaves, pre_acts.to(x.dtype))
+        found = self.codes(LossContext(config, batch, exchange, y, rest.detach()), leaves, pre_acts.to(x.dtype))
         with torch.autocast(x.device.type, torch.bfloat16, enabled=batch.bf16):
             y_hat = found.codes @ leaves.W_dec
         error = squared_error(y, _whole(y_hat.to(x.dtype), exchange) + rest)
@@ -174,16 +174,18 @@ def _differentiate(loss: Tensor, leaves: Parameters, out: Parameters) -> None:
         target.copy_(gradient)
 
 
-def _summed(out: Parameters, found: Codes, loss: Tensor, error: Tensor, n_rows: int, exchange: Exchange) -> Found:
+def _summed(
+    out: Parameters, found: PenalisedCodes, loss: Tensor, error: Tensor, n_rows: int, exchange: Exchange
+) -> StepOutcome:
     """One sum over workers of the gradients and all statistics."""
     active = (found.codes > 0).sum(0).to(out.flat.dtype)
     n_active = total(active.sum(), exchange.latents)
     n_entries = n_active if found.n_entries is None else total(found.n_entries.to(out.flat.dtype), exchange.latents)
     if exchange.world_size == 1:
-        return Found(StepSums(n_rows, loss, error, n_active, active > 0), None, n_entries)
+        return StepOutcome(StepSums(n_rows, loss, error, n_active, active > 0), None, n_entries)
     sums = torch.cat([out.flat, active, torch.stack([loss, error, n_active, n_entries])])
     exchange.add_up(sums)
     out.flat.copy_(sums[: len(out.flat)])
     counts = sums[len(out.flat) : -4]
     loss, error, n_active, n_entries = sums[-4:]
-    return Found(StepSums(n_rows, loss, error, n_active, counts > 0), None, n_entries)
+    return StepOutcome(StepSums(n_rows, loss, error, n_active, counts > 0), None, n_entries)

@@ -8,12 +8,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tasks.errors import InputError
+from tasks.sae.architectures.names import Description
 from tasks.sae.config import SAEConfig
 from tasks.sae.exchange import Exchange
 from tasks.sae.kernels.backend import ByLatent
 from tasks.sae.ops import SparseCodes
-from tasks.sae.parameters import Layout, Parameters
-from tasks.sae.registry import architecture
+from tasks.sae.parameters import Parameters
 from tasks.sae.scaling import Folding, Scaling, Weights
 
 
@@ -82,6 +82,8 @@ class StepSums:
 class Architecture:
     """One way to turn pre-activations into sparse codes, with the loss that trains it."""
 
+    description: Description
+    """What it says of itself; in its file too, where it is read without torch."""
     unit_norm_decoder = True
     """Hold decoder rows at norm 1: drop the gradient's part along each row, and renormalise after each update."""
     max_grad_norm: float | None = None
@@ -96,8 +98,6 @@ class Architecture:
     """Below the width that it was measured at, the usual learning rate rises as it falls above."""
     leans_on_rows = False
     """Each latent starts between a random direction and a training row, so that none is far from all data."""
-    keeps_k = False
-    """The finished SAE keeps exactly k latents per row."""
     dead_share = 1 / 100
     """Share of the run's rows without firing after which a latent usually counts as dead."""
     revives = False
@@ -108,6 +108,11 @@ class Architecture:
     """Names of the finished SAE's tensors beside the four."""
     sparsity_warmup: float | None = None
     """Share of the run over which the sparsity coefficient rises; None: as long as the learning rate's warm-up."""
+
+    @property
+    def keeps_k(self) -> bool:
+        """Whether the finished SAE keeps exactly k latents of each row."""
+        return self.description.k == "row"
 
     def extra(self, config: SAEConfig) -> dict[str, tuple[int, ...]]:
         """Shapes of trained parameters beside encoder, W_dec, b_enc and b_dec."""
@@ -147,18 +152,9 @@ class Architecture:
         raise NotImplementedError
 
     def activate_sparse(self, config: SAEConfig, pre_acts: Float[Tensor, "n d_sae"]) -> SparseCodes:
-        """The same codes as values and indices, k per row."""
+        """Codes of the finished SAE as values and indices, k per row."""
         raise InputError(f"sae.arch is {config.arch!r}, which keeps no fixed number of latents; encode_sparse is for topk.")
 
     def finished(self, parameters: Parameters, buffers: Mapping[str, Tensor], folding: Folding) -> dict[str, Tensor]:
         """The finished SAE's tensors beside the four, for raw activations."""
         return {}
-
-
-def layout(config: SAEConfig, d_in: int, d_out: int | None = None) -> Layout:
-    """Sizes of the parameters of an SAE that rebuilds rows of ``d_out`` features (empty: its input's) from ``d_in``."""
-    d_out = d_in if d_out is None else d_out
-    extra = architecture(config.arch).extra(config)
-    if config.skip:
-        extra = extra | {"W_skip": (d_out, d_in)}
-    return Layout(d_in, config.d_sae, d_out, extra)

@@ -1,4 +1,4 @@
-"""BatchTopK (https://arxiv.org/abs/2412.06410) and its nested kind, Matryoshka (https://arxiv.org/abs/2503.17547).
+"""BatchTopK (https://arxiv.org/abs/2412.06410).
 
 The n * k largest pre-activations of a batch of n rows, over all workers, are its codes, so that rows may take more or
 fewer latents than k. A finished SAE sees one row at a time: it keeps what exceeds the threshold at which training kept.
@@ -11,16 +11,24 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tasks.sae.across import largest_of_batch, total
-from tasks.sae.architecture import Architecture, Batch, StepSums
+from tasks.sae.architectures.base import Architecture, Batch, StepSums
+from tasks.sae.architectures.initial_size import match_size
+from tasks.sae.architectures.names import Description
+from tasks.sae.architectures.selection_step import selected_gradients
 from tasks.sae.config import SAEConfig
 from tasks.sae.exchange import Exchange, Group, add_up_everywhere, gather_entries
-from tasks.sae.init import match_size
 from tasks.sae.kernels.backend import ByLatent
 from tasks.sae.kernels.dispatch import backend_for
 from tasks.sae.kernels.types import Entries
 from tasks.sae.parameters import Parameters
 from tasks.sae.scaling import Folding, Weights
-from tasks.sae.selected import selected_gradients
+
+DESCRIPTION = Description(
+    title="BatchTopK",
+    about="k latents a token on average: the largest of the whole batch",
+    k="batch",
+    settings=("k", "k_start", "aux_k", "aux_coefficient"),
+)
 
 THRESHOLD_RATE = 0.05
 """Share of a step's threshold in the running mean.
@@ -35,6 +43,7 @@ _MARGIN = 0.8  # of the last threshold: low enough to hold all that will be kept
 class BatchTopK(Architecture):
     """The n * k largest pre-activations of the batch, rectified."""
 
+    description = DESCRIPTION
     tensors = ("threshold",)
     leans_on_rows = True
     lr = 5e-3
@@ -76,16 +85,6 @@ class BatchTopK(Architecture):
         return {"threshold": threshold.expand(len(parameters.b_enc)).clone()}
 
 
-class Matryoshka(BatchTopK):
-    """BatchTopK whose nested prefixes of latents must each rebuild the rows, so that the first ones stay general."""
-
-    def bounds(self, config: SAEConfig) -> tuple[int, ...]:
-        """Ends of the prefixes: given, or a 32nd, an eighth and a half of the latents, and all of them."""
-        if config.prefixes is not None:
-            return config.prefixes
-        return tuple(sorted({max(1, config.d_sae // part) for part in (32, 8, 2, 1)}))
-
-
 def _largest(pre_acts: Tensor, count: int, threshold: Tensor, exchange: Exchange, dtype: torch.dtype) -> Entries:
     """Of the ``count`` largest positive pre-activations of all workers' rows, those of this worker's latents.
 
@@ -118,3 +117,6 @@ def _follow(threshold: Tensor, kept: Entries, latents: Group) -> None:
     if bool(smallest.isinf()):
         return
     threshold.copy_(torch.where(threshold > 0, threshold.lerp(smallest, THRESHOLD_RATE), smallest))
+
+
+ARCHITECTURE = BatchTopK()

@@ -1,4 +1,4 @@
-"""The step of ReLU codes with a penalty once few of them are active: the same gradients, at the active latents only."""
+"""The active step of ReLU codes with a penalty."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -6,15 +6,15 @@ from typing import NamedTuple
 from jaxtyping import Float
 from torch import Tensor
 
-from tasks.sae.architecture import Batch
-from tasks.sae.dense import Found
+from tasks.sae.architectures.active_step import begin_active_step
+from tasks.sae.architectures.affine import write_rest
+from tasks.sae.architectures.base import Batch
+from tasks.sae.architectures.penalised import StepOutcome
 from tasks.sae.exchange import Exchange
 from tasks.sae.kernels.types import Entries
 from tasks.sae.parameters import Parameters
-from tasks.sae.selected import write_rest
-from tasks.sae.sparse_step import look
 
-SPARSE_BELOW = 0.15
+ACTIVE_BELOW = 0.15
 """Share of active latents in the step before below which a step touches active latents only.
 
 Of l1 at d_in 576, d_sae 9216, batch 2048, two busy cores (``tests/benchmarks/step_paths.py``), the dense step took 3.6, 3.4,
@@ -33,13 +33,13 @@ class Penalty(NamedTuple):
     """The penalty's gradient on each decoder row is this number times the row; empty: it has none."""
 
 
-def sparse_relu_step(
+def relu_step(
     parameters: Parameters,
     out: Parameters,
     batch: Batch,
     exchange: Exchange,
     penalty: Callable[[Entries], Penalty],
-) -> Found:
+) -> StepOutcome:
     """Gradients of the mean over rows of the squared error plus a penalty.
 
     Args:
@@ -49,11 +49,11 @@ def sparse_relu_step(
         exchange: to the other workers.
         penalty: what the active codes of all workers' rows cost.
     """
-    seen = look(parameters, batch, exchange, 0.0)
-    entries, n = seen.entries, len(seen.x)
-    (rows, d_values), cost = seen.decode(entries), penalty(entries)
-    write_rest(out, rows, seen.x)
+    step = begin_active_step(parameters, batch, exchange, 0.0)
+    entries, n = step.entries, len(step.x)
+    (rows, d_values), cost = step.decode(entries), penalty(entries)
+    write_rest(out, rows, step.x)
     radial = None if cost.radial is None else cost.radial / n
-    gradients = seen.by_latent(seen.part(entries, d_values + cost.slope / n, rows), radial)
-    sums = seen.sums(rows.squared_error, seen.total(cost.total) / n, entries)
-    return Found(sums, gradients, sums.n_active)
+    gradients = step.by_latent(step.part(entries, d_values + cost.slope / n, rows), radial)
+    sums = step.sums(rows.squared_error, step.total(cost.total) / n, entries)
+    return StepOutcome(sums, gradients, sums.n_active)

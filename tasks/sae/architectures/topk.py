@@ -4,23 +4,31 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tasks.sae.across import largest_of_rows
-from tasks.sae.architecture import Architecture, Batch, StepSums
+from tasks.sae.architectures.base import Architecture, Batch, StepSums
+from tasks.sae.architectures.initial_size import match_size
+from tasks.sae.architectures.names import Description
+from tasks.sae.architectures.selection_step import selected_gradients
 from tasks.sae.config import SAEConfig
 from tasks.sae.exchange import Exchange, gather_entries
-from tasks.sae.init import match_size
 from tasks.sae.kernels.backend import ByLatent
 from tasks.sae.kernels.dispatch import backend_for
 from tasks.sae.kernels.types import Entries
 from tasks.sae.ops import SparseCodes, densify, top_k
 from tasks.sae.parameters import Parameters
 from tasks.sae.scaling import Weights
-from tasks.sae.selected import selected_gradients
+
+DESCRIPTION = Description(
+    title="TopK",
+    about="the k largest latents of each token, with AuxK",
+    k="row",
+    settings=("k", "k_start", "aux_k", "aux_coefficient"),
+)
 
 
 class TopK(Architecture):
     """The k largest pre-activations of each row, rectified."""
 
-    keeps_k = True
+    description = DESCRIPTION
     leans_on_rows = True
     lr = 5e-3
     revives = True
@@ -49,3 +57,6 @@ class TopK(Architecture):
 
     def activate_sparse(self, config: SAEConfig, pre_acts: Float[Tensor, "n d_sae"]) -> SparseCodes:  # noqa: D102
         return top_k(pre_acts, config.k)
+
+
+ARCHITECTURE = TopK()

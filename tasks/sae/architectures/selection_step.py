@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from tasks.sae.across import decode_together, largest_of_rows, own_bounds, own_stretch
-from tasks.sae.architecture import Batch, StepSums
+from tasks.sae.architectures.affine import pre_activations, rest_to_rebuild, write_rest
+from tasks.sae.architectures.base import Batch, StepSums
 from tasks.sae.config import SAEConfig
 from tasks.sae.exchange import Exchange, Group, gather_entries, own_latents
 from tasks.sae.kernels.backend import ByLatent
@@ -49,7 +50,7 @@ def selected_gradients(
     latents = exchange.latents
     bounds = own_bounds(bounds, d_own, latents)
     x, y = batch.rows(batch.raw, d_in)
-    pre_acts = encode(parameters, x, batch)
+    pre_acts = pre_activations(parameters, x, batch)
     entries, dead = select(pre_acts), _dead_entries(config, pre_acts, batch, parameters, latents)
     target = rest_to_rebuild(parameters, *(own_stretch(rows, latents) for rows in (x, y)))
     weight = x.new_full((len(bounds),), 1 / (len(bounds) * y.numel() * exchange.world_size))
@@ -68,39 +69,6 @@ def selected_gradients(
     fired[entries.latents.long()] = True
     sums = StepSums(len(x), loss, rows.squared_error[-1].to(loss.dtype), rows.n_entries.to(loss.dtype), fired)
     return sums, backend_for(x).by_latent(parts, own_latents(exchange, d_own))
-
-
-_ONEDNN_LINEAR = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
-"""oneDNN's product, where torch has it. ``addmm`` calls MKL's for float32, which on AMD's CPUs is slower: medians of 125 ms
-against 82 for 2048 x 576 x 9216, of 865 against 528 for 4096 x 768 x 24576 (2 threads of an EPYC)."""
-
-
-def encode(parameters: Parameters, x: Tensor, batch: Batch) -> Tensor:
-    """Pre-activations ``[n, d_sae]`` of scaled rows, in bfloat16 if the batch says so."""
-    encoder, b_enc = parameters.encoder, parameters.b_enc
-    if batch.bf16:  # 15 ms against 62; the copy of the weights costs 0.4
-        x, encoder, b_enc = x.bfloat16(), encoder.bfloat16(), b_enc.bfloat16()
-    elif x.dtype == torch.float32 and x.device.type == "cpu" and _ONEDNN_LINEAR is not None:
-        product: Tensor = _ONEDNN_LINEAR(x, encoder, b_enc, "none", [], "")
-        return product
-    out = batch.scratch.empty("pre_acts", (len(x), len(encoder)), like=x)
-    return torch.addmm(b_enc, x, encoder.T, out=out)
-
-
-def rest_to_rebuild(parameters: Parameters, x: Tensor, y: Tensor) -> Tensor:
-    """What the latents have to rebuild."""
-    target = y - parameters.b_dec
-    if "W_skip" in parameters.extra:
-        target.addmm_(x, parameters.extra["W_skip"].T, alpha=-1)
-    return target
-
-
-def write_rest(out: Parameters, rows: DecodedRows, x: Tensor) -> None:
-    """Gradients of the decoder's bias and the skip path; the first group's gradient is that of all prefixes together."""
-    gradient = rows.output_gradient[: len(x)]
-    out.b_dec.copy_(gradient.sum(0))
-    if "W_skip" in out.extra:
-        torch.mm(gradient.T, x, out=out.extra["W_skip"])
 
 
 def _dead_entries(

@@ -1,0 +1,35 @@
+"""A plain autoencoder, for comparison."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tasks.sae.architectures.initial_size import shrink_decoder
+from tasks.sae.architectures.names import Description
+from tasks.sae.architectures.penalised import LossContext, Penalised, PenalisedCodes
+from tasks.sae.config import SAEConfig
+from tasks.sae.parameters import Parameters
+
+DESCRIPTION = Description(
+    title="dense",
+    about="a plain autoencoder of the same parts without sparsity, for comparison",
+    k="none",
+    settings=(),
+)
+
+
+class Dense(Penalised):
+    """ReLU codes, and nothing that asks for sparsity."""
+
+    description = DESCRIPTION
+
+    def start(  # noqa: D102
+        self, config: SAEConfig, parameters: Parameters, x: Float[Tensor, "m d_in"], y: Float[Tensor, "m d_out"]
+    ) -> None:
+        shrink_decoder(parameters)
+
+    def codes(self, at: LossContext, p: Parameters, pre_acts: Float[Tensor, "n d_sae"]) -> PenalisedCodes:  # noqa: D102
+        return PenalisedCodes(pre_acts.relu(), torch.zeros_like(p.b_dec[0]))
+
+
+ARCHITECTURE = Dense()
