@@ -15,7 +15,8 @@ from tasks.sae.across import total
 from tasks.sae.exchange import Group
 from tasks.train.faults import NotFiniteError
 from tasks.train.plan import Plan
-from tasks.train.step import StepResult, TrainState
+from tasks.train.step import StepResult
+from tasks.train.train_state import TrainState
 
 SPIKE = 2.0
 """Squared error, in medians of the rows before, from which on it is a spike."""

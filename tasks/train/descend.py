@@ -8,7 +8,6 @@ checkpoint, or where a step falls back to dense gradients.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -21,14 +20,10 @@ from tasks.sae.kernels.dispatch import backend_for
 from tasks.sae.kernels.types import AdamStep
 from tasks.sae.parameters import SHARED, Parameters
 from tasks.train.plan import Plan
-
-if TYPE_CHECKING:
-    from tasks.train.step import TrainState
-
-EPS = 6.25e-10  # OpenAI's: gradients of a mean over rows and features are small (https://arxiv.org/abs/2406.04093)
+from tasks.train.train_state import EPS, TrainState
 
 
-def gather_moments(state: "TrainState", exchange: Exchange) -> None:
+def gather_moments(state: TrainState, exchange: Exchange) -> None:
     """Make Adam's moments whole on all workers that hold the same latents; all must come here after the same step."""
     if state.apart:
         exchange.complete([tensor for moments in state.moments for tensor in _of_latents(moments)])
@@ -40,7 +35,7 @@ def _of_latents(parameters: Parameters) -> list[Tensor]:
     return [parameters.encoder, parameters.W_dec, parameters.b_enc]
 
 
-def descend(state: "TrainState", plan: Plan, kind: Architecture, by_latent: ByLatent | None, exchange: Exchange) -> Tensor:
+def descend(state: TrainState, plan: Plan, kind: Architecture, by_latent: ByLatent | None, exchange: Exchange) -> Tensor:
     """Take Adam's step; the norm of the gradient before clipping."""
     d_sae, lr = len(state.parameters.b_enc), plan.lr_at(state.step)
     settings = AdamStep(lr=lr, betas=plan.betas, eps=EPS, step=state.step + 1, unit_norm=kind.unit_norm_decoder)
@@ -96,7 +91,7 @@ class _Own:
     exp_avg_sq: Parameters
 
 
-def _own_of(state: "TrainState", low: int, high: int) -> _Own:
+def _own_of(state: TrainState, low: int, high: int) -> _Own:
     """Views of the latents from ``low`` to ``high``."""
 
     def within(p: Parameters) -> Parameters:

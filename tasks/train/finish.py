@@ -16,7 +16,7 @@ from tasks.store.objects import open_store
 from tasks.train.curve import curve_to_parquet, spikes
 from tasks.train.loop import Run
 from tasks.train.plan import Plan
-from tasks.train.step import TrainState
+from tasks.train.train_state import TrainState
 
 CURVE = "curve.parquet"
 SAE_FILES = ("sae.safetensors", "config.json", CURVE)

@@ -13,7 +13,8 @@ from tasks.train.curve import CurveRow, Meter
 from tasks.train.descend import gather_moments
 from tasks.train.plan import Plan
 from tasks.train.spent import Spent
-from tasks.train.step import TrainState, update
+from tasks.train.step import update
+from tasks.train.train_state import TrainState
 
 STOPS_EVERY = 8
 """Steps between two looks at whether to stop: workers have to agree on it, and a GPU has to be waited for."""

@@ -4,8 +4,6 @@ The rows are those of the step at hand, over all workers, where the paper takes 
 bad rows enough for the dead latents of a run, and no second pass over the data is needed.
 """
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 from torch.nn.functional import linear, normalize
@@ -15,15 +13,13 @@ from tasks.sae.architectures.base import Batch
 from tasks.sae.exchange import Exchange, Group
 from tasks.sae.parameters import Parameters
 from tasks.train.plan import Plan
-
-if TYPE_CHECKING:
-    from tasks.train.step import TrainState
+from tasks.train.train_state import TrainState
 
 ENCODER_SHARE = 0.2
 """Norm of a new latent's encoder weights, as a share of the mean of the live ones'."""
 
 
-def resample(state: "TrainState", batch: Batch, plan: Plan, exchange: Exchange) -> None:
+def resample(state: TrainState, batch: Batch, plan: Plan, exchange: Exchange) -> None:
     """Give each dead latent the direction of a row drawn by its squared loss; its moments and bias start from 0."""
     dead, latents = batch.dead.nonzero().squeeze(1), exchange.latents
     counts = latents.gather([batch.dead.sum()[None]])[0].tolist()

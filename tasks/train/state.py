@@ -22,7 +22,7 @@ from tasks.train.curve import Meter
 from tasks.train.loop import Run
 from tasks.train.parts import BUFFER, FLAT, Facts, read_parts
 from tasks.train.plan import Plan
-from tasks.train.step import state_from
+from tasks.train.train_state import state_from
 
 logger = logging.getLogger(__name__)
 

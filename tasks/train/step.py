@@ -1,44 +1,17 @@
 """One update of an SAE: explicit state in, the same state advanced by one step out. No input, no output, no clock."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from tasks.sae.architectures.base import Batch, Scratch, StepSums
+from tasks.sae.architectures.base import Batch, StepSums
 from tasks.sae.architectures.registry import architecture
-from tasks.sae.exchange import Exchange, Group, own_latents
-from tasks.sae.init import initial_parameters
-from tasks.sae.parameters import Parameters, layout_of, part_of, view, zeros
+from tasks.sae.exchange import Exchange
 from tasks.sae.scaling import Scaling
-from tasks.train.descend import EPS, descend
+from tasks.train.descend import descend
 from tasks.train.plan import Plan
 from tasks.train.resample import resample
-
-
-@dataclass(slots=True)
-class TrainState:
-    """Everything that a step changes, the same on every worker."""
-
-    parameters: Parameters
-    moments: tuple[Parameters, Parameters]
-    """Adam's running means of the gradient and of its square."""
-    silent: Tensor
-    """int64 [d_sae]: rows seen, over all workers, since each latent last fired."""
-    buffers: dict[str, Tensor]
-    """The architecture's own, such as the threshold of batchtopk."""
-    step: int
-    """Steps done."""
-    gradients: Parameters
-    optimizer: torch.optim.Adam
-    """Over the parameters by latent and the others, apart; its moments are views of ``moments``."""
-    apart: bool = False
-    """Of the moments, those of latents that other workers update are out of date here; ``gather_moments`` fetches them."""
-    common: bool = False
-    """Parameters and moments lie in memory that workers with other rows have in common: each writes its own part."""
-    averaged: Tensor | None = None
-    """Exponential moving average of all parameters, if the plan asks for it."""
-    scratch: Scratch = field(default_factory=Scratch)
+from tasks.train.train_state import TrainState
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,62 +20,6 @@ class StepResult:
 
     sums: StepSums
     grad_norm: Tensor
-
-
-def state_from(
-    parameters: Parameters, plan: Plan, moments: tuple[Tensor, Tensor] | None = None, step: int = 0
-) -> TrainState:
-    """The state after ``step`` steps, with these parameters and (flat) Adam moments; empty: those before the first step."""
-    flat, device, layout = parameters.flat, parameters.flat.device, layout_of(parameters)
-    gradients = zeros(layout, flat.dtype, device)
-    first, second = (view(m, layout) for m in moments or (torch.zeros_like(flat), torch.zeros_like(flat)))
-    kind = architecture(plan.sae.arch)
-    cuts = (slice(0, layout.by_latent), slice(layout.by_latent, None))
-    pieces = [flat[cut] for cut in cuts]
-    optimizer = torch.optim.Adam(pieces, lr=plan.lr, betas=plan.betas, eps=EPS, fused=True)
-    for piece, cut in zip(pieces, cuts, strict=True):
-        piece.grad = gradients.flat[cut]
-        optimizer.state[piece] = {
-            "step": torch.tensor(float(step), device=device),
-            "exp_avg": first.flat[cut],
-            "exp_avg_sq": second.flat[cut],
-        }
-    silent = torch.zeros(layout.d_sae, dtype=torch.int64, device=device)
-    buffers = {name: tensor.to(device) for name, tensor in kind.buffers(plan.sae).items()}
-    averaged = flat.clone() if plan.ema_decay else None
-    return TrainState(parameters, (first, second), silent, buffers, step, gradients, optimizer, averaged=averaged)
-
-
-def in_common(state: TrainState, plan: Plan, exchange: Exchange) -> TrainState:
-    """The same with weights and moments that workers with other rows have in common, where they can; all come here.
-
-    A checkpoint may be read from them at leisure: no step is taken without the worker that reads.
-    """
-    parameters = state.parameters
-    if own_latents(exchange, len(parameters.b_enc)) == (0, len(parameters.b_enc)):
-        return state
-    found = [exchange.in_common(part.flat) for part in (parameters, *state.moments)]
-    flat, first, second = found
-    if flat is None or first is None or second is None:
-        return state
-    moved = state_from(view(flat, layout_of(parameters)), plan, (first, second), state.step)
-    moved.silent, moved.buffers, moved.averaged, moved.common = state.silent, state.buffers, state.averaged, True
-    return moved
-
-
-def initial_state(
-    plan: Plan, sample: Tensor, device: str | torch.device = "cpu", latents: Group | None = None
-) -> TrainState:
-    """The state before the first step, from the plan's seed and scaled training rows ``sample [m, d_in (+ d_out)]``.
-
-    Of ``latents``, the workers that hold some latents each, every one starts from its part of the same weights.
-    """
-    d_in = plan.layout.d_in
-    x, y = sample[:, :d_in], sample[:, d_in:] if sample.shape[1] > d_in else None
-    parameters = initial_parameters(plan.sae, plan.layout, plan.seed, x, y)
-    if latents is not None and latents.world_size > 1:
-        parameters = part_of(parameters, latents.rank, latents.world_size)
-    return state_from(view(parameters.flat.to(device), layout_of(parameters)), plan)
 
 
 def update(state: TrainState, raw: Tensor, plan: Plan, scaling: Scaling, exchange: Exchange) -> StepResult:

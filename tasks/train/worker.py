@@ -23,7 +23,7 @@ from tasks.train.loop import Run, ignore, train
 from tasks.train.plan import plan
 from tasks.train.spent import accounts
 from tasks.train.state import newest_run
-from tasks.train.step import in_common, initial_state
+from tasks.train.train_state import in_common, initial_state
 
 SAMPLE_ROWS = 8192
 """Training rows that the initial weights are drawn from."""

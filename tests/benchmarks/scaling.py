@@ -26,7 +26,8 @@ from tasks.sae.scaling import scaling
 from tasks.train.config import TrainConfig
 from tasks.train.distributed import TorchExchange
 from tasks.train.plan import plan
-from tasks.train.step import in_common, initial_state, update
+from tasks.train.step import update
+from tasks.train.train_state import in_common, initial_state
 from tests.benchmarks.harness import arguments, environment, finish
 from tests.benchmarks.rounds import interleaved, rows
 from tests.conftest import free_port

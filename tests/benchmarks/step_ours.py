@@ -11,7 +11,8 @@ from tasks.sae.exchange import Alone
 from tasks.sae.scaling import scaling
 from tasks.train.config import TrainConfig
 from tasks.train.plan import plan
-from tasks.train.step import initial_state, update
+from tasks.train.step import update
+from tasks.train.train_state import initial_state
 from tests.benchmarks.step_protocol import Step, Task, serve
 
 

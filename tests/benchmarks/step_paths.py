@@ -22,7 +22,8 @@ from tasks.sae.exchange import Alone
 from tasks.sae.scaling import Scaling
 from tasks.train.config import TrainConfig
 from tasks.train.plan import Plan, plan
-from tasks.train.step import TrainState, initial_state, update
+from tasks.train.step import update
+from tasks.train.train_state import TrainState, initial_state
 from tests.benchmarks.harness import arguments, environment, finish
 from tests.benchmarks.rounds import interleaved, per_second, ratio
 

@@ -15,7 +15,7 @@ from tasks.train.config import TrainConfig
 from tasks.train.finish import finished_weights
 from tasks.train.loop import Run, train
 from tasks.train.plan import plan
-from tasks.train.step import initial_state
+from tasks.train.train_state import initial_state
 from tasks.train.worker import SAMPLE_ROWS
 from tests.benchmarks.truth_stream import Stream
 

@@ -18,7 +18,7 @@ from tasks.train.config import TrainConfig
 from tasks.train.finish import finished_weights
 from tasks.train.loop import Run, train
 from tasks.train.plan import plan
-from tasks.train.step import initial_state
+from tasks.train.train_state import initial_state
 from tests.train.test_loop import D_IN, SCALING, batches
 
 CHANGED = {

@@ -15,7 +15,8 @@ from tasks.sae.exchange import Alone, Exchange, own_latents
 from tasks.sae.parameters import Parameters, view, zeros
 from tasks.train.config import TrainConfig
 from tasks.train.plan import plan
-from tasks.train.step import state_from, update
+from tasks.train.step import update
+from tasks.train.train_state import state_from
 from tests.sae.conftest import random_parameters
 from tests.sae.test_gradients import D_IN, D_OUT, D_SAE, N, dead_mask, identity, random_rows
 from tests.sae.threads import in_mesh

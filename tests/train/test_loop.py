@@ -12,7 +12,7 @@ from tasks.train.config import TrainConfig
 from tasks.train.curve import curve_to_parquet, spike_told, spikes
 from tasks.train.loop import Run, train
 from tasks.train.plan import Plan, plan
-from tasks.train.step import initial_state
+from tasks.train.train_state import initial_state
 
 D_IN = 6
 SCALING = Scaling(torch.zeros(D_IN), torch.ones(D_IN))

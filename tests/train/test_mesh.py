@@ -23,7 +23,7 @@ from tasks.train.config import TrainConfig
 from tasks.train.loop import Run, StoppedError, ignore, train
 from tasks.train.plan import Plan, plan
 from tasks.train.state import newest_run, run_to_files
-from tasks.train.step import TrainState, in_common, initial_state, state_from
+from tasks.train.train_state import TrainState, in_common, initial_state, state_from
 from tests.sae.threads import in_mesh
 from tests.sampled import sampled
 

@@ -14,7 +14,8 @@ from tasks.train.finish import finished_weights
 from tasks.train.loop import Run, train
 from tasks.train.plan import Plan, plan
 from tasks.train.state import read_run, run_to_files
-from tasks.train.step import initial_state, update
+from tasks.train.step import update
+from tasks.train.train_state import initial_state
 
 D_IN = 6
 SCALING = Scaling(torch.linspace(-1, 1, D_IN), torch.full((D_IN,), 2.0))

@@ -11,7 +11,7 @@ from tasks.sae.scaling import Scaling
 from tasks.train.config import TrainConfig
 from tasks.train.plan import Plan, plan
 from tasks.train.resample import resample
-from tasks.train.step import TrainState, initial_state
+from tasks.train.train_state import TrainState, initial_state
 
 D_IN, D_SAE, DEAD = 6, 24, torch.arange(24) < 10
 

@@ -14,7 +14,8 @@ from tasks.sae.scaling import Scaling
 from tasks.train.config import TrainConfig
 from tasks.train.distributed import TorchExchange
 from tasks.train.plan import plan
-from tasks.train.step import initial_state, update
+from tasks.train.step import update
+from tasks.train.train_state import initial_state
 from tests.benchmarks.machines import H100, H200, LINKS, MEASURED, PAIR, Constant
 from tests.benchmarks.meshes_on_paper import FORMS, Setting, meshes, sizes
 from tests.benchmarks.scaling_on_paper import page, predicted
