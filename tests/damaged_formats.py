@@ -35,7 +35,7 @@ from tasks.lm.load import load_model, load_tokenizer
 from tasks.progress import silent
 from tasks.sae import SAEConfig, SparseAutoencoder, load, save
 from tasks.sae.belonging import Belonging
-from tasks.sae.exchange import Alone
+from tasks.sae.mesh import OneProcess
 from tasks.sae.scaling import Weights
 from tasks.store.files import read_hashes, read_sequences
 from tasks.store.objects import open_store
@@ -261,12 +261,13 @@ def make_checkpoint(folder: Path) -> None:
     from tasks.train.state import write_run
 
     make_lake(folder)
-    found = Worker(settings(folder), str(folder / LAKE), str(folder / "saes"), Alone()).train(on_checkpoint=lambda _: None)
+    worker = Worker(settings(folder), str(folder / LAKE), str(folder / "saes"), OneProcess())
+    found = worker.train(on_checkpoint=lambda _: None)
     write_run(found, open_store(str(folder)), "checkpoints/", 1)
 
 
 def read_checkpoint(folder: Path) -> None:
-    worker = Worker(settings(folder), str(folder / LAKE), str(folder / "saes"), Alone())
+    worker = Worker(settings(folder), str(folder / LAKE), str(folder / "saes"), OneProcess())
     store = open_store(str(folder))
     read_run(store, "checkpoints/step-000000000010", worker.plan)
 

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tasks.sae.exchange import Exchange, Group, padded
 from tasks.sae.kernels.dispatch import backend_for
 from tasks.sae.kernels.types import DecodedRows, Entries
+from tasks.sae.mesh import Group, Mesh, padded
 
 
 def own_bounds(bounds: tuple[int, ...], d_own: int, latents: Group) -> tuple[int, ...]:
@@ -32,7 +32,7 @@ def decode_together(
     W_dec: Float[Tensor, "d_own d_out"],
     weight: Float[Tensor, "g"],
     bounds: tuple[int, ...],
-    exchange: Exchange,
+    mesh: Mesh,
     *,
     pull: bool = True,
 ) -> DecodedRows:
@@ -46,18 +46,18 @@ def decode_together(
         W_dec: their decoder rows.
         weight: of each prefix's squared error in the loss.
         bounds: ends of the prefixes, in this worker's numbering.
-        exchange: the workers.
+        mesh: of all workers.
         pull: as for ``decode_rows``.
     """
-    n_own = entries.n // exchange.world_size
-    own = entries if exchange.world_size == 1 else entries.of_rows(exchange.rank * n_own, n_own)
-    if exchange.latents.world_size == 1:
+    n_own = entries.n // mesh.data.world_size
+    own = entries if mesh.data.world_size == 1 else entries.of_rows(mesh.data.rank * n_own, n_own)
+    if mesh.latents.world_size == 1:
         rows = backend_for(target).decode_rows(target, own, W_dec, weight, bounds, pull=pull)
     else:
-        rows = _decode_parts(target, own, W_dec, weight, bounds, exchange.latents)
+        rows = _decode_parts(target, own, W_dec, weight, bounds, mesh.latents)
         if pull:
             rows = replace(rows, d_values=backend_for(W_dec).pull_back(rows.output_gradient, own, W_dec, bounds))
-    return rows if exchange.world_size == 1 else _of_all_rows(rows, entries, exchange)
+    return rows if mesh.data.world_size == 1 else _of_all_rows(rows, entries, mesh.data)
 
 
 def _decode_parts(
@@ -73,14 +73,14 @@ def _decode_parts(
     return DecodedRows(lambda: target - decoded.sum(0), gradient, None, error.sum(0), count.sum())
 
 
-def _of_all_rows(rows: DecodedRows, entries: Entries, exchange: Group) -> DecodedRows:
+def _of_all_rows(rows: DecodedRows, entries: Entries, data: Group) -> DecodedRows:
     """The same of all workers' rows, from what each found for its own ones."""
-    n_workers, d_out = exchange.world_size, rows.output_gradient.shape[1]
+    n_workers, d_out = data.world_size, rows.output_gradient.shape[1]
     n_own, n_groups = entries.n // n_workers, len(rows.squared_error)
     counts = [end - start for start, end in pairwise(entries.start[::n_own].tolist())]
     pulled = [] if rows.d_values is None else [padded(rows.d_values, max(counts))]
     told = [rows.output_gradient, rows.squared_error, rows.n_entries[None], *pulled]
-    gradient, error, n_entries, *found = exchange.gather(told)
+    gradient, error, n_entries, *found = data.gather(told)
     if n_groups > 1:  # workers follow each other within a group
         gradient = gradient.view(n_workers, n_groups, n_own, d_out).transpose(0, 1).reshape(-1, d_out)
     pieces = [of[:count] for all_of in found for of, count in zip(all_of.view(n_workers, -1), counts, strict=True)]

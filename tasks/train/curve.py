@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tasks.sae.across import total
-from tasks.sae.exchange import Group
+from tasks.sae.mesh import Group
 from tasks.train.faults import NotFiniteError
 from tasks.train.plan import Plan
 from tasks.train.step import StepResult

@@ -1,6 +1,6 @@
 """Adam's update of all weights, of which each worker takes a part where gradients are at few latents only.
 
-Workers with other rows and equal latents (an ``Exchange``) share these out: each sums up the gradients of its own latents
+Workers with other rows and equal latents (a mesh's ``data``) share these out: each sums up the gradients of its own latents
 over all rows, and updates their weights and moments. On one machine these lie in memory that the workers have in common.
 Else each shows the others the weights, and the moments of the others' latents are fetched only when they are needed: for a
 checkpoint, or where a step falls back to dense gradients.
@@ -14,19 +14,19 @@ from torch import Tensor
 
 from tasks.sae.across import total
 from tasks.sae.architectures.base import Architecture
-from tasks.sae.exchange import Exchange, Group, own_latents
 from tasks.sae.kernels.backend import ByLatent
 from tasks.sae.kernels.dispatch import backend_for
 from tasks.sae.kernels.types import AdamStep
+from tasks.sae.mesh import Group, Mesh, own_latents
 from tasks.sae.parameters import SHARED, Parameters
 from tasks.train.plan import Plan
 from tasks.train.train_state import EPS, TrainState
 
 
-def gather_moments(state: TrainState, exchange: Exchange) -> None:
+def gather_moments(state: TrainState, mesh: Mesh) -> None:
     """Make Adam's moments whole on all workers that hold the same latents; all must come here after the same step."""
     if state.apart:
-        exchange.complete([tensor for moments in state.moments for tensor in _of_latents(moments)])
+        mesh.data.complete([tensor for moments in state.moments for tensor in _of_latents(moments)])
         state.apart = False
 
 
@@ -35,35 +35,35 @@ def _of_latents(parameters: Parameters) -> list[Tensor]:
     return [parameters.encoder, parameters.W_dec, parameters.b_enc]
 
 
-def descend(state: TrainState, plan: Plan, kind: Architecture, by_latent: ByLatent | None, exchange: Exchange) -> Tensor:
+def descend(state: TrainState, plan: Plan, kind: Architecture, by_latent: ByLatent | None, mesh: Mesh) -> Tensor:
     """Take Adam's step; the norm of the gradient before clipping."""
     d_sae, lr = len(state.parameters.b_enc), plan.lr_at(state.step)
     settings = AdamStep(lr=lr, betas=plan.betas, eps=EPS, step=state.step + 1, unit_norm=kind.unit_norm_decoder)
     shared_out = by_latent is not None or state.common
     if not shared_out:  # gradients are everywhere then: to update all latents costs less than to send the weights
-        gather_moments(state, exchange)
-    own = _own_of(state, *(own_latents(exchange, d_sae) if shared_out else (0, d_sae)))
+        gather_moments(state, mesh)
+    own = _own_of(state, *(own_latents(mesh.data, d_sae) if shared_out else (0, d_sae)))
     is_part = len(own.parameters.b_enc) < d_sae
     others = state.optimizer.param_groups[0]["params"][1].grad
 
     def norm_of(square: Tensor) -> Tensor:
         if is_part:
-            exchange.add_up(square)
-        return _norm(square + others.square().sum(), state.gradients, exchange.latents)
+            mesh.data.add_up(square)
+        return _norm(square + others.square().sum(), state.gradients, mesh.latents)
 
-    exchange.meet()  # nobody reads these weights any more
+    mesh.data.meet()  # nobody reads these weights any more
     if by_latent is not None and plan.max_grad_norm is None:  # no gradient of these is ever written to memory
         norm = norm_of(by_latent.adam(own.parameters, own.exp_avg, own.exp_avg_sq, settings))
     else:
         if by_latent is not None:
             by_latent.write(own.parameters.W_dec, own.gradients)
         norm = _descend_written(own, others, settings, norm_of, plan.max_grad_norm)
-    _descend_others(state.optimizer, lr, mine=not state.common or exchange.rank == 0)
+    _descend_others(state.optimizer, lr, mine=not state.common or mesh.data.rank == 0)
     if state.common:
-        exchange.meet()
+        mesh.data.meet()
     elif is_part:
         state.apart = True
-        exchange.complete(_of_latents(state.parameters))
+        mesh.data.complete(_of_latents(state.parameters))
     return norm
 
 

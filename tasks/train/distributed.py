@@ -1,4 +1,4 @@
-"""Exchange between workers: through memory that they share on CPUs of one machine, else torch.distributed (gloo, nccl)."""
+"""Collectives of workers: through memory that they share on CPUs of one machine, else torch.distributed (gloo, nccl)."""
 
 import contextlib
 import time
@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tasks.sae.exchange import Traffic
+from tasks.sae.mesh import Traffic
 from tasks.train.shared_memory import join
 
 
@@ -107,7 +107,7 @@ class TorchGroup:
         self.traffic.sent_bytes += sent_bytes
 
 
-class TorchExchange(TorchGroup):
+class TorchMesh:
     """The mesh of all workers: latents lie in ``n_parts`` parts on as many workers that follow each other by rank."""
 
     def __init__(self, n_parts: int = 1, n_workers: int | None = None, *, in_memory: bool = True) -> None:
@@ -117,14 +117,11 @@ class TorchExchange(TorchGroup):
         """
         n_workers, me = n_workers or dist.get_world_size(), dist.get_rank()
         rows, columns, groups = _groups(n_parts, n_workers)
-        traffic = Traffic()
-        super().__init__(groups[tuple(rows[me % n_parts])], traffic, in_memory=in_memory)
-        self._latents = TorchGroup(groups[tuple(columns[me // n_parts])], traffic, in_memory=in_memory)
-
-    @property
-    def latents(self) -> TorchGroup:
+        self.traffic = Traffic()
+        self.data = TorchGroup(groups[tuple(rows[me % n_parts])], self.traffic, in_memory=in_memory)
+        """The workers that hold the same latents and see other rows."""
+        self.latents = TorchGroup(groups[tuple(columns[me // n_parts])], self.traffic, in_memory=in_memory)
         """The workers that see the same rows and hold other latents."""
-        return self._latents
 
 
 def _groups(n_parts: int, n_workers: int) -> tuple[list[list[int]], list[list[int]], dict[tuple[int, ...], Any]]:

@@ -8,7 +8,7 @@ from tasks.artifacts import identity, to_json, write_manifest
 from tasks.config import PipelineConfig
 from tasks.sae.architectures.registry import architecture
 from tasks.sae.checkpoint import save
-from tasks.sae.exchange import Group
+from tasks.sae.mesh import Group
 from tasks.sae.model import SparseAutoencoder
 from tasks.sae.parameters import joined, view
 from tasks.sae.scaling import Scaling, Weights, fold, folding

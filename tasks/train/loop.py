@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from tasks.sae.exchange import Alone, Exchange, Traffic, add_up_everywhere
+from tasks.sae.mesh import Mesh, OneProcess, Traffic, add_up_everywhere
 from tasks.sae.scaling import Scaling
 from tasks.train.curve import CurveRow, Meter
 from tasks.train.descend import gather_moments
@@ -44,7 +44,7 @@ def train(
     batches: Iterable[Tensor],
     plan: Plan,
     scaling: Scaling,
-    exchange: Exchange | None = None,
+    mesh: Mesh | None = None,
     on_row: Callable[[Run], None] = ignore,
     on_checkpoint: Callable[[Run], None] = ignore,
     told_to_stop: Callable[[], bool] | None = None,
@@ -60,21 +60,21 @@ def train(
         NotFiniteError: the loss or the gradient is not a finite number any more.
         StoppedError: a worker was told to stop.
     """
-    stepper = Stepper(run, plan, scaling, exchange, on_row, on_checkpoint)
+    stepper = Stepper(run, plan, scaling, mesh, on_row, on_checkpoint)
     for raw, waited in timed(batches):
         stepper.take(raw, waited)
         if stepper.done:
             break
-        if told_to_stop is not None and run.state.step % STOPS_EVERY == 0 and _any(told_to_stop(), raw, stepper.exchange):
+        if told_to_stop is not None and run.state.step % STOPS_EVERY == 0 and _any(told_to_stop(), raw, stepper.mesh):
             stepper.save()
             raise StoppedError
     return run
 
 
-def _any(mine: bool, like: Tensor, exchange: Exchange) -> bool:
+def _any(mine: bool, like: Tensor, mesh: Mesh) -> bool:
     """Whether one of all workers says so."""
     said = torch.tensor([float(mine)], device=like.device)
-    add_up_everywhere(exchange, said)
+    add_up_everywhere(mesh, said)
     return bool(said > 0)
 
 
@@ -86,16 +86,16 @@ class Stepper:
         run: Run,
         plan: Plan,
         scaling: Scaling,
-        exchange: Exchange | None = None,
+        mesh: Mesh | None = None,
         on_row: Callable[[Run], None] = ignore,
         on_checkpoint: Callable[[Run], None] = ignore,
     ) -> None:
         self.run = run
-        self.exchange = exchange or Alone()
+        self.mesh = mesh or OneProcess()
         self._plan, self._scaling = plan, scaling
         self._on_row, self._on_checkpoint = on_row, on_checkpoint
         self._saved_at: int | None = None
-        self._clock = _Clock(run.spent, self.exchange.traffic)
+        self._clock = _Clock(run.spent, self.mesh.traffic)
 
     @property
     def done(self) -> bool:
@@ -110,10 +110,10 @@ class Stepper:
         """
         run, state, plan = self.run, self.run.state, self._plan
         self._clock.got(raw, waited)
-        run.meter.add(update(state, raw, plan, self._scaling, self.exchange))
+        run.meter.add(update(state, raw, plan, self._scaling, self.mesh))
         closes = self.done or state.step % plan.log_every == 0
         if closes:
-            run.curve.append(run.meter.row(state, plan, self.exchange.latents))
+            run.curve.append(run.meter.row(state, plan, self.mesh.latents))
         self._clock.stepped()
         if closes:
             self._on_row(run)
@@ -124,7 +124,7 @@ class Stepper:
     def save(self) -> None:
         """Take a checkpoint, unless one was taken at this step."""
         if self._saved_at != self.run.state.step:
-            gather_moments(self.run.state, self.exchange)
+            gather_moments(self.run.state, self.mesh)
             self._on_checkpoint(self.run)
             self._saved_at = self.run.state.step
 

@@ -16,11 +16,11 @@ from tasks.config import PipelineConfig
 from tasks.errors import ArtifactError, InputError
 from tasks.on_ray import connect
 from tasks.progress import Listener, Progress
-from tasks.sae.exchange import Alone
+from tasks.sae.mesh import OneProcess
 from tasks.store.objects import open_store
 from tasks.train.checkpoints import CHECKPOINTS, checkpoint_name, prune
 from tasks.train.curve import is_spike, spike_told
-from tasks.train.distributed import Spares, TorchExchange
+from tasks.train.distributed import Spares, TorchMesh
 from tasks.train.finish import close
 from tasks.train.job.on_ray import check_room, supervise, told_to_stop
 from tasks.train.job.stored import drop_forgotten_checkpoints, drop_unusable_snapshot, require_shared
@@ -69,11 +69,11 @@ def _work(task: dict[str, Any]) -> dict[str, Any]:
         spares.wait(_report)
         return {}
     tell_spares = spares.tell if spares is not None and rank == 0 else ignore
-    exchange = TorchExchange(config.train.latent_shards, n_workers) if n_workers > 1 else Alone()
+    mesh = TorchMesh(config.train.latent_shards, n_workers) if n_workers > 1 else OneProcess()
     found: dict[str, Any] = {}
     try:
         require_shared(task["out"])
-        worker = Worker(config, task["activations"], task["out"], exchange, device)
+        worker = Worker(config, task["activations"], task["out"], mesh, device)
         with _listener(task, worker, rank) as on_row, told_to_stop(job) if rank == 0 else nullcontext(_never) as stopping:
             run = worker.train(on_row, partial(_checkpoint, worker=worker, tell_spares=tell_spares), stopping)
             found = worker.finish(run)
@@ -137,14 +137,14 @@ def _checkpoint(run: Run, worker: Worker, tell_spares: Callable[[int], object]) 
 
     Telling is a barrier: Ray Train hears of no checkpoint that is not whole.
     """
-    name, exchange = checkpoint_name(run.state.step), worker.exchange
+    name, mesh = checkpoint_name(run.state.step), worker.mesh
     checkpoint = None
-    if exchange.rank == 0:
+    if mesh.data.rank == 0:
         # Not through a temporary folder, which a kill would leave behind, nor by Ray's copying, which knows no patience.
         store = open_store(worker.out)
-        if exchange.latents.rank == 0:
+        if mesh.latents.rank == 0:
             drop_forgotten_checkpoints(store, worker.config.train.keep_checkpoints)
-        write_part(run, store, f"{CHECKPOINTS}/", exchange.latents)
+        write_part(run, store, f"{CHECKPOINTS}/", mesh.latents)
         storage = ray.train.get_context().get_storage()
         at = storage.build_checkpoint_path_from_name(name)
         checkpoint = ray.train.Checkpoint(at, storage.storage_filesystem)

@@ -11,7 +11,7 @@ from torch import Tensor
 from tasks.artifacts import parse_json
 from tasks.errors import ArtifactError
 from tasks.sae.architectures.registry import architecture
-from tasks.sae.exchange import Group
+from tasks.sae.mesh import Group
 from tasks.sae.parameters import extra_of
 from tasks.store.objects import ObjectStore
 from tasks.train.checkpoints import PART, part_name

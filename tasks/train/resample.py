@@ -10,7 +10,7 @@ from torch.nn.functional import linear, normalize
 
 from tasks.sae.across import total
 from tasks.sae.architectures.base import Batch
-from tasks.sae.exchange import Exchange, Group
+from tasks.sae.mesh import Group, Mesh
 from tasks.sae.parameters import Parameters
 from tasks.train.plan import Plan
 from tasks.train.train_state import TrainState
@@ -19,27 +19,27 @@ ENCODER_SHARE = 0.2
 """Norm of a new latent's encoder weights, as a share of the mean of the live ones'."""
 
 
-def resample(state: TrainState, batch: Batch, plan: Plan, exchange: Exchange) -> None:
+def resample(state: TrainState, batch: Batch, plan: Plan, mesh: Mesh) -> None:
     """Give each dead latent the direction of a row drawn by its squared loss; its moments and bias start from 0."""
-    dead, latents = batch.dead.nonzero().squeeze(1), exchange.latents
+    dead, latents = batch.dead.nonzero().squeeze(1), mesh.latents
     counts = latents.gather([batch.dead.sum()[None]])[0].tolist()
     if sum(counts) == 0:
         return
     p, d_in = state.parameters, plan.layout.d_in
-    x, y = batch.rows(exchange.gather([batch.raw])[0], d_in)
+    x, y = batch.rows(mesh.data.gather([batch.raw])[0], d_in)
     drawn = _draw(_losses(p, x, y, latents), sum(counts), plan.seed + 1_000_003 * (state.step + 1))
     if drawn is None:
         return
     chosen = torch.split(drawn, counts)[latents.rank]
     size = ENCODER_SHARE * _mean_norm(p, ~batch.dead, latents)
-    exchange.meet()  # weights in common are read by all before they are written, with the same numbers by all
+    mesh.data.meet()  # weights in common are read by all before they are written, with the same numbers by all
     p.W_dec[dead] = normalize(y[chosen])
     p.encoder[dead] = normalize(x[chosen]) * size
     p.b_enc[dead] = 0.0
     for moment in state.moments:
         for part in (moment.encoder, moment.W_dec, moment.b_enc):
             part[dead] = 0.0
-    exchange.meet()
+    mesh.data.meet()
     state.silent[dead] = 0
 
 

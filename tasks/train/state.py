@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tasks.artifacts import to_json
 from tasks.errors import ArtifactError
-from tasks.sae.exchange import Alone, Exchange, Group, add_up_everywhere
+from tasks.sae.mesh import Group, Mesh, OneProcess, add_up_everywhere
 from tasks.sae.parameters import extra_of, joined, part_of, view
 from tasks.store.faults import DAMAGE, reason_of
 from tasks.store.objects import ObjectStore
@@ -26,7 +26,7 @@ from tasks.train.train_state import state_from
 
 logger = logging.getLogger(__name__)
 
-_ONE = Alone()
+_ONE = OneProcess()
 _NOT_WHOLE: tuple[type[Exception], ...] = (FileNotFoundError, *DAMAGE)
 _BY_LATENT = ("silent",)
 
@@ -105,7 +105,7 @@ def _cut(parts: list[dict[str, Tensor]], plan: Plan, latents: Group) -> dict[str
 
 
 def newest_run(
-    store: ObjectStore, prefix: str, plan: Plan, device: str | torch.device = "cpu", exchange: Exchange = _ONE
+    store: ObjectStore, prefix: str, plan: Plan, device: str | torch.device = "cpu", mesh: Mesh = _ONE
 ) -> Run | None:
     """The furthest checkpoint below ``prefix`` that is whole to all workers, or None.
 
@@ -115,15 +115,15 @@ def newest_run(
         ArtifactError: workers do not see the same storage.
     """
     folders = kept(store, prefix)
-    _require_same(folders, store, prefix, device, exchange)
+    _require_same(folders, store, prefix, device, mesh)
     for folder in reversed(folders):
         found, reason = None, "It is not whole to another worker."
         try:
-            found = read_run(store, folder, plan, device, exchange.latents)
+            found = read_run(store, folder, plan, device, mesh.latents)
         except ArtifactError as error:
             reason = str(error)
         lacking = torch.tensor([float(found is None)], device=device)
-        add_up_everywhere(exchange, lacking)
+        add_up_everywhere(mesh, lacking)
         if not bool(lacking):
             return found
         logger.warning("checkpoint %s/%s is passed over: %s", store.uri, folder, reason)
@@ -142,11 +142,9 @@ def write_part(run: Run, store: ObjectStore, prefix: str, latents: Group = _ONE)
         store.put(f"{prefix}{checkpoint_name(run.state.step)}/{name}", data)
 
 
-def _require_same(
-    folders: list[str], store: ObjectStore, prefix: str, device: str | torch.device, exchange: Exchange
-) -> None:
+def _require_same(folders: list[str], store: ObjectStore, prefix: str, device: str | torch.device, mesh: Mesh) -> None:
     digest = torch.tensor([int(hashlib.sha256(repr(folders).encode()).hexdigest()[:12], 16)], device=device)
-    everyone = exchange.gather(exchange.latents.gather([digest]))[0]
+    everyone = mesh.data.gather(mesh.latents.gather([digest]))[0]
     if bool((everyone != digest).any()):
         where = f"{store.uri}/{prefix.rstrip('/')}"
         raise ArtifactError(f"Workers see different checkpoints below {where}. Storage must be shared by all machines.")

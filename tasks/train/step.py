@@ -6,7 +6,7 @@ from torch import Tensor
 
 from tasks.sae.architectures.base import Batch, StepSums
 from tasks.sae.architectures.registry import architecture
-from tasks.sae.exchange import Exchange
+from tasks.sae.mesh import Mesh
 from tasks.sae.scaling import Scaling
 from tasks.train.descend import descend
 from tasks.train.plan import Plan
@@ -22,11 +22,11 @@ class StepResult:
     grad_norm: Tensor
 
 
-def update(state: TrainState, raw: Tensor, plan: Plan, scaling: Scaling, exchange: Exchange) -> StepResult:
+def update(state: TrainState, raw: Tensor, plan: Plan, scaling: Scaling, mesh: Mesh) -> StepResult:
     """Advance ``state`` in place by one step on this worker's raw rows ``[n, d_in]``; a transcoder's targets lie beside."""
     kind, parameters, step = architecture(plan.sae.arch), state.parameters, state.step
     dead = state.silent >= plan.dead_after
-    raw, n_dead = exchange.latents.gather([raw, dead.sum()[None]])
+    raw, n_dead = mesh.latents.gather([raw, dead.sum()[None]])
     batch = Batch(
         raw=raw,
         scaling=scaling,
@@ -41,9 +41,9 @@ def update(state: TrainState, raw: Tensor, plan: Plan, scaling: Scaling, exchang
         buffers=state.buffers,
     )
     if step in plan.resample_at:
-        resample(state, batch, plan, exchange)
-    sums, by_latent = kind.gradients(plan.sae, parameters, state.gradients, batch, exchange)
-    grad_norm = descend(state, plan, kind, by_latent, exchange)
+        resample(state, batch, plan, mesh)
+    sums, by_latent = kind.gradients(plan.sae, parameters, state.gradients, batch, mesh)
+    grad_norm = descend(state, plan, kind, by_latent, mesh)
     state.silent.add_(sums.n_rows).masked_fill_(sums.fired, 0)
     state.step += 1
     if state.averaged is not None:

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from tasks.sae.architectures.base import Scratch
 from tasks.sae.architectures.registry import architecture
-from tasks.sae.exchange import Exchange, Group, own_latents
 from tasks.sae.init import initial_parameters
+from tasks.sae.mesh import Group, Mesh, own_latents
 from tasks.sae.parameters import Parameters, layout_of, part_of, view, zeros
 from tasks.train.plan import Plan
 
@@ -65,15 +65,15 @@ def state_from(
     return TrainState(parameters, (first, second), silent, buffers, step, gradients, optimizer, averaged=averaged)
 
 
-def in_common(state: TrainState, plan: Plan, exchange: Exchange) -> TrainState:
+def in_common(state: TrainState, plan: Plan, mesh: Mesh) -> TrainState:
     """The same with weights and moments that workers with other rows have in common, where they can; all come here.
 
     A checkpoint may be read from them at leisure: no step is taken without the worker that reads.
     """
     parameters = state.parameters
-    if own_latents(exchange, len(parameters.b_enc)) == (0, len(parameters.b_enc)):
+    if own_latents(mesh.data, len(parameters.b_enc)) == (0, len(parameters.b_enc)):
         return state
-    found = [exchange.in_common(part.flat) for part in (parameters, *state.moments)]
+    found = [mesh.data.in_common(part.flat) for part in (parameters, *state.moments)]
     flat, first, second = found
     if flat is None or first is None or second is None:
         return state

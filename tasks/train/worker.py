@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tasks.config import PipelineConfig
 from tasks.errors import InputError
-from tasks.sae.exchange import Exchange
+from tasks.sae.mesh import Mesh
 from tasks.sae.scaling import Scaling, scaling, side_by_side
 from tasks.store.lanes import LaneReader
 from tasks.store.objects import open_store
@@ -37,7 +37,7 @@ class Worker:
         config: PipelineConfig,
         activations: str,
         out: str,
-        exchange: Exchange,
+        mesh: Mesh,
         device: str = "cpu",
     ) -> None:
         """Open the activations and resolve the settings against them.
@@ -49,9 +49,9 @@ class Worker:
         self.config = config
         self.activations = activations
         self.out = out
-        self.exchange = exchange
+        self.mesh = mesh
         self.device = device
-        rows, parts = exchange, exchange.latents
+        rows, parts = mesh.data, mesh.latents
         self._reader = self._open(rows.rank * parts.world_size + parts.rank, rows.world_size * parts.world_size)
         widths = dict(zip(config.hooks, (part.d_in for part in self._reader.parts), strict=True))
         d_in, d_out = (sum(widths[hook] for hook in hooks) for hooks in (config.input_hooks, config.output_hooks))
@@ -79,7 +79,7 @@ class Worker:
         run = self.start()
         batches, listeners = self.batches(run.state.step), (on_row, on_checkpoint, told_to_stop)
         try:
-            return train(run, batches, self.plan, self.scaling, self.exchange, *listeners)
+            return train(run, batches, self.plan, self.scaling, self.mesh, *listeners)
         except NotFiniteError as error:
             raise self.explained(error) from None
 
@@ -91,9 +91,9 @@ class Worker:
         Raises:
             ArtifactError: workers do not see the same storage.
         """
-        run = newest_run(open_store(self.out), f"{CHECKPOINTS}/", self.plan, self.device, self.exchange)
-        run = run or Run(initial_state(self.plan, (sample or self.sample)(), self.device, self.exchange.latents))
-        run.state = in_common(run.state, self.plan, self.exchange)
+        run = newest_run(open_store(self.out), f"{CHECKPOINTS}/", self.plan, self.device, self.mesh)
+        run = run or Run(initial_state(self.plan, (sample or self.sample)(), self.device, self.mesh.latents))
+        run.state = in_common(run.state, self.plan, self.mesh)
         return run
 
     def sample(self) -> Tensor:
@@ -115,14 +115,14 @@ class Worker:
 
     def finish(self, run: Run) -> dict[str, Any]:
         """Write the finished SAE below ``out``; what its manifest says about it. All workers come here, and one writes."""
-        weights = finished_weights(self.plan, run.state, self.scaling, self.exchange.latents)
-        if self.exchange.rank + self.exchange.latents.rank > 0:
+        weights = finished_weights(self.plan, run.state, self.scaling, self.mesh.latents)
+        if self.mesh.data.rank + self.mesh.latents.rank > 0:
             return {}
         return write_sae(self.config, self.plan, run, self.scaling, weights, self.out)
 
     def accounts(self, run: Run) -> dict[str, Any]:
         """Where the time of a finished run went, as run.json tells it."""
-        n_workers = self.exchange.world_size * self.exchange.latents.world_size
+        n_workers = self.mesh.data.world_size * self.mesh.latents.world_size
         return accounts(run.spent, self.plan, n_workers, self.config.train.price_per_hour, self.device)
 
     def _open(self, rank: int, world_size: int) -> LaneReader:

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from tasks.train.distributed import TorchExchange
+from tasks.train.distributed import TorchGroup, TorchMesh
 from tests.benchmarks.harness import arguments, environment, finish
 from tests.conftest import free_port
 
@@ -25,7 +25,7 @@ ROWS, D_IN, D_SAE = 2048, 576, 9216
 def _work(rank: int, port: int, rounds: int, results: Any) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    groups = {"memory": TorchExchange(), "sockets": TorchExchange(in_memory=False)}
+    groups = {"memory": TorchMesh().data, "sockets": TorchMesh(in_memory=False).data}
     found: dict[tuple[str, str], list[float]] = {}
     for _ in range(rounds):
         for name, group in groups.items():
@@ -40,7 +40,7 @@ def _work(rank: int, port: int, rounds: int, results: Any) -> None:
     dist.destroy_process_group()
 
 
-def _acts(group: TorchExchange) -> dict[str, Callable[[], object]]:
+def _acts(group: TorchGroup) -> dict[str, Callable[[], object]]:
     decoded, rows, number = torch.rand(ROWS, D_IN), torch.rand(ROWS // 2, D_IN).bfloat16(), torch.rand(1)
     weights = [torch.rand(D_SAE, D_IN) for _ in range(2)]
     return {

@@ -18,7 +18,7 @@ from multiprocessing.synchronize import Barrier
 import torch
 import torch.distributed as dist
 
-from tasks.train.distributed import TorchExchange
+from tasks.train.distributed import TorchMesh
 from tests.benchmarks.scaling_on_paper import CHECKED
 from tests.benchmarks.step_on_paper import COMPILED, SHARED_OUT, Mesh, terms
 from tests.benchmarks.step_ours import gemm, our_step
@@ -41,7 +41,7 @@ def work(rank: int, port: int, both: Barrier, rounds: int, pipe: Connection) -> 
             found[f"product, {name}"] = timed(lambda: product(x), 3 * rounds)
             found[f"step, {name}"] = timed(lambda: step(x), rounds)
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    for name, group in (("memory", TorchExchange()), ("sockets", TorchExchange(in_memory=False))):
+    for name, group in (("memory", TorchMesh().data), ("sockets", TorchMesh(in_memory=False).data)):
         number, weights = torch.zeros(1), torch.zeros(CHECKED.d_sae, CHECKED.d_in)
         found[f"a number's sum by {name}"] = timed(partial(group.add_up, number), 3 * rounds)
         found[f"weights by {name}"] = timed(partial(group.complete, [weights]), rounds)

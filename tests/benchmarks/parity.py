@@ -32,7 +32,7 @@ from tasks.interchange.formats import NAMES, FormatName
 from tasks.interchange.transfer import export_sae, import_sae
 from tasks.sae import SparseAutoencoder, load
 from tasks.sae.architectures.names import NAMES as ARCHS
-from tasks.sae.exchange import Alone
+from tasks.sae.mesh import OneProcess
 from tasks.store.reader import read_rows
 from tasks.store.schema import to_float32
 from tasks.train.worker import Worker
@@ -205,7 +205,7 @@ def trained(sae: Sae, activations: str, scratch: Path, tokens: int) -> str:
     out = f"{scratch}/saes/{sae.name}"
     if Path(out, "config.json").exists():
         return out
-    worker = Worker(config, activations, out, Alone())
+    worker = Worker(config, activations, out, OneProcess())
     run = worker.train()
     worker.finish(run)
     print(f"{sae.name}: {json.dumps({'fvu': run.curve[-1].fvu, 'l0': run.curve[-1].l0})}", flush=True)

@@ -29,7 +29,7 @@ from tasks.config import PipelineConfig, load_config
 from tasks.sae import load
 from tasks.sae.architectures.names import NAMES
 from tasks.sae.config import SAEConfig
-from tasks.sae.exchange import Alone
+from tasks.sae.mesh import OneProcess
 from tasks.score.baselines import (
     affordable_rows,
     component_error,
@@ -138,7 +138,7 @@ def ours(uri: str, arch: str, options: argparse.Namespace, rows: Tensor) -> dict
     overrides = [f"train.tokens={options.tokens}", f"sae.arch={arch}", *options.set]
     config = load_config(ROOT / "configs/demo.yaml", overrides)
     with tempfile.TemporaryDirectory() as out:
-        worker = Worker(config, uri, out, Alone())
+        worker = Worker(config, uri, out, OneProcess())
         began = time.monotonic()
         run = worker.train(lambda run: _tell(arch, run.curve[-1], worker.plan.n_steps))
         seconds = time.monotonic() - began

@@ -21,10 +21,10 @@ from torch import Tensor
 
 from tasks.sae.architectures.names import NAMES
 from tasks.sae.config import SAEConfig
-from tasks.sae.exchange import Alone, Exchange
+from tasks.sae.mesh import Mesh, OneProcess
 from tasks.sae.scaling import scaling
 from tasks.train.config import TrainConfig
-from tasks.train.distributed import TorchExchange
+from tasks.train.distributed import TorchMesh
 from tasks.train.plan import plan
 from tasks.train.step import update
 from tasks.train.train_state import in_common, initial_state
@@ -91,29 +91,29 @@ class Team:
 
 def _work(size: Size, mesh: tuple[int, int], rank: int, port: int, pipe: Connection, sockets: bool) -> None:
     torch.set_num_threads(1)
-    exchange: Exchange = Alone()
+    workers: Mesh = OneProcess()
     if mesh != (1, 1):
         dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=mesh[0] * mesh[1])
-        exchange = TorchExchange(mesh[1], in_memory=not sockets)
-    step = _stepper(size, exchange, rank, mesh[0] * mesh[1])
+        workers = TorchMesh(mesh[1], in_memory=not sockets)
+    step = _stepper(size, workers, rank, mesh[0] * mesh[1])
     while steps := pipe.recv():
-        before = exchange.traffic.sent_bytes
+        before = workers.traffic.sent_bytes
         for _ in range(steps):
             step()
-        pipe.send(exchange.traffic.sent_bytes - before)
+        pipe.send(workers.traffic.sent_bytes - before)
     if mesh != (1, 1):
         dist.destroy_process_group()
 
 
-def _stepper(size: Size, exchange: Exchange, rank: int, n_workers: int) -> Callable[[], object]:
+def _stepper(size: Size, workers: Mesh, rank: int, n_workers: int) -> Callable[[], object]:
     train = TrainConfig(tokens=size.batch * 100_000, batch_tokens=size.batch, dead_after_tokens=10**12)
     resolved = plan(SAEConfig(arch=size.arch, d_sae=size.d_sae, k=size.k), train, size.d_in)
     batches = [_batch(size, seed) for seed in range(4)]
     mean = batches[0].float().mean(0)
     by = scaling(mean, float((batches[0].float() - mean).square().sum(1).mean()))
-    state = in_common(initial_state(resolved, by.apply(batches[0]), latents=exchange.latents), resolved, exchange)
+    state = in_common(initial_state(resolved, by.apply(batches[0]), latents=workers.latents), resolved, workers)
     own = [batch.chunk(n_workers)[rank].contiguous() for batch in batches]
-    return lambda: update(state, own[state.step % len(own)], resolved, by, exchange)
+    return lambda: update(state, own[state.step % len(own)], resolved, by, workers)
 
 
 def _batch(size: Size, seed: int) -> Tensor:

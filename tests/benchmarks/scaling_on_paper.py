@@ -135,7 +135,7 @@ longer rings, cost more than they save.
 
 Against `repeated`, `shared out` is {as_it_is}.
 It loses where workers with the same latents are on different nodes: there a weight takes longer to fetch than to compute
-once more. `TorchExchange` has the parts of the latents on a node. With the same latents on a node instead (another order of
+once more. `TorchMesh` has the parts of the latents on a node. With the same latents on a node instead (another order of
 ranks), `shared out` is {near}.
 
 Always sharing the same way makes steps so many times as long as with the best mesh:

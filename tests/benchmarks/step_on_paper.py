@@ -37,7 +37,7 @@ class Mesh:
     a: int
     b: int
     near: Group = "latents"
-    """Whose ranks follow each other, and so are on the same nodes; ``TorchExchange`` has it so."""
+    """Whose ranks follow each other, and so are on the same nodes; ``TorchMesh`` has it so."""
 
     @property
     def workers(self) -> int:

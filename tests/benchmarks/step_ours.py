@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tasks.sae.config import SAEConfig
-from tasks.sae.exchange import Alone
+from tasks.sae.mesh import OneProcess
 from tasks.sae.scaling import scaling
 from tasks.train.config import TrainConfig
 from tasks.train.plan import plan
@@ -36,7 +36,7 @@ def our_step(task: Task, first: Tensor) -> Step:
     mean = first.mean(0)
     by = scaling(mean, float((first - mean).square().sum(1).mean()))
     state = initial_state(resolved, by.apply(first).cpu(), task.device)
-    return lambda x: update(state, x, resolved, by, Alone())
+    return lambda x: update(state, x, resolved, by, OneProcess())
 
 
 def gemm(task: Task, first: Tensor) -> Step:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from tasks.sae.config import SAEConfig
-from tasks.sae.exchange import Alone
+from tasks.sae.mesh import OneProcess
 from tasks.sae.scaling import Scaling
 from tasks.train.config import TrainConfig
 from tasks.train.plan import Plan, plan
@@ -88,7 +88,7 @@ def way(state: TrainState, resolved: Plan, x: Tensor, touched: float) -> Callabl
 
     def step() -> None:
         state.buffers["density"].fill_(touched)
-        update(state, x, resolved, as_it_is, Alone())
+        update(state, x, resolved, as_it_is, OneProcess())
 
     return step
 

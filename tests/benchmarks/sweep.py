@@ -22,7 +22,7 @@ from tasks.artifacts import read_json
 from tasks.config import PipelineConfig, load_config
 from tasks.on_ray import connect
 from tasks.progress import silent
-from tasks.sae.exchange import Alone
+from tasks.sae.mesh import OneProcess
 from tasks.store.objects import open_store
 from tasks.train.on_ray import train
 from tasks.train.sweep.members import Member, members
@@ -87,7 +87,7 @@ def _separate(member: Member, index: int, activations: str, folder: str) -> floa
 def _equal(member: Member, swept: str, activations: str, folder: str) -> bool:
     """Whether one worker by itself writes the same SAE, with as many threads as a worker of the sweep has."""
     torch.set_num_threads(max(1, int(member.config.train.cpus_per_worker)))
-    worker = Worker(member.config, activations, f"{folder}/alone/{addresses(member.config).sae[-12:]}", Alone())
+    worker = Worker(member.config, activations, f"{folder}/alone/{addresses(member.config).sae[-12:]}", OneProcess())
     worker.finish(worker.train())
     assert read_json(swept, "manifest.json") is not None, f"{member.label} did not end"
     names = ("sae.safetensors", "curve.parquet")

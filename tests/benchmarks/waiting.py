@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.config import load_config
-from tasks.sae.exchange import Alone
+from tasks.sae.mesh import OneProcess
 from tasks.store.objects import open_store
 from tasks.train.loop import Run
 from tasks.train.spent import Spent
@@ -75,7 +75,7 @@ def _in_a_bucket(storage: str, activations: str) -> str:
 def _waited(settings: list[str], activations: str, out: str) -> dict[str, Any]:
     """Shares of the time from the first tenth of the steps to the last."""
     seen: list[Spent] = []
-    worker = Worker(load_config(ROOT / "configs/demo.yaml", settings), activations, out, Alone())
+    worker = Worker(load_config(ROOT / "configs/demo.yaml", settings), activations, out, OneProcess())
 
     def note(run: Run) -> None:
         if run.state.step * 10 >= worker.plan.n_steps:

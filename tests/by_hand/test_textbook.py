@@ -10,8 +10,8 @@ from torch import Tensor
 from tasks.sae.architectures.base import Batch
 from tasks.sae.architectures.registry import architecture
 from tasks.sae.config import SAEConfig
-from tasks.sae.exchange import Alone
 from tasks.sae.losses import squared_error, weighted_l1
+from tasks.sae.mesh import OneProcess
 from tasks.sae.parameters import Layout, Parameters, zeros
 from tasks.sae.scaling import Scaling
 
@@ -119,7 +119,7 @@ class TestSparseAutoencoder:
             bf16=False,
             buffers=architecture("l1").buffers(config),
         )
-        sums, _ = architecture("l1").gradients(config, parameters, out, batch, Alone())
+        sums, _ = architecture("l1").gradients(config, parameters, out, batch, OneProcess())
         assert float(sums.loss) == 501 + 0.5 * 29
         assert out.b_dec.tolist() == [8, 34, 28]
         assert out.b_enc.tolist() == [8.5, 69, 216.5, 0, 133.5, 0]
@@ -132,6 +132,6 @@ class TestSparseAutoencoder:
     def test_without_the_penalty_it_is_the_dense_baseline(self, parameters):
         out = zeros(Layout(3, 6, 3))
         batch = Batch(raw=self.X, scaling=self.PLAIN, dead=torch.zeros(6, dtype=torch.bool), bf16=False)
-        sums, _ = architecture("dense").gradients(SAEConfig(arch="dense", d_sae=6), parameters, out, batch, Alone())
+        sums, _ = architecture("dense").gradients(SAEConfig(arch="dense", d_sae=6), parameters, out, batch, OneProcess())
         assert float(sums.loss) == 501
         assert out.b_enc.tolist() == [8, 68, 214, 0, 132, 0]

@@ -8,7 +8,7 @@ from torch.nn.functional import linear
 from tasks.sae.architectures.base import Batch, StepSums
 from tasks.sae.architectures.registry import architecture, layout
 from tasks.sae.config import SAEConfig
-from tasks.sae.exchange import Alone
+from tasks.sae.mesh import OneProcess
 from tasks.sae.parameters import Parameters, view, zeros
 from tests.sae.conftest import random_parameters
 from tests.sae.test_gradients import D_IN, D_OUT, D_SAE, N, dead_mask, identity, random_rows
@@ -36,7 +36,7 @@ class Case:
             progress=progress,
             buffers=self.buffers,
         )
-        self.sums: StepSums = kind.gradients(self.config, self.p, self.out, batch, Alone())[0]
+        self.sums: StepSums = kind.gradients(self.config, self.p, self.out, batch, OneProcess())[0]
 
     @property
     def threshold(self) -> Tensor:
@@ -153,7 +153,7 @@ def test_the_gates_own_loss_gives_the_decoder_no_gradient() -> None:
     case.p.extra["b_mag"].fill_(-1e6)  # no code is active: only the gate's own path rebuilds anything
     batch = Batch(raw=case.x, scaling=identity(D_IN), dead=dead_mask(0), bf16=False, buffers=case.buffers)
     case.buffers["density"].fill_(1.0)
-    architecture("gated").gradients(case.config, case.p, case.out, batch, Alone())
+    architecture("gated").gradients(case.config, case.p, case.out, batch, OneProcess())
     assert not case.out.W_dec.any()
     assert case.out.encoder.any()
     assert torch.allclose(case.out.b_dec, -2 * (case.y - case.p.b_dec).sum(0) / N, rtol=1e-10)

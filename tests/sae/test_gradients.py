@@ -10,8 +10,8 @@ from tasks.sae.architectures.base import Batch
 from tasks.sae.architectures.names import NAMES
 from tasks.sae.architectures.registry import architecture, layout
 from tasks.sae.config import SAEConfig
-from tasks.sae.exchange import Alone
 from tasks.sae.losses import batch_top_k_codes, selected_loss, squared_error, top_k_codes, weighted_l1
+from tasks.sae.mesh import OneProcess
 from tasks.sae.parameters import Parameters, view, zeros
 from tasks.sae.scaling import Scaling
 from tests.sae.conftest import random_parameters as drawn
@@ -46,7 +46,7 @@ def gradients(config: SAEConfig, parameters: Parameters, x: Tensor, dead: Tensor
     out.flat.fill_(float("nan"))  # every number has to be written
     scaling = identity(x.shape[1])
     batch = Batch(raw=x, scaling=scaling, dead=dead, k=config.k, bf16=False, buffers=kind.buffers(config))
-    sums, by_latent = kind.gradients(config, parameters, out, batch, Alone())
+    sums, by_latent = kind.gradients(config, parameters, out, batch, OneProcess())
     if by_latent is not None:
         by_latent.write(parameters.W_dec, out)
     return sums.loss, out.flat
@@ -150,7 +150,7 @@ def test_statistics_count_active_latents_and_squared_error(arch):
     kind, parameters, x = architecture(arch), random_parameters(config), random_rows()
     out = zeros(layout(config, D_IN), torch.float64)
     batch = Batch(raw=x, scaling=identity(D_IN), dead=dead_mask(0), k=4, bf16=False, buffers=kind.buffers(config))
-    sums, _ = kind.gradients(config, parameters, out, batch, Alone())
+    sums, _ = kind.gradients(config, parameters, out, batch, OneProcess())
     assert sums.n_rows == N
     assert 0 < int(sums.n_active) <= N * D_SAE
     assert 0 < int(sums.fired.sum()) <= min(D_SAE, int(sums.n_active))
@@ -172,7 +172,7 @@ def test_bf16_gradients_point_the_same_way_as_fp32_ones(arch):
             bf16=bf16,
             buffers=kind.buffers(config),
         )
-        _, by_latent = kind.gradients(config, parameters, o, batch, Alone())
+        _, by_latent = kind.gradients(config, parameters, o, batch, OneProcess())
         if by_latent is not None:
             by_latent.write(parameters.W_dec, o)
     assert float(torch.cosine_similarity(out[0].flat, out[1].flat, dim=0)) > 0.99

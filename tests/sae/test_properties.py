@@ -15,7 +15,7 @@ from tasks.sae.architectures.batchtopk import _largest
 from tasks.sae.architectures.names import NAMES
 from tasks.sae.architectures.registry import architecture, layout
 from tasks.sae.config import SAEConfig
-from tasks.sae.exchange import Alone
+from tasks.sae.mesh import OneProcess
 from tasks.sae.parameters import Parameters, view, zeros
 from tasks.sae.scaling import Folding, Scaling, Weights, fold, folding
 from tests.sae.conftest import random_parameters
@@ -28,7 +28,7 @@ def gradients(config: SAEConfig, p: Parameters, x: Tensor, dead: Tensor) -> tupl
     kind, sizes = architecture(config.arch), layout(config, D_IN)
     out = zeros(sizes, torch.float64)
     batch = Batch(raw=x, scaling=identity(D_IN), dead=dead, k=config.k, bf16=False, buffers=kind.buffers(config))
-    sums, by_latent = kind.gradients(config, p, out, batch, Alone())
+    sums, by_latent = kind.gradients(config, p, out, batch, OneProcess())
     if by_latent is not None:
         by_latent.write(p.W_dec, out)
     return float(sums.loss), out
@@ -111,7 +111,7 @@ def test_batchtopk_keeps_its_budget_whatever_level_it_looks_from(n: int, d_sae: 
     k = data.draw(st.integers(1, d_sae))
     level = data.draw(st.sampled_from([0.0, 1e-6, 0.3, 2.0, 50.0]))
     pre_acts = torch.randn(n, d_sae, generator=torch.Generator().manual_seed(data.draw(st.integers(0, 999))))
-    found = _largest(pre_acts, n * k, torch.tensor([level], dtype=torch.float64), Alone(), torch.float32)
+    found = _largest(pre_acts, n * k, torch.tensor([level], dtype=torch.float64), OneProcess(), torch.float32)
     wanted = pre_acts.flatten().topk(n * k).values
     wanted = wanted[wanted > 0]
     assert torch.equal(found.values.sort(descending=True).values, wanted)

@@ -11,7 +11,7 @@ from tasks.sae.architectures.names import NAMES
 from tasks.sae.architectures.penalised import Penalised
 from tasks.sae.architectures.registry import architecture, layout
 from tasks.sae.config import SAEConfig
-from tasks.sae.exchange import Alone, Exchange, own_latents
+from tasks.sae.mesh import Mesh, OneProcess, own_latents
 from tasks.sae.parameters import Parameters, view, zeros
 from tasks.train.config import TrainConfig
 from tasks.train.plan import plan
@@ -57,7 +57,7 @@ class Problem:
         return self.parameters.extra["log_threshold"].exp()
 
     def step(
-        self, density: float, rows: Tensor | None = None, exchange: Exchange | None = None, bf16: bool = False
+        self, density: float, rows: Tensor | None = None, mesh: Mesh | None = None, bf16: bool = False
     ) -> tuple[StepSums, Tensor, dict[str, Tensor]]:
         """By the sparse path at density 0, by the dense one at 1: sums, gradient, and buffers after."""
         kind, sizes = architecture(self.config.arch), layout(self.config, D_IN, len(self.parameters.b_dec))
@@ -68,14 +68,14 @@ class Problem:
         scaling = identity(rows.shape[1], rows.dtype)
         at = {"sparsity": 0.7, "progress": self.progress, "bf16": bf16, "buffers": buffers}
         batch = Batch(raw=rows, scaling=scaling, dead=dead_mask(0), **at)
-        exchange = exchange or Alone()
-        sums, by_latent = kind.gradients(self.config, self.parameters, out, batch, exchange)
+        mesh = mesh or OneProcess()
+        sums, by_latent = kind.gradients(self.config, self.parameters, out, batch, mesh)
         assert (by_latent is None) == (density == 1.0)
         if by_latent is not None:  # the gradients of this worker's latents
-            low, high = own_latents(exchange, len(out.b_enc))
+            low, high = own_latents(mesh.data, len(out.b_enc))
             encoder, W_dec, b_enc = (tensor[low:high] for tensor in (out.encoder, out.W_dec, out.b_enc))
             by_latent.write(self.parameters.W_dec[low:high], replace(out, encoder=encoder, W_dec=W_dec, b_enc=b_enc))
-            exchange.complete([out.encoder, out.W_dec, out.b_enc])
+            mesh.data.complete([out.encoder, out.W_dec, out.b_enc])
         return sums, out.flat, buffers
 
     def assert_both_ways_are_the_same(self) -> None:
@@ -172,7 +172,7 @@ def test_the_same_in_bfloat16_to_its_precision(arch: str) -> None:
 def test_two_workers_with_half_the_rows_each_get_the_gradient_of_one(arch: str, density: float) -> None:
     problem = random_problem(arch, bias=2.0, progress=0.2)
     halves = problem.rows.chunk(2)
-    first, second = in_mesh(2, 1, lambda exchange: problem.step(density, halves[exchange.rank], exchange))
+    first, second = in_mesh(2, 1, lambda mesh: problem.step(density, halves[mesh.data.rank], mesh))
     assert torch.equal(first[1], second[1])
     assert_same(first, problem.step(density))
 
@@ -184,10 +184,10 @@ def test_once_codes_are_sparse_the_next_step_is_too(arch: str) -> None:
     parameters.b_enc.sub_(9.0)
     out, buffers = zeros(layout(config, D_IN), torch.float64), kind.buffers(config)
     batch = Batch(raw=random_rows(), scaling=identity(D_IN), dead=dead_mask(0), bf16=False, buffers=buffers)
-    ways = [kind.gradients(config, parameters, out, batch, Alone())[1] is None for _ in range(2)]
+    ways = [kind.gradients(config, parameters, out, batch, OneProcess())[1] is None for _ in range(2)]
     assert ways == [True, False]
     parameters.b_enc.add_(9.0)
-    ways = [kind.gradients(config, parameters, out, batch, Alone())[1] is None for _ in range(2)]
+    ways = [kind.gradients(config, parameters, out, batch, OneProcess())[1] is None for _ in range(2)]
     assert ways == [False, True]
 
 
@@ -201,6 +201,6 @@ def test_a_run_that_changes_its_way_ends_where_it_would_have_ended(arch: str, mo
         state = state_from(parameters, resolved)
         for step in range(15):
             monkeypatch.setattr(kind, "active_below", 1.1 if step >= sparse_from else 1e-9)
-            update(state, random_rows(seed=step), resolved, identity(D_IN), Alone())
+            update(state, random_rows(seed=step), resolved, identity(D_IN), OneProcess())
         ends.append(state.parameters.flat)
     assert float((ends[0] - ends[1]).norm()) <= 1e-9 * float(ends[0].norm())

@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from tasks.sae.exchange import Exchange, Traffic
+from tasks.sae.mesh import Mesh, Traffic
 from tests.patience import PATIENCE_S
 
 Result = TypeVar("Result")
@@ -60,13 +60,12 @@ class ThreadGroup:
         tensor.copy_(found.sum(0))
 
 
-class ThreadMesh(ThreadGroup):
-    def __init__(self, rows: ThreadGroup, latents: ThreadGroup) -> None:
-        super().__init__(rows._board, rows.rank)
-        self.traffic, self.latents = Traffic(), latents
+class ThreadMesh:
+    def __init__(self, data: ThreadGroup, latents: ThreadGroup) -> None:
+        self.traffic, self.data, self.latents = Traffic(), data, latents
 
 
-def in_mesh(n_rows: int, n_parts: int, work: Callable[[Exchange], Result]) -> list[Result]:
+def in_mesh(n_rows: int, n_parts: int, work: Callable[[Mesh], Result]) -> list[Result]:
     """What ``n_rows * n_parts`` workers return; those of one part of the latents are ``n_parts`` apart."""
     rows, columns = [Board(n_rows) for _ in range(n_parts)], [Board(n_parts) for _ in range(n_rows)]
 

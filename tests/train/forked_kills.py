@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from tasks.sae.exchange import Alone
+from tasks.sae.mesh import OneProcess
 from tasks.store.objects import open_store
 from tasks.train.checkpoints import CHECKPOINTS
-from tasks.train.distributed import TorchExchange
+from tasks.train.distributed import TorchMesh
 from tasks.train.finish import close
 from tasks.train.loop import Run
 from tasks.train.state import write_part
@@ -43,12 +43,12 @@ def work(command: Command, rank: int, meeting: Path) -> None:
     points = Points(command.folder, 0)
     arm_in_process(points)
     before(dist, "barrier", "commit", points)
-    exchange = TorchExchange(command.config.train.latent_shards, WORKERS)
-    trainer = Worker(command.config, command.activations, command.out, exchange)
+    mesh = TorchMesh(command.config.train.latent_shards, WORKERS)
+    trainer = Worker(command.config, command.activations, command.out, mesh)
 
     def keep(run: Run) -> None:
-        if exchange.rank == 0:
-            write_part(run, open_store(command.out), f"{CHECKPOINTS}/", exchange.latents)
+        if mesh.data.rank == 0:
+            write_part(run, open_store(command.out), f"{CHECKPOINTS}/", mesh.latents)
         dist.barrier()  # as telling Ray Train is one
 
     found = trainer.finish(trainer.train(on_checkpoint=keep))
@@ -114,7 +114,7 @@ def main(folder: str) -> None:
     """Survive all points in one run and, where every case is wanted, each alone; by rows and by latents."""
     survived = []
     torch.set_num_threads(1)
-    Worker(*make_run(Path(folder)), f"{folder}/warm", Alone()).train()  # what is imported late is so before the forks
+    Worker(*make_run(Path(folder)), f"{folder}/warm", OneProcess()).train()  # what is imported late is so before the forks
     for latent_shards in (1, 2):
         settings = {"tokens": 32 * STEPS, "checkpoint_every_tokens": 32 * EVERY, "workers": 2, "max_failures": 5}
         config, activations = make_run(Path(folder), latent_shards=latent_shards, **settings)

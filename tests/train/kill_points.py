@@ -100,12 +100,12 @@ def arm_in_process(points: Points) -> None:
 def at_steps(points: Points) -> None:
     real = loop.update
 
-    def update(run_state: Any, raw: torch.Tensor, plan: Any, scaling: Any, exchange: Any) -> Any:
+    def update(run_state: Any, raw: torch.Tensor, plan: Any, scaling: Any, mesh: Any) -> Any:
         points.step = run_state.step + 1
-        points.took(raw, (exchange.rank, exchange.latents.rank))
+        points.took(raw, (mesh.data.rank, mesh.latents.rank))
         if points.pause_s and not points.armed("hurry"):
             time.sleep(points.pause_s)
-        return real(run_state, raw, plan, scaling, exchange)
+        return real(run_state, raw, plan, scaling, mesh)
 
     loop.update = update
     before(torch.optim.Adam, "step", "step", points)  # gradients are there, of all workers; the weights are not there yet

@@ -10,18 +10,18 @@ import torch.multiprocessing as mp
 
 from tasks.config import PipelineConfig
 from tasks.sae.architectures.names import NAMES
-from tasks.sae.exchange import Alone, Exchange
-from tasks.train.distributed import TorchExchange
+from tasks.sae.mesh import Mesh, OneProcess
+from tasks.train.distributed import TorchMesh
 from tasks.train.worker import Worker
 from tests.conftest import free_port
 
 Trained = dict[str, dict[str, torch.Tensor]]
 
 
-def _train(configs: Mapping[str, PipelineConfig], activations: str, out: str, exchange: Exchange) -> Trained:
+def _train(configs: Mapping[str, PipelineConfig], activations: str, out: str, mesh: Mesh) -> Trained:
     found = {}
     for arch, config in configs.items():
-        run = Worker(config, activations, f"{out}/{arch}", exchange).train()
+        run = Worker(config, activations, f"{out}/{arch}", mesh).train()
         curve = torch.tensor([[row.fvu, row.l0, row.dead_fraction] for row in run.curve])
         found[arch] = {"weights": run.state.parameters.flat, "silent": run.state.silent, "curve": curve}
     return found
@@ -39,7 +39,7 @@ def _worker(
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size)
     try:
-        torch.save(_train(configs, activations, out, TorchExchange(in_memory=in_memory)), f"{out}/{rank}.pt")
+        torch.save(_train(configs, activations, out, TorchMesh(in_memory=in_memory)), f"{out}/{rank}.pt")
     finally:
         dist.destroy_process_group()
 
@@ -49,7 +49,7 @@ def test_several_workers_train_the_sae_of_one(world_size, in_memory, tiny_run, t
     configs = {}
     for arch in NAMES:
         configs[arch], activations = tiny_run(sae={"arch": arch, "aux_k": 2}, dead_after_tokens=64)
-    alone = _train(configs, activations, str(tmp_path / "alone"), Alone())
+    alone = _train(configs, activations, str(tmp_path / "alone"), OneProcess())
     assert (alone["topk"]["curve"][:, 2] > 0).float().mean() > 0.5  # so AuxK took part in most steps
 
     out = tmp_path / "together"
@@ -70,7 +70,7 @@ def _gather_nothing(rank: int, world_size: int, port: int, out: str) -> None:
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size)
     try:
         given = [torch.zeros(0), torch.full((2,), float(rank)), torch.zeros(0, dtype=torch.int32)]
-        torch.save([found.clone() for found in TorchExchange(in_memory=False).gather(given)], f"{out}/{rank}.pt")
+        torch.save([found.clone() for found in TorchMesh(in_memory=False).data.gather(given)], f"{out}/{rank}.pt")
     finally:
         dist.destroy_process_group()
 

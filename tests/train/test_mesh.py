@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tasks.sae.architectures.names import NAMES
 from tasks.sae.config import SAEConfig
-from tasks.sae.exchange import Alone, Exchange
+from tasks.sae.mesh import Mesh, OneProcess
 from tasks.sae.parameters import joined, part_of, view
 from tasks.sae.scaling import Scaling
 from tasks.store.objects import open_store
@@ -51,31 +51,31 @@ def rows(p: Plan) -> Tensor:
 def trained(
     p: Plan,
     data: Tensor,
-    exchange: Exchange,
+    mesh: Mesh,
     run: Run | None = None,
     keep: Callable[[Run], None] = ignore,
     *,
     common: bool = True,
 ) -> tuple[TrainState, list[object]]:
     """By one worker of a mesh, with the rows that are its to read, from the first step on or from where ``run`` is."""
-    width, latents = data.shape[2], exchange.latents
+    width, latents = data.shape[2], mesh.latents
     scaling = Scaling(torch.zeros(width, dtype=torch.float64), torch.ones(width, dtype=torch.float64))
     if run is None:
         whole = initial_state(p, data[:8].flatten(0, 1).float()).parameters
         whole = view(whole.flat.double(), p.layout)
         run = Run(state_from(part_of(whole, latents.rank, latents.world_size), p))
     if common:
-        run.state = in_common(run.state, p, exchange)
-        assert run.state.common == (exchange.world_size > 1 and len(run.state.silent) % exchange.world_size == 0)
-    worker, n_workers = exchange.rank * latents.world_size + latents.rank, exchange.world_size * latents.world_size
+        run.state = in_common(run.state, p, mesh)
+        assert run.state.common == (mesh.data.world_size > 1 and len(run.state.silent) % mesh.data.world_size == 0)
+    worker, n_workers = mesh.data.rank * latents.world_size + latents.rank, mesh.data.world_size * latents.world_size
     own = [batch.chunk(n_workers)[worker] for batch in data[run.state.step :]]
-    return train(run, own, p, scaling, exchange, on_checkpoint=keep).state, list(run.curve)
+    return train(run, own, p, scaling, mesh, on_checkpoint=keep).state, list(run.curve)
 
 
 def assert_the_same(p: Plan, mesh: tuple[int, int], *, common: bool = True) -> None:
     data = rows(p)
-    alone, curve = trained(p, data, Alone())
-    workers = in_mesh(*mesh, lambda exchange: trained(p, data, exchange, common=common))
+    alone, curve = trained(p, data, OneProcess())
+    workers = in_mesh(*mesh, lambda mesh: trained(p, data, mesh, common=common))
     for worker, (state, its_curve) in enumerate(workers):
         expected = part_of(alone.parameters, worker % mesh[1], mesh[1])
         assert difference(state.parameters.flat, expected.flat) < 1e-9
@@ -125,18 +125,18 @@ def test_latents_that_cannot_be_dealt_evenly_are_everybody_s_to_update() -> None
 def test_each_worker_updates_its_latents_only_and_fetches_the_others_moments_for_a_checkpoint(clip: float | None) -> None:
     p = resolved(settings("topk"), tokens=60 * BATCH, checkpoint_every_tokens=60 * BATCH, max_grad_norm=clip)
     data = rows(p)
-    alone, _ = trained(p, data, Alone())
+    alone, _ = trained(p, data, OneProcess())
     apart: list[bool] = []
 
     def saved(run: Run) -> None:
         apart.append(run.state.apart)
 
-    def stepped(exchange: Exchange) -> tuple[Tensor, Tensor]:
-        state, _ = trained(p, data[:-1], exchange, common=False)  # a checkpoint is due after the last step only
+    def stepped(mesh: Mesh) -> tuple[Tensor, Tensor]:
+        state, _ = trained(p, data[:-1], mesh, common=False)  # a checkpoint is due after the last step only
         stale = state.moments[0].W_dec.clone()
-        return stale, trained(p, data, exchange, keep=saved, common=False)[0].moments[0].W_dec
+        return stale, trained(p, data, mesh, keep=saved, common=False)[0].moments[0].W_dec
 
-    before, _ = trained(p, data[:-1], Alone())
+    before, _ = trained(p, data[:-1], OneProcess())
     for worker, (stale, whole) in enumerate(in_mesh(2, 1, stepped)):
         own, others = stale.chunk(2)[worker], stale.chunk(2)[1 - worker]
         assert difference(own, before.moments[0].W_dec.chunk(2)[worker]) < 1e-9
@@ -145,23 +145,23 @@ def test_each_worker_updates_its_latents_only_and_fetches_the_others_moments_for
     assert apart == [False, False]
 
 
-def keep_below(folder: str, exchange: Exchange) -> Callable[[Run], None]:
+def keep_below(folder: str, mesh: Mesh) -> Callable[[Run], None]:
     """Leave checkpoints there, each part of the latents by one worker."""
 
     def keep(run: Run) -> None:
-        if exchange.rank == 0:
-            for name, content in run_to_files(run, exchange.latents).items():
+        if mesh.data.rank == 0:
+            for name, content in run_to_files(run, mesh.latents).items():
                 open_store(folder).put(f"checkpoints/{checkpoint_name(run.state.step)}/{name}", content)
 
     return keep
 
 
-def resumed(p: Plan, data: Tensor, exchange: Exchange, folder: str) -> Tensor:
+def resumed(p: Plan, data: Tensor, mesh: Mesh, folder: str) -> Tensor:
     """All weights of a run that goes on from the newest checkpoint there; its own checkpoints are not kept."""
-    run = newest_run(open_store(folder), "checkpoints/", p, exchange=exchange)
+    run = newest_run(open_store(folder), "checkpoints/", p, mesh=mesh)
     assert run is not None
-    state, _ = trained(p, data, exchange, run)
-    return joined(exchange.latents.gather([state.parameters.flat])[0].chunk(exchange.latents.world_size), p.layout).flat
+    state, _ = trained(p, data, mesh, run)
+    return joined(mesh.latents.gather([state.parameters.flat])[0].chunk(mesh.latents.world_size), p.layout).flat
 
 
 WRITTEN, READ = [(1, 1), (1, 2), (2, 2)], [(1, 1), (2, 1), (1, 4), (2, 2)]
@@ -175,9 +175,9 @@ def test_a_checkpoint_of_one_mesh_is_gone_on_from_by_another(
 ) -> None:
     p = resolved(settings(arch, skip=True), D_OUT, tokens=60 * BATCH, checkpoint_every_tokens=20 * BATCH, ema_decay=0.9)
     data, folder = rows(p), str(tmp_path)
-    undisturbed = in_mesh(*written_by, lambda exchange: trained(p, data, exchange, keep=keep_below(folder, exchange)))
+    undisturbed = in_mesh(*written_by, lambda mesh: trained(p, data, mesh, keep=keep_below(folder, mesh)))
     shutil.rmtree(tmp_path / "checkpoints" / checkpoint_name(60))
-    weights = in_mesh(*read_by, lambda exchange: resumed(p, data, exchange, folder))
+    weights = in_mesh(*read_by, lambda mesh: resumed(p, data, mesh, folder))
     whole = joined([state.parameters.flat for state, _ in undisturbed[: written_by[1]]], p.layout).flat
     assert all(difference(found, whole) < 1e-9 for found in weights)
     if read_by == written_by:
@@ -187,17 +187,17 @@ def test_a_checkpoint_of_one_mesh_is_gone_on_from_by_another(
 def test_a_checkpoint_that_lacks_a_part_is_passed_over_by_all(tmp_path: Path) -> None:
     p = resolved(settings("topk"), tokens=60 * BATCH, checkpoint_every_tokens=20 * BATCH)
     data, folder = rows(p), str(tmp_path)
-    in_mesh(1, 2, lambda exchange: trained(p, data, exchange, keep=keep_below(folder, exchange)))
+    in_mesh(1, 2, lambda mesh: trained(p, data, mesh, keep=keep_below(folder, mesh)))
     (tmp_path / "checkpoints" / checkpoint_name(60) / "state.1-of-2.json").unlink()
     (tmp_path / "checkpoints" / checkpoint_name(40) / "state.0-of-2.safetensors").write_bytes(b"cut short")
-    runs = in_mesh(1, 2, lambda exchange: newest_run(open_store(folder), "checkpoints/", p, exchange=exchange))
+    runs = in_mesh(1, 2, lambda mesh: newest_run(open_store(folder), "checkpoints/", p, mesh=mesh))
     assert [run.state.step for run in runs if run is not None] == [20, 20]
 
 
 def test_a_part_takes_its_share_of_the_checkpoint_and_of_the_memory(tmp_path: Path) -> None:
     p = resolved(settings("topk"), tokens=BATCH)
-    (alone,) = in_mesh(1, 1, lambda exchange: trained(p, rows(p), exchange)[0])
-    parts = in_mesh(1, 4, lambda exchange: trained(p, rows(p), exchange)[0])
+    (alone,) = in_mesh(1, 1, lambda mesh: trained(p, rows(p), mesh)[0])
+    parts = in_mesh(1, 4, lambda mesh: trained(p, rows(p), mesh)[0])
     for state in parts:
         sizes = [tensor.flat.numel() for tensor in (state.parameters, state.gradients, *state.moments)]
         assert sizes == [(alone.parameters.flat.numel() - D_IN) // 4 + D_IN] * 4
@@ -207,16 +207,16 @@ def test_if_one_worker_is_told_to_stop_all_save_at_the_same_step():
     p = resolved(settings("topk"), tokens=60 * BATCH)
     data, saved = rows(p), []
 
-    def work(exchange: Exchange) -> int:
-        told = exchange.rank == 1 and exchange.latents.rank == 0
+    def work(mesh: Mesh) -> int:
+        told = mesh.data.rank == 1 and mesh.latents.rank == 0
         scaling = Scaling(torch.zeros(D_IN, dtype=torch.float64), torch.ones(D_IN, dtype=torch.float64))
         whole = view(initial_state(p, data[:8].flatten(0, 1).float()).parameters.flat.double(), p.layout)
-        run = Run(state_from(part_of(whole, exchange.latents.rank, 2), p))
-        own = [batch.chunk(4)[exchange.rank * 2 + exchange.latents.rank] for batch in data]
+        run = Run(state_from(part_of(whole, mesh.latents.rank, 2), p))
+        own = [batch.chunk(4)[mesh.data.rank * 2 + mesh.latents.rank] for batch in data]
         steps = iter(range(100))
         listeners = ignore, lambda run: saved.append(run.state.step), lambda: next(steps) == 1 and told
         with pytest.raises(StoppedError):
-            train(run, own, p, scaling, exchange, *listeners)
+            train(run, own, p, scaling, mesh, *listeners)
         return run.state.step
 
     assert in_mesh(2, 2, work) == [16] * 4

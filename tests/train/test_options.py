@@ -5,8 +5,8 @@ import torch
 
 from tasks.sae import SparseAutoencoder
 from tasks.sae.config import SAEConfig
-from tasks.sae.exchange import Alone
 from tasks.sae.init import geometric_median, initial_parameters
+from tasks.sae.mesh import OneProcess
 from tasks.sae.scaling import Scaling
 from tasks.store.objects import open_store
 from tasks.train.config import TrainConfig
@@ -55,7 +55,7 @@ def test_the_moving_average_follows_the_weights_and_becomes_the_result():
     state = initial_state(p, SCALING.apply(torch.cat(batches(p)[:8])))
     expected = state.parameters.flat.clone()
     for step, raw in enumerate(batches(p)):
-        update(state, raw, p, SCALING, Alone())
+        update(state, raw, p, SCALING, OneProcess())
         # The first steps count more, so that the start is soon forgotten.
         expected.lerp_(state.parameters.flat, 1 - min(0.8, step / (step + 10)))
     assert state.averaged is not None

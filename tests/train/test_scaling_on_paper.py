@@ -12,7 +12,7 @@ import torch.multiprocessing as mp
 from tasks.sae.config import SAEConfig
 from tasks.sae.scaling import Scaling
 from tasks.train.config import TrainConfig
-from tasks.train.distributed import TorchExchange
+from tasks.train.distributed import TorchMesh
 from tasks.train.plan import plan
 from tasks.train.step import update
 from tasks.train.train_state import initial_state
@@ -51,18 +51,18 @@ def knows_room(size: Size, mesh: Mesh) -> bool:
 
 def sent(size: Size, mesh: Mesh) -> float:
     """Bytes that this worker sends in the second of two steps, every latent active that may be."""
-    exchange = TorchExchange(mesh.b)
+    workers = TorchMesh(mesh.b)
     lengths = {"tokens": 100 * size.batch, "batch_tokens": size.batch, "dead_after_tokens": 10**9}
     train = TrainConfig(**lengths, lanes=4, precision="bf16")  # as the table has it
     resolved = plan(SAEConfig(arch="topk", d_sae=size.d_sae, k=size.k), train, size.d_in)
     data = torch.randn(2, size.batch, size.d_in, generator=torch.Generator().manual_seed(0)).bfloat16()
-    state = initial_state(resolved, data[0].float(), latents=exchange.latents)
+    state = initial_state(resolved, data[0].float(), latents=workers.latents)
     state.parameters.b_enc.fill_(100.0)
     by = Scaling(torch.zeros(size.d_in), torch.ones(size.d_in))
     for batch in data:
-        before = exchange.traffic.sent_bytes
-        update(state, batch.chunk(mesh.workers)[dist.get_rank()], resolved, by, exchange)
-    return exchange.traffic.sent_bytes - before
+        before = workers.traffic.sent_bytes
+        update(state, batch.chunk(mesh.workers)[dist.get_rank()], resolved, by, workers)
+    return workers.traffic.sent_bytes - before
 
 
 def work(rank: int, world_size: int, port: int, out: str) -> None:

@@ -10,7 +10,7 @@ import torch
 from tasks.config import PipelineConfig, parse_config
 from tasks.errors import InputError
 from tasks.sae import SparseAutoencoder, load
-from tasks.sae.exchange import Alone
+from tasks.sae.mesh import OneProcess
 from tasks.store.joined import JoinedSplit
 from tasks.store.objects import open_store
 from tasks.store.writer import Rows
@@ -50,7 +50,7 @@ def settings(sae: dict[str, Any] | None = None, **train: Any) -> PipelineConfig:
 
 
 def trained(config: PipelineConfig, activations: str, out: Path) -> SparseAutoencoder:
-    worker = Worker(config, activations, str(out), Alone())
+    worker = Worker(config, activations, str(out), OneProcess())
     worker.finish(worker.train())
     return load(str(out))
 
@@ -103,7 +103,7 @@ def test_a_crosscoder_goes_on_from_a_checkpoint_as_if_never_stopped(activations:
             raise StoppedError
 
     with pytest.raises(StoppedError):
-        Worker(config, activations, str(tmp_path / "killed"), Alone()).train(on_checkpoint=keep)
+        Worker(config, activations, str(tmp_path / "killed"), OneProcess()).train(on_checkpoint=keep)
     resumed, whole = (trained(config, activations, tmp_path / name) for name in ("killed", "undisturbed"))
     for ours, theirs in zip(resumed.parameters(), whole.parameters(), strict=True):
         assert torch.equal(ours, theirs)
@@ -111,7 +111,7 @@ def test_a_crosscoder_goes_on_from_a_checkpoint_as_if_never_stopped(activations:
 
 def test_a_width_is_that_of_all_hooks_together(activations: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"sae\.d_in is 12 but activations of early, late have 21 features"):
-        Worker(settings({"d_in": 12}, hooks=["early", "late"]), activations, str(tmp_path), Alone())
+        Worker(settings({"d_in": 12}, hooks=["early", "late"]), activations, str(tmp_path), OneProcess())
 
 
 def test_what_is_read_cannot_be_the_target() -> None:

@@ -12,9 +12,9 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
-from tasks.sae.exchange import Traffic
+from tasks.sae.mesh import Traffic
 from tasks.train import shared_memory
-from tasks.train.distributed import TorchExchange, TorchGroup
+from tasks.train.distributed import TorchGroup, TorchMesh
 from tasks.train.shared_memory import join
 from tests.conftest import free_port
 from tests.patience import PATIENCE_S
@@ -113,9 +113,9 @@ def test_a_sum_of_a_number_or_of_a_column_is_written_where_it_was() -> None:
 
 
 def _each_mesh(rank: int, world_size: int) -> None:
-    exchange = TorchExchange(2)
-    assert exchange.gather([torch.tensor([rank])])[0].tolist() == [rank % 2, rank % 2 + 2]
-    assert exchange.latents.gather([torch.tensor([rank])])[0].tolist() == [rank // 2 * 2, rank // 2 * 2 + 1]
+    mesh = TorchMesh(2)
+    assert mesh.data.gather([torch.tensor([rank])])[0].tolist() == [rank % 2, rank % 2 + 2]
+    assert mesh.latents.gather([torch.tensor([rank])])[0].tolist() == [rank // 2 * 2, rank // 2 * 2 + 1]
 
 
 def test_each_group_of_a_mesh_has_memory_of_its_own() -> None:

@@ -8,7 +8,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from tasks.train.config import TrainConfig
-from tasks.train.distributed import Spares, TorchExchange
+from tasks.train.distributed import Spares, TorchMesh
 from tests.conftest import free_port
 
 
@@ -40,8 +40,8 @@ def _three_of_which_two_train(rank: int, port: int, out: str) -> None:
         if rank == 2:
             spares.wait(heard.append)
         else:
-            exchange = TorchExchange(1, 2)
-            assert exchange.gather([torch.tensor([rank])])[0].tolist() == [0, 1]
+            mesh = TorchMesh(1, 2)
+            assert mesh.data.gather([torch.tensor([rank])])[0].tolist() == [0, 1]
             for step in (3, 7):
                 heard.append(step)
                 if rank == 0:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tasks.sae.exchange import Alone, Traffic
+from tasks.sae.mesh import OneProcess, Traffic
 from tasks.store.objects import open_store
 from tasks.train.loop import Run, train
 from tasks.train.spent import accounts
@@ -36,7 +36,7 @@ def test_waiting_for_rows_and_saving_are_told_apart_from_steps() -> None:
 
 
 def test_what_exchanges_cost_is_taken_from_the_exchange_step_by_step() -> None:
-    class Slow(Alone):
+    class Slow(OneProcess):
         """Alone, but with a price: a second and ten bytes a sum, some of it before training."""
 
         def __init__(self) -> None:
@@ -46,9 +46,9 @@ def test_what_exchanges_cost_is_taken_from_the_exchange_step_by_step() -> None:
             self.traffic.seconds += 1.0
             self.traffic.sent_bytes += 10.0
 
-    p, exchange = tiny_plan("jumprelu"), Slow()
-    spent = train(start(p), batches(p), p, SCALING, exchange).spent
-    assert spent.exchanging == exchange.traffic.seconds - 100.0
+    p, mesh = tiny_plan("jumprelu"), Slow()
+    spent = train(start(p), batches(p), p, SCALING, mesh).spent
+    assert spent.exchanging == mesh.traffic.seconds - 100.0
     assert spent.exchanging > 0
     assert spent.sent_bytes == 10 * spent.exchanging
 

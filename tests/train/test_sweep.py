@@ -11,7 +11,7 @@ from tasks.addresses import addresses
 from tasks.artifacts import read_manifest
 from tasks.config import PipelineConfig, parse_config
 from tasks.errors import InputError
-from tasks.sae.exchange import Alone
+from tasks.sae.mesh import OneProcess
 from tasks.store.lanes import LaneReader
 from tasks.store.objects import open_store
 from tasks.train.checkpoints import checkpoint_name, kept
@@ -61,7 +61,7 @@ def test_the_seed_of_the_weights_leaves_the_order_of_the_data(tiny_run, tmp_path
     runs = []
     for seed in (None, 5):
         config, activations = tiny_run(init_seed=seed)
-        worker = Worker(config, activations, str(tmp_path / "sae"), Alone())
+        worker = Worker(config, activations, str(tmp_path / "sae"), OneProcess())
         runs.append((worker.start(), next(worker.batches(0))))
     assert torch.equal(runs[0][1], runs[1][1])
     assert not torch.equal(runs[0][0].state.parameters.W_dec, runs[1][0].state.parameters.W_dec)
@@ -123,7 +123,7 @@ def together(
     config: PipelineConfig, activations: str, on_row: Any = None
 ) -> tuple[list[Worker], list[Run | None], list[str]]:
     """The members of a sweep trained by one worker; their runs (None: did not end) and what was wrong with them."""
-    workers = [Worker(member.config, activations, addresses(member.config).sae, Alone()) for member in members(config)]
+    workers = [Worker(member.config, activations, addresses(member.config).sae, OneProcess()) for member in members(config)]
     runs: list[Run | None] = [None] * len(workers)
     faults: list[str] = []
 
@@ -141,7 +141,7 @@ def ignore_two(_index: int, _run: Run) -> None: ...
 
 def alone(worker: Worker, activations: str, out: str) -> Run:
     """The same SAE trained by itself."""
-    single = Worker(worker.config, activations, out, Alone())
+    single = Worker(worker.config, activations, out, OneProcess())
     run = single.train(ignore, lambda run: keep(out, run))
     close(single.config, activations, out, single.finish(run), {})
     return run
@@ -205,7 +205,7 @@ def test_members_stopped_at_different_steps_end_with_the_bits_of_undisturbed_one
 def test_a_sweep_told_to_stop_saves_every_member_where_it_is(tiny_run, tmp_path):
     config, activations = tiny_run(checkpoint_every_tokens=40 * 32)
     config = parse_config({**config.model_dump(mode="json"), "sweep": {"k": [2, 3]}})
-    workers = [Worker(m.config, activations, addresses(m.config).sae, Alone()) for m in members(config)]
+    workers = [Worker(m.config, activations, addresses(m.config).sae, OneProcess()) for m in members(config)]
     batches = iter(range(40))
     with pytest.raises(StoppedError):
         train_together(workers, ignore_two, ignore_two, ignore_two, lambda: next(batches) == 16)
@@ -222,7 +222,7 @@ def test_a_single_run_goes_on_from_a_member_s_checkpoint(tiny_run, tmp_path):
 
     with pytest.raises(KilledError):
         together(config, activations, kill)
-    member = Worker(members(config)[1].config, activations, addresses(members(config)[1].config).sae, Alone())
+    member = Worker(members(config)[1].config, activations, addresses(members(config)[1].config).sae, OneProcess())
     assert member.start().state.step == 20
     assert_equal_bits(member.train(), alone(member, activations, str(tmp_path / "alone")))
 

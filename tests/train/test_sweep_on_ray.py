@@ -15,7 +15,7 @@ from tasks.addresses import addresses
 from tasks.artifacts import read_manifest
 from tasks.config import parse_config
 from tasks.progress import Progress, silent
-from tasks.sae.exchange import Alone
+from tasks.sae.mesh import OneProcess
 from tasks.store.objects import open_store
 from tasks.train.finish import SAE_FILES
 from tasks.train.sweep.members import members
@@ -60,7 +60,7 @@ def test_a_sweep_whose_worker_is_killed_ends_with_the_saes_of_single_runs(ray_cl
     assert finished.count(True) == 4
     for i, (member, out) in enumerate(zip(chosen, outs, strict=True)):
         if finished[i]:
-            single = Worker(member.config, activations, f"{tmp_path}/alone/{i}", Alone())
+            single = Worker(member.config, activations, f"{tmp_path}/alone/{i}", OneProcess())
             single.finish(single.train())
             for name in SAE_FILES:
                 assert open_store(out).get(name) == open_store(single.out).get(name), (member.label, name)

@@ -12,10 +12,10 @@ from torch import Tensor
 from tasks.sae.across import decode_together, own_stretch, total
 from tasks.sae.architectures.affine import pre_activations, rest_to_rebuild
 from tasks.sae.architectures.base import Batch, StepSums
-from tasks.sae.exchange import Exchange, gather_entries, own_latents
 from tasks.sae.kernels.backend import ByLatent
 from tasks.sae.kernels.dispatch import backend_for
 from tasks.sae.kernels.types import DecodedRows, Entries, Part
+from tasks.sae.mesh import Mesh, gather_entries, own_latents
 from tasks.sae.parameters import Parameters
 
 
@@ -28,24 +28,24 @@ class ActiveStep:
     """What the latents have to rebuild of this worker's stretch of its rows."""
     entries: Entries
     W_dec: Float[Tensor, "d_own d_out"]
-    exchange: Exchange
+    mesh: Mesh
 
     def decode(self, entries: Entries) -> tuple[DecodedRows, Float[Tensor, "m"]]:
         """Compare what ``entries`` decode to with the target; the mean over rows of the squared error by their values."""
         weight = self.x.new_full((1,), 1 / len(self.x))
-        rows = decode_together(self.target, entries, self.W_dec, weight, self._bounds, self.exchange)
+        rows = decode_together(self.target, entries, self.W_dec, weight, self._bounds, self.mesh)
         assert rows.d_values is not None
         return rows, rows.d_values
 
     def total(self, value: Tensor) -> Tensor:
         """Its sum over the workers that hold other latents."""
-        return total(value, self.exchange.latents)
+        return total(value, self.mesh.latents)
 
     def by_latent(
         self, part: Part, radial: Float[Tensor, "d_own"] | None = None, bias: Float[Tensor, "d_own"] | None = None
     ) -> ByLatent:
         """The gradients of the latents that this worker updates."""
-        low, high = own_latents(self.exchange, len(self.W_dec))
+        low, high = own_latents(self.mesh.data, len(self.W_dec))
         radial, bias = (None if given is None else given[low:high] for given in (radial, bias))
         return backend_for(self.x).by_latent([part], (low, high), radial, bias)
 
@@ -66,15 +66,13 @@ class ActiveStep:
         return (len(self.W_dec),)
 
 
-def begin_active_step(
-    parameters: Parameters, batch: Batch, exchange: Exchange, level: float | Float[Tensor, "d_sae"]
-) -> ActiveStep:
+def begin_active_step(parameters: Parameters, batch: Batch, mesh: Mesh, level: float | Float[Tensor, "d_sae"]) -> ActiveStep:
     """Find all pre-activations above ``level``, of one number or one for each latent."""
     d_in = parameters.encoder.shape[1]
     x, y = batch.rows(batch.raw, d_in)
     pre_acts = pre_activations(parameters, x, batch)
-    entries = gather_entries(exchange, backend_for(pre_acts).select_above(pre_acts, level, parameters.flat.dtype))
-    target = rest_to_rebuild(parameters, *(own_stretch(rows, exchange.latents) for rows in (x, y)))
-    if exchange.world_size > 1:
-        x, _ = batch.rows(exchange.gather([batch.raw])[0], d_in)
-    return ActiveStep(x, target, entries, parameters.W_dec, exchange)
+    entries = gather_entries(mesh.data, backend_for(pre_acts).select_above(pre_acts, level, parameters.flat.dtype))
+    target = rest_to_rebuild(parameters, *(own_stretch(rows, mesh.latents) for rows in (x, y)))
+    if mesh.data.world_size > 1:
+        x, _ = batch.rows(mesh.data.gather([batch.raw])[0], d_in)
+    return ActiveStep(x, target, entries, parameters.W_dec, mesh)

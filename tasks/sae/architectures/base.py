@@ -10,8 +10,8 @@ from torch import Tensor
 from tasks.errors import InputError
 from tasks.sae.architectures.names import Description
 from tasks.sae.config import SAEConfig
-from tasks.sae.exchange import Exchange
 from tasks.sae.kernels.backend import ByLatent
+from tasks.sae.mesh import Mesh
 from tasks.sae.ops import SparseCodes
 from tasks.sae.parameters import Parameters
 from tasks.sae.scaling import Folding, Scaling, Weights
@@ -139,7 +139,7 @@ class Architecture:
         """
 
     def gradients(
-        self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: Batch, exchange: Exchange
+        self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: Batch, mesh: Mesh
     ) -> tuple[StepSums, ByLatent | None]:
         """Overwrite ``out`` with the gradients of the loss over all workers' rows, the same on every worker.
 

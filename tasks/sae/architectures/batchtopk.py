@@ -16,10 +16,10 @@ from tasks.sae.architectures.initial_size import match_size
 from tasks.sae.architectures.names import Description
 from tasks.sae.architectures.selection_step import selected_gradients
 from tasks.sae.config import SAEConfig
-from tasks.sae.exchange import Exchange, Group, add_up_everywhere, gather_entries
 from tasks.sae.kernels.backend import ByLatent
 from tasks.sae.kernels.dispatch import backend_for
 from tasks.sae.kernels.types import Entries
+from tasks.sae.mesh import Group, Mesh, add_up_everywhere, gather_entries
 from tasks.sae.parameters import Parameters
 from tasks.sae.scaling import Folding, Weights
 
@@ -63,15 +63,15 @@ class BatchTopK(Architecture):
         return (config.d_sae,)
 
     def gradients(  # noqa: D102
-        self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: Batch, exchange: Exchange
+        self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: Batch, mesh: Mesh
     ) -> tuple[StepSums, ByLatent | None]:
         def select(pre_acts: Tensor) -> Entries:
-            count = batch.k * len(pre_acts) * exchange.world_size
-            kept = _largest(pre_acts, count, batch.buffers["threshold"], exchange, parameters.flat.dtype)
-            _follow(batch.buffers["threshold"], kept, exchange.latents)
+            count = batch.k * len(pre_acts) * mesh.data.world_size
+            kept = _largest(pre_acts, count, batch.buffers["threshold"], mesh, parameters.flat.dtype)
+            _follow(batch.buffers["threshold"], kept, mesh.latents)
             return kept
 
-        return selected_gradients(config, parameters, out, batch, exchange, select, self.bounds(config))
+        return selected_gradients(config, parameters, out, batch, mesh, select, self.bounds(config))
 
     def activate(  # noqa: D102
         self, config: SAEConfig, pre_acts: Float[Tensor, "n d_sae"], weights: Weights
@@ -85,28 +85,28 @@ class BatchTopK(Architecture):
         return {"threshold": threshold.expand(len(parameters.b_enc)).clone()}
 
 
-def _largest(pre_acts: Tensor, count: int, threshold: Tensor, exchange: Exchange, dtype: torch.dtype) -> Entries:
+def _largest(pre_acts: Tensor, count: int, threshold: Tensor, mesh: Mesh, dtype: torch.dtype) -> Entries:
     """Of the ``count`` largest positive pre-activations of all workers' rows, those of this worker's latents.
 
     Whatever exceeds a level somewhat below the running threshold is looked at first; only if that is too little, which
     happens in the first steps, the level is lowered. The result does not depend on the levels, but for ties.
     """
-    level = float(threshold) * _MARGIN or _likely_level(pre_acts, count, exchange)
+    level = float(threshold) * _MARGIN or _likely_level(pre_acts, count, mesh)
     while True:
-        found = gather_entries(exchange, backend_for(pre_acts).select_above(pre_acts, level, dtype))
-        n_found = total(found.start[-1], exchange.latents)
+        found = gather_entries(mesh.data, backend_for(pre_acts).select_above(pre_acts, level, dtype))
+        n_found = total(found.start[-1], mesh.latents)
         if int(n_found) >= count or level == 0.0:
-            return largest_of_batch(found, count, exchange.latents)
+            return largest_of_batch(found, count, mesh.latents)
         level = level / 2 if level > 1e-3 else 0.0
 
 
-def _likely_level(pre_acts: Tensor, count: int, exchange: Exchange) -> float:
+def _likely_level(pre_acts: Tensor, count: int, mesh: Mesh) -> float:
     """A level that about ``count`` of all rows' pre-activations exceed, judged by some rows of this worker."""
     sample = pre_acts[:_SAMPLE_ROWS].flatten()
-    n_workers = exchange.world_size * exchange.latents.world_size
+    n_workers = mesh.data.world_size * mesh.latents.world_size
     share = count / (len(pre_acts) * pre_acts.shape[1] * n_workers)
     smallest = sample.topk(max(1, int(share * len(sample)))).values[-1].float().clamp(min=0.0)
-    add_up_everywhere(exchange, smallest)
+    add_up_everywhere(mesh, smallest)
     return _MARGIN * float(smallest) / n_workers
 
 

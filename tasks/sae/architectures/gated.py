@@ -17,8 +17,8 @@ from tasks.sae.architectures.base import Batch
 from tasks.sae.architectures.names import Description
 from tasks.sae.architectures.penalised import LossContext, Penalised, PenalisedCodes, StepOutcome
 from tasks.sae.config import SAEConfig
-from tasks.sae.exchange import Exchange
 from tasks.sae.losses import squared_error
+from tasks.sae.mesh import Mesh
 from tasks.sae.parameters import Parameters
 from tasks.sae.scaling import Folding, Weights
 
@@ -61,9 +61,9 @@ class Gated(Penalised):
         return PenalisedCodes(codes, penalty, (gate > 0).sum(), squared_error(at.y, alone))
 
     def active_step(  # noqa: D102
-        self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: Batch, exchange: Exchange
+        self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: Batch, mesh: Mesh
     ) -> StepOutcome:
-        return _active_step(parameters, out, batch, exchange, self.coefficient(config, batch))
+        return _active_step(parameters, out, batch, mesh, self.coefficient(config, batch))
 
     def activate(  # noqa: D102
         self, config: SAEConfig, pre_acts: Float[Tensor, "n d_sae"], weights: Weights
@@ -83,7 +83,7 @@ def _gated(pre_acts: Tensor, b_enc: Tensor, extra: Mapping[str, Tensor]) -> Tens
 
 
 def _active_step(
-    parameters: Parameters, out: Parameters, batch: Batch, exchange: Exchange, coefficient: float | Tensor
+    parameters: Parameters, out: Parameters, batch: Batch, mesh: Mesh, coefficient: float | Tensor
 ) -> StepOutcome:
     """Gradients of the mean over rows of both squared errors and ``coefficient`` times the sum of gates.
 
@@ -91,10 +91,10 @@ def _active_step(
         parameters: the weights, with ``r_mag`` and ``b_mag``.
         out: gets the gradients of all but encoder, W_dec and b_enc, which are in the result.
         batch: this worker's rows.
-        exchange: to the other workers.
+        mesh: of all workers.
         coefficient: of the sparsity term.
     """
-    step = begin_active_step(parameters, batch, exchange, 0.0)
+    step = begin_active_step(parameters, batch, mesh, 0.0)
     gate, latents, d_sae = step.entries, step.entries.latents, len(parameters.b_enc)
     own, gain = gate.values - parameters.b_enc[latents], parameters.extra["r_mag"].exp()[latents]
     codes = replace(gate, values=(gain * own + parameters.extra["b_mag"][latents]).relu())

@@ -18,7 +18,7 @@ from tasks.sae.architectures.jump import count_above, jump, window_start
 from tasks.sae.architectures.names import Description
 from tasks.sae.architectures.penalised import LossContext, Penalised, PenalisedCodes, StepOutcome
 from tasks.sae.config import SAEConfig
-from tasks.sae.exchange import Exchange, add_up_everywhere
+from tasks.sae.mesh import Mesh, add_up_everywhere
 from tasks.sae.parameters import Parameters
 from tasks.sae.scaling import Folding, Weights
 
@@ -87,10 +87,10 @@ class JumpReLU(Penalised):
         width, n = self._width(at.config, at.batch, p), len(at.y)
         count = count_above(pre_acts, threshold, width)
         total = count.detach().clone()
-        add_up_everywhere(at.exchange, total)
-        value, slope = self.price(at.config, at.batch, total / (n * at.exchange.world_size))
+        add_up_everywhere(at.mesh, total)
+        value, slope = self.price(at.config, at.batch, total / (n * at.mesh.data.world_size))
         # Linear in this worker's count, with the slope that the price has at the l0 of all workers' rows and latents.
-        price = n * value / at.exchange.latents.world_size + slope * (count - count.detach())
+        price = n * value / at.mesh.latents.world_size + slope * (count - count.detach())
         n_entries = (pre_acts.detach() > window_start(threshold.detach(), width)).sum()
         return PenalisedCodes(jump(pre_acts, threshold, width), price * at.y.shape[1], n_entries)
 
@@ -100,13 +100,13 @@ class JumpReLU(Penalised):
         return slope * l0, slope
 
     def active_step(  # noqa: D102
-        self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: Batch, exchange: Exchange
+        self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: Batch, mesh: Mesh
     ) -> StepOutcome:
         def price(l0: Tensor) -> tuple[Tensor, Tensor]:
             value, slope = self.price(config, batch, l0)
             return value * len(parameters.b_dec), slope * len(parameters.b_dec)
 
-        return _active_step(parameters, out, batch, exchange, self._width(config, batch, parameters), price)
+        return _active_step(parameters, out, batch, mesh, self._width(config, batch, parameters), price)
 
     def _width(self, config: SAEConfig, batch: Batch, p: Parameters) -> float:
         return config.bandwidth or self.bandwidth(p.encoder.shape[1], batch.n_steps)
@@ -126,7 +126,7 @@ def _active_step(
     parameters: Parameters,
     out: Parameters,
     batch: Batch,
-    exchange: Exchange,
+    mesh: Mesh,
     width: float,
     price: Callable[[Float[Tensor, ""]], tuple[Tensor, Tensor]],
 ) -> StepOutcome:
@@ -136,12 +136,12 @@ def _active_step(
         parameters: the weights, with ``log_threshold``.
         out: gets the gradients of all but encoder, W_dec and b_enc, which are in the result.
         batch: this worker's rows.
-        exchange: to the other workers.
+        mesh: of all workers.
         width: of the window around each threshold.
         price: what so many active latents per row cost, and its derivative by them.
     """
     threshold = parameters.extra["log_threshold"].exp()
-    step = begin_active_step(parameters, batch, exchange, window_start(threshold, width))
+    step = begin_active_step(parameters, batch, mesh, window_start(threshold, width))
     n, z, level = len(step.x), step.entries.values, threshold[step.entries.latents]
     active = z > level
     entries = replace(step.entries, values=z.where(active, 0.0))

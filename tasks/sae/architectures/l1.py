@@ -10,9 +10,9 @@ from tasks.sae.architectures.names import Description
 from tasks.sae.architectures.penalised import LossContext, Penalised, PenalisedCodes, StepOutcome
 from tasks.sae.architectures.relu_step import ACTIVE_BELOW, Penalty, relu_step
 from tasks.sae.config import SAEConfig
-from tasks.sae.exchange import Exchange
 from tasks.sae.kernels.types import Entries
 from tasks.sae.losses import weighted_l1
+from tasks.sae.mesh import Mesh
 from tasks.sae.parameters import Parameters
 
 DESCRIPTION = Description(
@@ -40,10 +40,10 @@ class L1(Penalised):
         return PenalisedCodes(codes, self.coefficient(at.config, at.batch) * weighted_l1(codes, p.W_dec))
 
     def active_step(  # noqa: D102
-        self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: Batch, exchange: Exchange
+        self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: Batch, mesh: Mesh
     ) -> StepOutcome:
         coefficient = self.coefficient(config, batch)
-        return relu_step(parameters, out, batch, exchange, lambda entries: _weighted(entries, parameters.W_dec, coefficient))
+        return relu_step(parameters, out, batch, mesh, lambda entries: _weighted(entries, parameters.W_dec, coefficient))
 
 
 def _weighted(entries: Entries, W_dec: Tensor, coefficient: float | Tensor) -> Penalty:

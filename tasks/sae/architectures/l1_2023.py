@@ -9,8 +9,8 @@ from tasks.sae.architectures.names import Description
 from tasks.sae.architectures.penalised import LossContext, Penalised, PenalisedCodes, StepOutcome
 from tasks.sae.architectures.relu_step import ACTIVE_BELOW, Penalty, relu_step
 from tasks.sae.config import SAEConfig
-from tasks.sae.exchange import Exchange
 from tasks.sae.kernels.types import Entries
+from tasks.sae.mesh import Mesh
 from tasks.sae.parameters import Parameters
 
 DESCRIPTION = Description(
@@ -39,14 +39,14 @@ class L1UnitNorm(Penalised):
         return PenalisedCodes(codes, self.coefficient(at.config, at.batch) * codes.sum())
 
     def active_step(  # noqa: D102
-        self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: Batch, exchange: Exchange
+        self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: Batch, mesh: Mesh
     ) -> StepOutcome:
         coefficient = self.coefficient(config, batch)
 
         def penalty(entries: Entries) -> Penalty:
             return Penalty(coefficient * entries.values.sum(), torch.ones_like(entries.values) * coefficient)
 
-        return relu_step(parameters, out, batch, exchange, penalty)
+        return relu_step(parameters, out, batch, mesh, penalty)
 
 
 ARCHITECTURE = L1UnitNorm()

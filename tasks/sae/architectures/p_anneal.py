@@ -15,8 +15,8 @@ from tasks.sae.architectures.names import Description
 from tasks.sae.architectures.penalised import LossContext, Penalised, PenalisedCodes, StepOutcome
 from tasks.sae.architectures.relu_step import ACTIVE_BELOW, Penalty, relu_step
 from tasks.sae.config import SAEConfig
-from tasks.sae.exchange import Exchange, add_up_everywhere
 from tasks.sae.kernels.types import Entries
+from tasks.sae.mesh import Mesh, add_up_everywhere
 from tasks.sae.parameters import Parameters
 
 DESCRIPTION = Description(
@@ -46,17 +46,17 @@ class PAnneal(Penalised):
 
     def codes(self, at: LossContext, p: Parameters, pre_acts: Float[Tensor, "n d_sae"]) -> PenalisedCodes:  # noqa: D102
         codes = pre_acts.relu()
-        coefficient, power = self._in_force(at.config, at.batch, codes.detach(), partial(add_up_everywhere, at.exchange))
+        coefficient, power = self._in_force(at.config, at.batch, codes.detach(), partial(add_up_everywhere, at.mesh))
         return PenalisedCodes(codes, coefficient * _power_sum(codes, power))
 
     def active_step(  # noqa: D102
-        self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: Batch, exchange: Exchange
+        self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: Batch, mesh: Mesh
     ) -> StepOutcome:
         def penalty(entries: Entries) -> Penalty:
-            coefficient, power = self._in_force(config, batch, entries.values, exchange.latents.add_up)  # all rows' already
+            coefficient, power = self._in_force(config, batch, entries.values, mesh.latents.add_up)  # all rows' already
             return Penalty(coefficient * _power_sum(entries.values, power), coefficient * _slope(entries.values, power))
 
-        return relu_step(parameters, out, batch, exchange, penalty)
+        return relu_step(parameters, out, batch, mesh, penalty)
 
     def _in_force(
         self, config: SAEConfig, batch: Batch, codes: Tensor, add_up: Callable[[Tensor], None]

@@ -16,9 +16,9 @@ from tasks.sae.across import total
 from tasks.sae.architectures.base import Architecture, Batch, StepSums
 from tasks.sae.architectures.l0_controller import steer, steering
 from tasks.sae.config import SAEConfig
-from tasks.sae.exchange import Exchange
 from tasks.sae.kernels.backend import ByLatent
 from tasks.sae.losses import squared_error
+from tasks.sae.mesh import Mesh
 from tasks.sae.parameters import Parameters
 from tasks.sae.scaling import Weights
 
@@ -51,7 +51,7 @@ class LossContext:
 
     config: SAEConfig
     batch: Batch
-    exchange: Exchange
+    mesh: Mesh
     y: Float[Tensor, "n d_out"]
     """Scaled target."""
     rest: Float[Tensor, "n d_out"] | Float[Tensor, "d_out"]
@@ -59,7 +59,7 @@ class LossContext:
 
     def whole(self, decoded: Float[Tensor, "n d_out"]) -> Float[Tensor, "n d_out"]:
         """What the latents of all workers decode to, differentiable by this worker's."""
-        return _whole(decoded, self.exchange)
+        return _whole(decoded, self.mesh)
 
 
 class Penalised(Architecture):
@@ -98,11 +98,11 @@ class Penalised(Architecture):
         raise NotImplementedError
 
     def gradients(  # noqa: D102
-        self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: Batch, exchange: Exchange
+        self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: Batch, mesh: Mesh
     ) -> tuple[StepSums, ByLatent | None]:
         is_active = self.active_below > 0 and float(batch.buffers["density"]) < self.active_below
         step = self.active_step if is_active else self.dense_step
-        sums, by_latent, n_entries = step(config, parameters, out, batch, exchange)
+        sums, by_latent, n_entries = step(config, parameters, out, batch, mesh)
         if self.active_below > 0:
             batch.buffers["density"].copy_(n_entries.double() / (sums.n_rows * config.d_sae))
         if self.steers(config):
@@ -110,31 +110,31 @@ class Penalised(Architecture):
         return sums, by_latent
 
     def active_step(
-        self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: Batch, exchange: Exchange
+        self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: Batch, mesh: Mesh
     ) -> StepOutcome:
         """The gradients that ``dense_step`` gives, found at active latents only."""
         raise NotImplementedError
 
     def dense_step(
-        self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: Batch, exchange: Exchange
+        self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: Batch, mesh: Mesh
     ) -> StepOutcome:
         """The gradients of the loss by autograd, all written into ``out``."""
         x, y = batch.rows(batch.raw, parameters.encoder.shape[1])
-        n_rows = len(x) * exchange.world_size
+        n_rows = len(x) * mesh.data.world_size
         leaves = _leaves(parameters)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=batch.bf16):
             pre_acts = linear(x, leaves.encoder, leaves.b_enc)
         rest = leaves.b_dec
         if "W_skip" in leaves.extra:
             rest = rest + linear(x, leaves.extra["W_skip"])
-        found = self.codes(LossContext(config, batch, exchange, y, rest.detach()), leaves, pre_acts.to(x.dtype))
+        found = self.codes(LossContext(config, batch, mesh, y, rest.detach()), leaves, pre_acts.to(x.dtype))
         with torch.autocast(x.device.type, torch.bfloat16, enabled=batch.bf16):
             y_hat = found.codes @ leaves.W_dec
-        error = squared_error(y, _whole(y_hat.to(x.dtype), exchange) + rest)
+        error = squared_error(y, _whole(y_hat.to(x.dtype), mesh) + rest)
         shared = error if found.shared is None else error + found.shared
         _differentiate((shared + found.penalty) / n_rows, leaves, out)
-        loss = (shared + total(found.penalty.detach(), exchange.latents)) / n_rows
-        return _summed(out, found, loss.detach(), error.detach(), n_rows, exchange)
+        loss = (shared + total(found.penalty.detach(), mesh.latents)) / n_rows
+        return _summed(out, found, loss.detach(), error.detach(), n_rows, mesh)
 
     def activate(  # noqa: D102
         self, config: SAEConfig, pre_acts: Float[Tensor, "n d_sae"], weights: Weights
@@ -142,11 +142,11 @@ class Penalised(Architecture):
         return pre_acts.relu()
 
 
-def _whole(decoded: Tensor, exchange: Exchange) -> Tensor:
+def _whole(decoded: Tensor, mesh: Mesh) -> Tensor:
     """The sum over workers that hold other latents, with the derivative of this one's part."""
-    if exchange.latents.world_size == 1:
+    if mesh.latents.world_size == 1:
         return decoded
-    return total(decoded.detach(), exchange.latents) + (decoded - decoded.detach())
+    return total(decoded.detach(), mesh.latents) + (decoded - decoded.detach())
 
 
 def _leaves(parameters: Parameters) -> Parameters:
@@ -174,17 +174,15 @@ def _differentiate(loss: Tensor, leaves: Parameters, out: Parameters) -> None:
         target.copy_(gradient)
 
 
-def _summed(
-    out: Parameters, found: PenalisedCodes, loss: Tensor, error: Tensor, n_rows: int, exchange: Exchange
-) -> StepOutcome:
+def _summed(out: Parameters, found: PenalisedCodes, loss: Tensor, error: Tensor, n_rows: int, mesh: Mesh) -> StepOutcome:
     """One sum over workers of the gradients and all statistics."""
     active = (found.codes > 0).sum(0).to(out.flat.dtype)
-    n_active = total(active.sum(), exchange.latents)
-    n_entries = n_active if found.n_entries is None else total(found.n_entries.to(out.flat.dtype), exchange.latents)
-    if exchange.world_size == 1:
+    n_active = total(active.sum(), mesh.latents)
+    n_entries = n_active if found.n_entries is None else total(found.n_entries.to(out.flat.dtype), mesh.latents)
+    if mesh.data.world_size == 1:
         return StepOutcome(StepSums(n_rows, loss, error, n_active, active > 0), None, n_entries)
     sums = torch.cat([out.flat, active, torch.stack([loss, error, n_active, n_entries])])
-    exchange.add_up(sums)
+    mesh.data.add_up(sums)
     out.flat.copy_(sums[: len(out.flat)])
     counts = sums[len(out.flat) : -4]
     loss, error, n_active, n_entries = sums[-4:]

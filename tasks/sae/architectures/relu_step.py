@@ -10,8 +10,8 @@ from tasks.sae.architectures.active_step import begin_active_step
 from tasks.sae.architectures.affine import write_rest
 from tasks.sae.architectures.base import Batch
 from tasks.sae.architectures.penalised import StepOutcome
-from tasks.sae.exchange import Exchange
 from tasks.sae.kernels.types import Entries
+from tasks.sae.mesh import Mesh
 from tasks.sae.parameters import Parameters
 
 ACTIVE_BELOW = 0.15
@@ -37,7 +37,7 @@ def relu_step(
     parameters: Parameters,
     out: Parameters,
     batch: Batch,
-    exchange: Exchange,
+    mesh: Mesh,
     penalty: Callable[[Entries], Penalty],
 ) -> StepOutcome:
     """Gradients of the mean over rows of the squared error plus a penalty.
@@ -46,10 +46,10 @@ def relu_step(
         parameters: the weights.
         out: gets the gradients of all but encoder, W_dec and b_enc, which are in the result.
         batch: this worker's rows.
-        exchange: to the other workers.
+        mesh: of all workers.
         penalty: what the active codes of all workers' rows cost.
     """
-    step = begin_active_step(parameters, batch, exchange, 0.0)
+    step = begin_active_step(parameters, batch, mesh, 0.0)
     entries, n = step.entries, len(step.x)
     (rows, d_values), cost = step.decode(entries), penalty(entries)
     write_rest(out, rows, step.x)

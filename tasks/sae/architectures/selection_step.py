@@ -15,11 +15,11 @@ from tasks.sae.across import decode_together, largest_of_rows, own_bounds, own_s
 from tasks.sae.architectures.affine import pre_activations, rest_to_rebuild, write_rest
 from tasks.sae.architectures.base import Batch, StepSums
 from tasks.sae.config import SAEConfig
-from tasks.sae.exchange import Exchange, Group, gather_entries, own_latents
 from tasks.sae.kernels.backend import ByLatent
 from tasks.sae.kernels.dispatch import backend_for
 from tasks.sae.kernels.types import DecodedRows, Entries, Part, no_entries
 from tasks.sae.losses import resolved_aux_k
+from tasks.sae.mesh import Group, Mesh, gather_entries, own_latents
 from tasks.sae.parameters import Parameters
 
 Select = Callable[[Tensor], Entries]
@@ -31,7 +31,7 @@ def selected_gradients(
     parameters: Parameters,
     out: Parameters,
     batch: Batch,
-    exchange: Exchange,
+    mesh: Mesh,
     select: Select,
     bounds: tuple[int, ...],
 ) -> tuple[StepSums, ByLatent]:
@@ -42,33 +42,33 @@ def selected_gradients(
         parameters: the weights.
         out: gets the gradients of all but encoder, W_dec and b_enc, which are in the second result.
         batch: this worker's rows.
-        exchange: to the other workers.
+        mesh: of all workers.
         select: chooses the active latents of all workers' rows from this worker's pre-activations.
         bounds: ends of the nested prefixes of latents that must each rebuild the rows; one, d_sae, for plain SAEs.
     """
     d_own, d_in = parameters.encoder.shape
-    latents = exchange.latents
+    latents = mesh.latents
     bounds = own_bounds(bounds, d_own, latents)
     x, y = batch.rows(batch.raw, d_in)
     pre_acts = pre_activations(parameters, x, batch)
     entries, dead = select(pre_acts), _dead_entries(config, pre_acts, batch, parameters, latents)
     target = rest_to_rebuild(parameters, *(own_stretch(rows, latents) for rows in (x, y)))
-    weight = x.new_full((len(bounds),), 1 / (len(bounds) * y.numel() * exchange.world_size))
-    rows = decode_together(target, entries, parameters.W_dec, weight, bounds, exchange, pull=False)
-    if exchange.world_size > 1:
-        dead = None if dead is None else gather_entries(exchange, dead)
-        x, _ = batch.rows(exchange.gather([batch.raw])[0], d_in)
+    weight = x.new_full((len(bounds),), 1 / (len(bounds) * y.numel() * mesh.data.world_size))
+    rows = decode_together(target, entries, parameters.W_dec, weight, bounds, mesh, pull=False)
+    if mesh.data.world_size > 1:
+        dead = None if dead is None else gather_entries(mesh.data, dead)
+        x, _ = batch.rows(mesh.data.gather([batch.raw])[0], d_in)
     parts = [Part(entries, rows.d_values, rows.output_gradient, x, bounds)]
     write_rest(out, rows, x)
     loss = (rows.squared_error.to(weight.dtype) * weight).sum()
     if dead is not None:
-        revival, part = _revival(config, parameters, rows, dead, x, exchange)
+        revival, part = _revival(config, parameters, rows, dead, x, mesh)
         loss = loss + revival
         parts.append(part)
     fired = torch.zeros(d_own, dtype=torch.bool, device=x.device)
     fired[entries.latents.long()] = True
     sums = StepSums(len(x), loss, rows.squared_error[-1].to(loss.dtype), rows.n_entries.to(loss.dtype), fired)
-    return sums, backend_for(x).by_latent(parts, own_latents(exchange, d_own))
+    return sums, backend_for(x).by_latent(parts, own_latents(mesh.data, d_own))
 
 
 def _dead_entries(
@@ -87,12 +87,12 @@ def _dead_entries(
 
 
 def _revival(
-    config: SAEConfig, parameters: Parameters, rows: DecodedRows, dead: Entries, x: Tensor, exchange: Exchange
+    config: SAEConfig, parameters: Parameters, rows: DecodedRows, dead: Entries, x: Tensor, mesh: Mesh
 ) -> tuple[Tensor, Part]:
     """AuxK: dead latents rebuild the residual, with a loss relative to its size; the residual is a constant to it."""
     size = rows.squared_error[-1]
     weight = torch.where(size > 0, config.aux_coefficient / size, 0.0).to(x.dtype).reshape(1)
     bounds = (len(parameters.W_dec),)
-    again = decode_together(rows.residual(), dead, parameters.W_dec, weight, bounds, exchange, pull=False)
+    again = decode_together(rows.residual(), dead, parameters.W_dec, weight, bounds, mesh, pull=False)
     loss = (again.squared_error.to(weight.dtype) * weight).sum()
     return loss, Part(dead, again.d_values, again.output_gradient, x, bounds)

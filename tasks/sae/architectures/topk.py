@@ -9,10 +9,10 @@ from tasks.sae.architectures.initial_size import match_size
 from tasks.sae.architectures.names import Description
 from tasks.sae.architectures.selection_step import selected_gradients
 from tasks.sae.config import SAEConfig
-from tasks.sae.exchange import Exchange, gather_entries
 from tasks.sae.kernels.backend import ByLatent
 from tasks.sae.kernels.dispatch import backend_for
 from tasks.sae.kernels.types import Entries
+from tasks.sae.mesh import Mesh, gather_entries
 from tasks.sae.ops import SparseCodes, densify, top_k
 from tasks.sae.parameters import Parameters
 from tasks.sae.scaling import Weights
@@ -40,15 +40,15 @@ class TopK(Architecture):
         match_size(parameters, x, y, config.k)
 
     def gradients(  # noqa: D102
-        self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: Batch, exchange: Exchange
+        self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: Batch, mesh: Mesh
     ) -> tuple[StepSums, ByLatent | None]:
         def select(pre_acts: Tensor) -> Entries:
             k = min(batch.k, pre_acts.shape[1])
             mine = backend_for(pre_acts).select_top_k(pre_acts, k, parameters.flat.dtype)
-            kept = largest_of_rows(mine, batch.k, exchange.latents, pre_acts.dtype)
-            return gather_entries(exchange, kept, most=len(pre_acts) * k if exchange.latents.world_size == 1 else None)
+            kept = largest_of_rows(mine, batch.k, mesh.latents, pre_acts.dtype)
+            return gather_entries(mesh.data, kept, most=len(pre_acts) * k if mesh.latents.world_size == 1 else None)
 
-        return selected_gradients(config, parameters, out, batch, exchange, select, (config.d_sae,))
+        return selected_gradients(config, parameters, out, batch, mesh, select, (config.d_sae,))
 
     def activate(  # noqa: D102
         self, config: SAEConfig, pre_acts: Float[Tensor, "n d_sae"], weights: Weights

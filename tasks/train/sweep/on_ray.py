@@ -17,7 +17,7 @@ from tasks.config import PipelineConfig
 from tasks.errors import ArtifactError, InputError
 from tasks.on_ray import connect
 from tasks.progress import Listener, Progress
-from tasks.sae.exchange import Alone
+from tasks.sae.mesh import OneProcess
 from tasks.store.joined import open_split
 from tasks.train.curve import is_spike, spike_told
 from tasks.train.finish import close
@@ -110,7 +110,7 @@ def _work(task: dict[str, Any]) -> dict[str, Any]:
     if not pack:
         return {}
     try:
-        workers = [Worker(t.member.config, task["activations"], t.out, Alone(), device) for t in pack]
+        workers = [Worker(t.member.config, task["activations"], t.out, OneProcess(), device) for t in pack]
         with contextlib.ExitStack() as stack:
             told = _Told(task, pack, workers, rank)
             for worker in workers:

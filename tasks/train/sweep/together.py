@@ -63,7 +63,7 @@ def _stepper(index: int, worker: Worker, run: Run, on_row: Callable[[int, Run], 
         run,
         worker.plan,
         worker.scaling,
-        worker.exchange,
+        worker.mesh,
         functools.partial(on_row, index),
         lambda run: write_run(run, store, f"{CHECKPOINTS}/", keep),
     )

@@ -1,4 +1,4 @@
-"""What workers have to tell each other during a step, as an interface that knows no network.
+"""What workers have to tell each other during a step, as interfaces that know no network.
 
 Workers form a mesh. Those of one row of it hold the same latents and see other rows of the batch, those of one column see
 the same rows and hold other latents: encoder columns, decoder rows and all else that belongs to a latent.
@@ -16,7 +16,7 @@ from tasks.sae.kernels.types import Entries
 
 @dataclass(slots=True)
 class Traffic:
-    """What a worker's exchanges have cost so far."""
+    """What a worker's communication has cost so far."""
 
     seconds: float = 0.0
     sent_bytes: float = 0.0
@@ -65,10 +65,15 @@ class Group(Protocol):
 
 
 @runtime_checkable
-class Exchange(Group, Protocol):
-    """The workers that hold the same latents and see other rows; ``world_size`` is how many there are of those."""
+class Mesh(Protocol):
+    """All workers, as each of them sees them: in two groups that it is a member of."""
 
     traffic: Traffic
+
+    @property
+    def data(self) -> Group:
+        """The workers that hold the same latents and see other rows."""
+        ...
 
     @property
     def latents(self) -> Group:
@@ -76,8 +81,8 @@ class Exchange(Group, Protocol):
         ...
 
 
-class Alone:
-    """One worker: nothing to exchange."""
+class OneProcess:
+    """The mesh of one worker, and both of its groups: there is nothing to send."""
 
     world_size, rank = 1, 0
 
@@ -86,7 +91,11 @@ class Alone:
         self.traffic = Traffic()
 
     @property
-    def latents(self) -> "Alone":  # noqa: D102
+    def data(self) -> "OneProcess":  # noqa: D102
+        return self
+
+    @property
+    def latents(self) -> "OneProcess":  # noqa: D102
         return self
 
     def gather(self, tensors: Sequence[Tensor]) -> list[Tensor]:  # noqa: D102
@@ -108,40 +117,40 @@ class Alone:
         return None
 
 
-def add_up_everywhere(exchange: Exchange, tensor: Tensor) -> None:
+def add_up_everywhere(mesh: Mesh, tensor: Tensor) -> None:
     """Replace a tensor by its sum over the whole mesh."""
-    exchange.add_up(tensor)
-    exchange.latents.add_up(tensor)
+    mesh.data.add_up(tensor)
+    mesh.latents.add_up(tensor)
 
 
-def own_latents(exchange: Group, d_sae: int) -> tuple[int, int]:
-    """First and end of the latents whose weights this worker updates, of those that all workers of ``exchange`` hold.
+def own_latents(group: Group, d_sae: int) -> tuple[int, int]:
+    """First and end of the latents whose weights this worker updates, of those that all workers of ``group`` hold.
 
     Where the latents cannot be dealt evenly every worker updates them all.
     """
-    if d_sae % exchange.world_size:
+    if d_sae % group.world_size:
         return 0, d_sae
-    size = d_sae // exchange.world_size
-    return exchange.rank * size, (exchange.rank + 1) * size
+    size = d_sae // group.world_size
+    return group.rank * size, (group.rank + 1) * size
 
 
-def gather_entries(exchange: Group, entries: Entries, most: int | None = None) -> Entries:
+def gather_entries(group: Group, entries: Entries, most: int | None = None) -> Entries:
     """The active latents of all workers' rows, in the order of ranks; every worker has the same number of rows.
 
     Workers have different numbers of entries, so all send as many as the one with most: their counts go first, unless it is
     known that no worker has more than ``most``.
     """
-    if exchange.world_size == 1:
+    if group.world_size == 1:
         return entries
     per_row, coded = entries.start.diff(), (entries.values, entries.latents)
     if most is None:
-        (per_row,) = exchange.gather([per_row])
-        room = int(per_row.view(exchange.world_size, -1).sum(1).max())
-        values, latents = exchange.gather([padded(tensor, room) for tensor in coded])
+        (per_row,) = group.gather([per_row])
+        room = int(per_row.view(group.world_size, -1).sum(1).max())
+        values, latents = group.gather([padded(tensor, room) for tensor in coded])
     else:
         room = most
-        per_row, values, latents = exchange.gather([per_row, *(padded(tensor, room) for tensor in coded)])
-    counts = per_row.view(exchange.world_size, -1).sum(1).tolist()
+        per_row, values, latents = group.gather([per_row, *(padded(tensor, room) for tensor in coded)])
+    counts = per_row.view(group.world_size, -1).sum(1).tolist()
     pieces = [slice(rank * room, rank * room + count) for rank, count in enumerate(counts)]
     start = torch.cat([per_row.new_zeros(1), per_row.cumsum(0)])
     return Entries(torch.cat([values[piece] for piece in pieces]), torch.cat([latents[piece] for piece in pieces]), start)
