@@ -36,31 +36,31 @@ class Group(Protocol):
         """This worker's place among them."""
         ...
 
-    def gather(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """The same tensors of all workers, of equal shapes, joined along their first axis by rank."""
+    def all_gather(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Every worker's tensors, which have equal shapes, joined along their first axis by rank."""
         ...
 
-    def add_up(self, tensor: Tensor) -> None:
+    def all_reduce(self, tensor: Tensor) -> None:
         """Replace a tensor by its sum over all workers."""
         ...
 
-    def sum_of_own(self, tensor: Tensor, axis: int = 0) -> Tensor:
-        """Of the sum of a tensor over all workers, the stretch along ``axis`` that is this worker's; stretches are equal."""
+    def reduce_scatter(self, tensor: Tensor, axis: int = 0) -> Tensor:
+        """The sum of a tensor over all workers, of which each gets its part along ``axis``; parts are equal."""
         ...
 
-    def complete(self, tensors: Sequence[Tensor]) -> None:
+    def all_gather_in_place(self, tensors: Sequence[Tensor]) -> None:
         """Fill in what the others have: of each tensor, worker r brings the r-th of equal parts along the first axis."""
         ...
 
-    def in_common(self, tensor: Tensor) -> Tensor | None:
-        """The first worker's numbers in memory that all of them read and write, if there is such memory.
+    def share_memory(self, tensor: Tensor) -> Tensor | None:
+        """The first worker's numbers in memory that all of them read and write; None where there is no such memory.
 
-        All come here with tensors of equal sizes. What each of them writes the others see after they ``meet``.
+        All come here with tensors of equal sizes. What each of them writes the others see after a ``barrier``.
         """
         ...
 
-    def meet(self) -> None:
-        """Wait until all are here, if they have memory in common."""
+    def barrier(self) -> None:
+        """Wait until all are here, if they share memory; where they send, each waits for what it is sent."""
         ...
 
 
@@ -98,32 +98,32 @@ class OneProcess:
     def latents(self) -> "OneProcess":  # noqa: D102
         return self
 
-    def gather(self, tensors: Sequence[Tensor]) -> list[Tensor]:  # noqa: D102
+    def all_gather(self, tensors: Sequence[Tensor]) -> list[Tensor]:  # noqa: D102
         return list(tensors)
 
-    def add_up(self, tensor: Tensor) -> None:  # noqa: D102
+    def all_reduce(self, tensor: Tensor) -> None:  # noqa: D102
         return None
 
-    def sum_of_own(self, tensor: Tensor, axis: int = 0) -> Tensor:  # noqa: D102
+    def reduce_scatter(self, tensor: Tensor, axis: int = 0) -> Tensor:  # noqa: D102
         return tensor
 
-    def complete(self, tensors: Sequence[Tensor]) -> None:  # noqa: D102
+    def all_gather_in_place(self, tensors: Sequence[Tensor]) -> None:  # noqa: D102
         return None
 
-    def in_common(self, tensor: Tensor) -> Tensor | None:  # noqa: D102
+    def share_memory(self, tensor: Tensor) -> Tensor | None:  # noqa: D102
         return None
 
-    def meet(self) -> None:  # noqa: D102
+    def barrier(self) -> None:  # noqa: D102
         return None
 
 
-def add_up_everywhere(mesh: Mesh, tensor: Tensor) -> None:
+def all_reduce_over_mesh(mesh: Mesh, tensor: Tensor) -> None:
     """Replace a tensor by its sum over the whole mesh."""
-    mesh.data.add_up(tensor)
-    mesh.latents.add_up(tensor)
+    mesh.data.all_reduce(tensor)
+    mesh.latents.all_reduce(tensor)
 
 
-def own_latents(group: Group, d_sae: int) -> tuple[int, int]:
+def optimizer_shard(group: Group, d_sae: int) -> tuple[int, int]:
     """First and end of the latents whose weights this worker updates, of those that all workers of ``group`` hold.
 
     Where the latents cannot be dealt evenly every worker updates them all.
@@ -134,7 +134,7 @@ def own_latents(group: Group, d_sae: int) -> tuple[int, int]:
     return group.rank * size, (group.rank + 1) * size
 
 
-def gather_entries(group: Group, entries: Entries, most: int | None = None) -> Entries:
+def all_gather_entries(group: Group, entries: Entries, most: int | None = None) -> Entries:
     """The active latents of all workers' rows, in the order of ranks; every worker has the same number of rows.
 
     Workers have different numbers of entries, so all send as many as the one with most: their counts go first, unless it is
@@ -144,12 +144,12 @@ def gather_entries(group: Group, entries: Entries, most: int | None = None) -> E
         return entries
     per_row, coded = entries.start.diff(), (entries.values, entries.latents)
     if most is None:
-        (per_row,) = group.gather([per_row])
+        (per_row,) = group.all_gather([per_row])
         room = int(per_row.view(group.world_size, -1).sum(1).max())
-        values, latents = group.gather([padded(tensor, room) for tensor in coded])
+        values, latents = group.all_gather([padded(tensor, room) for tensor in coded])
     else:
         room = most
-        per_row, values, latents = group.gather([per_row, *(padded(tensor, room) for tensor in coded)])
+        per_row, values, latents = group.all_gather([per_row, *(padded(tensor, room) for tensor in coded)])
     counts = per_row.view(group.world_size, -1).sum(1).tolist()
     pieces = [slice(rank * room, rank * room + count) for rank, count in enumerate(counts)]
     start = torch.cat([per_row.new_zeros(1), per_row.cumsum(0)])
@@ -157,7 +157,7 @@ def gather_entries(group: Group, entries: Entries, most: int | None = None) -> E
 
 
 def padded(tensor: Tensor, size: int) -> Tensor:
-    """The same numbers, and zeros up to ``size``."""
+    """A tensor's numbers, followed by zeros up to ``size``."""
     found = tensor.new_zeros(size)
     found[: len(tensor)] = tensor
     return found

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from tasks.sae.across import total
+from tasks.sae.latent_parallel import all_reduced
 from tasks.sae.mesh import Group
 from tasks.train.faults import NotFiniteError
 from tasks.train.plan import Plan
@@ -75,7 +75,7 @@ class Meter:
             loss=sum(losses) / len(losses),
             fvu=squared_error / (n_rows * plan.layout.d_out),
             l0=n_active / n_rows,
-            dead_fraction=float(total((state.silent >= plan.dead_after).double().sum(), latents)) / plan.sae.d_sae,
+            dead_fraction=float(all_reduced((state.silent >= plan.dead_after).double().sum(), latents)) / plan.sae.d_sae,
             lr=plan.lr_at(state.step - 1),
             grad_norm=grad_norms[-1],
         )

@@ -12,22 +12,22 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from tasks.sae.across import total
 from tasks.sae.architectures.base import Architecture
 from tasks.sae.kernels.backend import ByLatent
 from tasks.sae.kernels.dispatch import backend_for
 from tasks.sae.kernels.types import AdamStep
-from tasks.sae.mesh import Group, Mesh, own_latents
+from tasks.sae.latent_parallel import all_reduced
+from tasks.sae.mesh import Group, Mesh, optimizer_shard
 from tasks.sae.parameters import SHARED, Parameters
 from tasks.train.plan import Plan
 from tasks.train.train_state import EPS, TrainState
 
 
-def gather_moments(state: TrainState, mesh: Mesh) -> None:
+def all_gather_moments(state: TrainState, mesh: Mesh) -> None:
     """Make Adam's moments whole on all workers that hold the same latents; all must come here after the same step."""
-    if state.apart:
-        mesh.data.complete([tensor for moments in state.moments for tensor in _of_latents(moments)])
-        state.apart = False
+    if state.moments_are_sharded:
+        mesh.data.all_gather_in_place([tensor for moments in state.moments for tensor in _of_latents(moments)])
+        state.moments_are_sharded = False
 
 
 def _of_latents(parameters: Parameters) -> list[Tensor]:
@@ -39,31 +39,31 @@ def descend(state: TrainState, plan: Plan, kind: Architecture, by_latent: ByLate
     """Take Adam's step; the norm of the gradient before clipping."""
     d_sae, lr = len(state.parameters.b_enc), plan.lr_at(state.step)
     settings = AdamStep(lr=lr, betas=plan.betas, eps=EPS, step=state.step + 1, unit_norm=kind.unit_norm_decoder)
-    shared_out = by_latent is not None or state.common
+    shared_out = by_latent is not None or state.is_shared
     if not shared_out:  # gradients are everywhere then: to update all latents costs less than to send the weights
-        gather_moments(state, mesh)
-    own = _own_of(state, *(own_latents(mesh.data, d_sae) if shared_out else (0, d_sae)))
+        all_gather_moments(state, mesh)
+    own = _own_of(state, *(optimizer_shard(mesh.data, d_sae) if shared_out else (0, d_sae)))
     is_part = len(own.parameters.b_enc) < d_sae
     others = state.optimizer.param_groups[0]["params"][1].grad
 
     def norm_of(square: Tensor) -> Tensor:
         if is_part:
-            mesh.data.add_up(square)
+            mesh.data.all_reduce(square)
         return _norm(square + others.square().sum(), state.gradients, mesh.latents)
 
-    mesh.data.meet()  # nobody reads these weights any more
+    mesh.data.barrier()  # nobody reads these weights any more
     if by_latent is not None and plan.max_grad_norm is None:  # no gradient of these is ever written to memory
         norm = norm_of(by_latent.adam(own.parameters, own.exp_avg, own.exp_avg_sq, settings))
     else:
         if by_latent is not None:
             by_latent.write(own.parameters.W_dec, own.gradients)
         norm = _descend_written(own, others, settings, norm_of, plan.max_grad_norm)
-    _descend_others(state.optimizer, lr, mine=not state.common or mesh.data.rank == 0)
-    if state.common:
-        mesh.data.meet()
+    _descend_others(state.optimizer, lr, mine=not state.is_shared or mesh.data.rank == 0)
+    if state.is_shared:
+        mesh.data.barrier()
     elif is_part:
-        state.apart = True
-        mesh.data.complete(_of_latents(state.parameters))
+        state.moments_are_sharded = True
+        mesh.data.all_gather_in_place(_of_latents(state.parameters))
     return norm
 
 
@@ -127,7 +127,7 @@ def _norm(square: Tensor, gradients: Parameters, latents: Group) -> Tensor:
     """Norm of the gradient of all workers' latents; ``square`` is that of this one's, with what belongs to no latent."""
     shared = [gradients.b_dec, *(tensor for name, tensor in gradients.extra.items() if name in SHARED)]
     once = torch.stack([tensor.square().sum() for tensor in shared]).sum()
-    return (total(square - once, latents) + once).sqrt()
+    return (all_reduced(square - once, latents) + once).sqrt()
 
 
 def _drop_parallel_part(gradient: Tensor, rows: Tensor) -> None:

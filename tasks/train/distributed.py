@@ -35,8 +35,8 @@ class TorchGroup:
         on_cpus = self.world_size > 1 and dist.get_backend(group) == "gloo"
         self._memory = join(group) if on_cpus and in_memory else None
 
-    def gather(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """The same tensors of all workers, joined along their first axis by rank.
+    def all_gather(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Every worker's tensors, which have equal shapes, joined along their first axis by rank.
 
         All go in one message.
 
@@ -47,7 +47,7 @@ class TorchGroup:
             return list(tensors)
         if self._memory is not None:
             with self._counted(sum(tensor.nbytes for tensor in tensors) * (self.world_size - 1)):
-                return self._memory.gather(tensors)
+                return self._memory.all_gather(tensors)
         parts = [tensor.contiguous().view(torch.uint8).flatten() for tensor in tensors]
         sent = torch.cat(parts)
         received = sent.new_empty(self.world_size * len(sent))
@@ -56,48 +56,48 @@ class TorchGroup:
         pieces = torch.split(received.view(self.world_size, -1), [len(part) for part in parts], dim=1)
         return [_read_as(tensor, piece.flatten()) for piece, tensor in zip(pieces, tensors, strict=True)]
 
-    def add_up(self, tensor: Tensor) -> None:
+    def all_reduce(self, tensor: Tensor) -> None:
         """Replace a tensor by its sum over all workers."""
         if self.world_size == 1:
             return
         with self._counted(2 * tensor.nbytes * (self.world_size - 1) / self.world_size):
             if self._memory is not None:
-                self._memory.add_up(tensor)
+                self._memory.all_reduce(tensor)
             else:
                 dist.all_reduce(tensor, group=self._group)
 
-    def sum_of_own(self, tensor: Tensor, axis: int = 0) -> Tensor:
-        """Of the sum of a tensor over all workers, the stretch along ``axis`` that is this worker's."""
+    def reduce_scatter(self, tensor: Tensor, axis: int = 0) -> Tensor:
+        """The sum of a tensor over all workers, of which each gets its part along ``axis``."""
         if self.world_size == 1:
             return tensor
         with self._counted(tensor.nbytes * (self.world_size - 1) / self.world_size):
             if self._memory is not None:
-                return self._memory.sum_of_own(tensor, axis)
+                return self._memory.reduce_scatter(tensor, axis)
             stretches = torch.stack(tensor.chunk(self.world_size, axis))
             own = torch.empty_like(stretches[0])
             dist.reduce_scatter_single(own.view(-1), stretches.view(-1), group=self._group)
             return own
 
-    def complete(self, tensors: Sequence[Tensor]) -> None:
+    def all_gather_in_place(self, tensors: Sequence[Tensor]) -> None:
         """Fill in the other workers' parts of each tensor, which are equal and follow each other by rank."""
         if self.world_size == 1:
             return
         with self._counted(sum(tensor.nbytes for tensor in tensors) * (self.world_size - 1) / self.world_size):
             if self._memory is not None:
-                self._memory.complete(tensors)
+                self._memory.all_gather_in_place(tensors)
                 return
             for tensor in tensors:
                 dist.all_gather_single(tensor, tensor.chunk(self.world_size)[self.rank], group=self._group)
 
-    def in_common(self, tensor: Tensor) -> Tensor | None:
+    def share_memory(self, tensor: Tensor) -> Tensor | None:
         """The first worker's numbers in memory that all of them read and write, if they share memory."""
-        return None if self._memory is None else self._memory.in_common(tensor)
+        return None if self._memory is None else self._memory.share_memory(tensor)
 
-    def meet(self) -> None:
+    def barrier(self) -> None:
         """Wait until all are here, if they share memory."""
         if self._memory is not None:
             with self._counted(0):
-                self._memory.meet()
+                self._memory.barrier()
 
     @contextlib.contextmanager
     def _counted(self, sent_bytes: float) -> Iterator[None]:

@@ -59,7 +59,7 @@ def finished_weights(plan: Plan, state: TrainState, scaling: Scaling, latents: G
     layout = plan.layout
     flat = state.parameters.flat if state.averaged is None else state.averaged.clone()
     if latents is not None and latents.world_size > 1:
-        flat = joined(latents.gather([flat])[0].chunk(latents.world_size), layout).flat
+        flat = joined(latents.all_gather([flat])[0].chunk(latents.world_size), layout).flat
     parameters = view(flat, layout)
     source = scaling.columns(0, layout.d_in)
     output = scaling.columns(layout.d_in, layout.d_in + layout.d_out) if len(scaling.mean) > layout.d_in else source

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from tasks.sae.mesh import Mesh, OneProcess, Traffic, add_up_everywhere
+from tasks.sae.mesh import Mesh, OneProcess, Traffic, all_reduce_over_mesh
 from tasks.sae.scaling import Scaling
 from tasks.train.curve import CurveRow, Meter
-from tasks.train.descend import gather_moments
+from tasks.train.descend import all_gather_moments
 from tasks.train.plan import Plan
 from tasks.train.spent import Spent
 from tasks.train.step import update
@@ -74,7 +74,7 @@ def train(
 def _any(mine: bool, like: Tensor, mesh: Mesh) -> bool:
     """Whether one of all workers says so."""
     said = torch.tensor([float(mine)], device=like.device)
-    add_up_everywhere(mesh, said)
+    all_reduce_over_mesh(mesh, said)
     return bool(said > 0)
 
 
@@ -124,7 +124,7 @@ class Stepper:
     def save(self) -> None:
         """Take a checkpoint, unless one was taken at this step."""
         if self._saved_at != self.run.state.step:
-            gather_moments(self.run.state, self.mesh)
+            all_gather_moments(self.run.state, self.mesh)
             self._on_checkpoint(self.run)
             self._saved_at = self.run.state.step
 

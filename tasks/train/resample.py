@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, normalize
 
-from tasks.sae.across import total
 from tasks.sae.architectures.base import Batch
+from tasks.sae.latent_parallel import all_reduced
 from tasks.sae.mesh import Group, Mesh
 from tasks.sae.parameters import Parameters
 from tasks.train.plan import Plan
@@ -22,24 +22,24 @@ ENCODER_SHARE = 0.2
 def resample(state: TrainState, batch: Batch, plan: Plan, mesh: Mesh) -> None:
     """Give each dead latent the direction of a row drawn by its squared loss; its moments and bias start from 0."""
     dead, latents = batch.dead.nonzero().squeeze(1), mesh.latents
-    counts = latents.gather([batch.dead.sum()[None]])[0].tolist()
+    counts = latents.all_gather([batch.dead.sum()[None]])[0].tolist()
     if sum(counts) == 0:
         return
     p, d_in = state.parameters, plan.layout.d_in
-    x, y = batch.rows(mesh.data.gather([batch.raw])[0], d_in)
+    x, y = batch.rows(mesh.data.all_gather([batch.raw])[0], d_in)
     drawn = _draw(_losses(p, x, y, latents), sum(counts), plan.seed + 1_000_003 * (state.step + 1))
     if drawn is None:
         return
     chosen = torch.split(drawn, counts)[latents.rank]
     size = ENCODER_SHARE * _mean_norm(p, ~batch.dead, latents)
-    mesh.data.meet()  # weights in common are read by all before they are written, with the same numbers by all
+    mesh.data.barrier()  # weights in common are read by all before they are written, with the same numbers by all
     p.W_dec[dead] = normalize(y[chosen])
     p.encoder[dead] = normalize(x[chosen]) * size
     p.b_enc[dead] = 0.0
     for moment in state.moments:
         for part in (moment.encoder, moment.W_dec, moment.b_enc):
             part[dead] = 0.0
-    mesh.data.meet()
+    mesh.data.barrier()
     state.silent[dead] = 0
 
 
@@ -47,13 +47,13 @@ def _mean_norm(p: Parameters, alive: Tensor, latents: Group) -> float:
     """Mean norm of the encoder weights of all live latents; of all latents where none lives."""
     norms: Tensor = torch.linalg.vector_norm(p.encoder, dim=1)
     sums = torch.stack([norms[alive].sum(), alive.sum(), norms.sum(), torch.ones_like(norms).sum()])
-    of_live, n_live, of_all, n_all = total(sums, latents).tolist()
+    of_live, n_live, of_all, n_all = all_reduced(sums, latents).tolist()
     return float(of_live / n_live if n_live else of_all / n_all)
 
 
 def _losses(p: Parameters, x: Tensor, y: Tensor, latents: Group) -> Tensor:
     """Squared error of each row; 0 for rows without a direction, which no latent could take."""
-    y_hat = total(linear(x, p.encoder, p.b_enc).relu() @ p.W_dec, latents) + p.b_dec
+    y_hat = all_reduced(linear(x, p.encoder, p.b_enc).relu() @ p.W_dec, latents) + p.b_dec
     if "W_skip" in p.extra:
         y_hat += linear(x, p.extra["W_skip"])
     return (y - y_hat).square().sum(1).where(x.any(1) & y.any(1), 0.0)

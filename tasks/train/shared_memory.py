@@ -50,8 +50,8 @@ class SharedMemory:
         """Number of processes."""
         return len(self._pids)
 
-    def gather(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """The same tensors of all, of equal shapes, joined along their first axis by rank.
+    def all_gather(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Every process's tensors, which have equal shapes, joined along their first axis by rank.
 
         Raises:
             TimeoutError: a process did not come.
@@ -64,7 +64,7 @@ class SharedMemory:
         self._finish()
         return [joined.flatten(0, 1) for joined in found]
 
-    def complete(self, tensors: Sequence[Tensor]) -> None:
+    def all_gather_in_place(self, tensors: Sequence[Tensor]) -> None:
         """Fill in the others' parts of each (contiguous) tensor, which are equal and follow each other by rank.
 
         Raises:
@@ -77,7 +77,7 @@ class SharedMemory:
                 part[rank].copy_(self._seen(rank, place, part[rank]))
         self._finish()
 
-    def meet(self) -> None:
+    def barrier(self) -> None:
         """Wait until all are here.
 
         Raises:
@@ -86,25 +86,25 @@ class SharedMemory:
         self._post([])
         self._finish()
 
-    def in_common(self, tensor: Tensor) -> Tensor:
+    def share_memory(self, tensor: Tensor) -> Tensor:
         """The first process's numbers in memory that all of them read and write; all come here with tensors of equal sizes.
 
         Raises:
             TimeoutError: a process did not come.
         """
         file = _made(tensor.nbytes) if self._rank == 0 else -1
-        (files,) = self.gather([torch.tensor([file])])
+        (files,) = self.all_gather([torch.tensor([file])])
         data = _mapped(_opened(self._pids[0], int(files[0])), tensor.nbytes)
         found = data.view(tensor.dtype).view(tensor.shape)
         if self._rank == 0:
             found.copy_(tensor)
-        self.meet()  # all have opened it
+        self.barrier()  # all have opened it
         if self._rank == 0:
             os.close(file)
         return found
 
-    def sum_of_own(self, tensor: Tensor, axis: int) -> Tensor:
-        """Of the sum over all, in the order of ranks, the stretch along ``axis`` that is this process's.
+    def reduce_scatter(self, tensor: Tensor, axis: int) -> Tensor:
+        """The sum over all, in the order of ranks, of which each process gets its part along ``axis``.
 
         Raises:
             TimeoutError: a process did not come.
@@ -121,14 +121,14 @@ class SharedMemory:
         self._finish()
         return total
 
-    def add_up(self, tensor: Tensor) -> None:
+    def all_reduce(self, tensor: Tensor) -> None:
         """Replace a tensor by its sum over all: each adds up a stretch of it, in the order of ranks, for all.
 
         Raises:
             TimeoutError: a process did not come.
         """
         if tensor.numel() <= _FEW:
-            tensor.copy_(self.gather([tensor[None]])[0].view(self.world_size, *tensor.shape).sum(0))
+            tensor.copy_(self.all_gather([tensor[None]])[0].view(self.world_size, *tensor.shape).sum(0))
             return
         given = tensor.contiguous().flatten()
         stretch = -(-len(given) // self.world_size)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tasks.artifacts import to_json
 from tasks.errors import ArtifactError
-from tasks.sae.mesh import Group, Mesh, OneProcess, add_up_everywhere
+from tasks.sae.mesh import Group, Mesh, OneProcess, all_reduce_over_mesh
 from tasks.sae.parameters import extra_of, joined, part_of, view
 from tasks.store.faults import DAMAGE, reason_of
 from tasks.store.objects import ObjectStore
@@ -123,7 +123,7 @@ def newest_run(
         except ArtifactError as error:
             reason = str(error)
         lacking = torch.tensor([float(found is None)], device=device)
-        add_up_everywhere(mesh, lacking)
+        all_reduce_over_mesh(mesh, lacking)
         if not bool(lacking):
             return found
         logger.warning("checkpoint %s/%s is passed over: %s", store.uri, folder, reason)
@@ -144,7 +144,7 @@ def write_part(run: Run, store: ObjectStore, prefix: str, latents: Group = _ONE)
 
 def _require_same(folders: list[str], store: ObjectStore, prefix: str, device: str | torch.device, mesh: Mesh) -> None:
     digest = torch.tensor([int(hashlib.sha256(repr(folders).encode()).hexdigest()[:12], 16)], device=device)
-    everyone = mesh.data.gather(mesh.latents.gather([digest]))[0]
+    everyone = mesh.data.all_gather(mesh.latents.all_gather([digest]))[0]
     if bool((everyone != digest).any()):
         where = f"{store.uri}/{prefix.rstrip('/')}"
         raise ArtifactError(f"Workers see different checkpoints below {where}. Storage must be shared by all machines.")

@@ -26,7 +26,7 @@ def update(state: TrainState, raw: Tensor, plan: Plan, scaling: Scaling, mesh: M
     """Advance ``state`` in place by one step on this worker's raw rows ``[n, d_in]``; a transcoder's targets lie beside."""
     kind, parameters, step = architecture(plan.sae.arch), state.parameters, state.step
     dead = state.silent >= plan.dead_after
-    raw, n_dead = mesh.latents.gather([raw, dead.sum()[None]])
+    raw, n_dead = mesh.latents.all_gather([raw, dead.sum()[None]])
     batch = Batch(
         raw=raw,
         scaling=scaling,

@@ -8,7 +8,7 @@ from torch import Tensor
 from tasks.sae.architectures.base import Scratch
 from tasks.sae.architectures.registry import architecture
 from tasks.sae.init import initial_parameters
-from tasks.sae.mesh import Group, Mesh, own_latents
+from tasks.sae.mesh import Group, Mesh, optimizer_shard
 from tasks.sae.parameters import Parameters, layout_of, part_of, view, zeros
 from tasks.train.plan import Plan
 
@@ -32,9 +32,9 @@ class TrainState:
     gradients: Parameters
     optimizer: torch.optim.Adam
     """Over the parameters by latent and the others, apart; its moments are views of ``moments``."""
-    apart: bool = False
+    moments_are_sharded: bool = False
     """Of the moments, those of latents that other workers update are out of date here; ``gather_moments`` fetches them."""
-    common: bool = False
+    is_shared: bool = False
     """Parameters and moments lie in memory that workers with other rows have in common: each writes its own part."""
     averaged: Tensor | None = None
     """Exponential moving average of all parameters, if the plan asks for it."""
@@ -65,20 +65,20 @@ def state_from(
     return TrainState(parameters, (first, second), silent, buffers, step, gradients, optimizer, averaged=averaged)
 
 
-def in_common(state: TrainState, plan: Plan, mesh: Mesh) -> TrainState:
+def share_state(state: TrainState, plan: Plan, mesh: Mesh) -> TrainState:
     """The same with weights and moments that workers with other rows have in common, where they can; all come here.
 
     A checkpoint may be read from them at leisure: no step is taken without the worker that reads.
     """
     parameters = state.parameters
-    if own_latents(mesh.data, len(parameters.b_enc)) == (0, len(parameters.b_enc)):
+    if optimizer_shard(mesh.data, len(parameters.b_enc)) == (0, len(parameters.b_enc)):
         return state
-    found = [mesh.data.in_common(part.flat) for part in (parameters, *state.moments)]
+    found = [mesh.data.share_memory(part.flat) for part in (parameters, *state.moments)]
     flat, first, second = found
     if flat is None or first is None or second is None:
         return state
     moved = state_from(view(flat, layout_of(parameters)), plan, (first, second), state.step)
-    moved.silent, moved.buffers, moved.averaged, moved.common = state.silent, state.buffers, state.averaged, True
+    moved.silent, moved.buffers, moved.averaged, moved.is_shared = state.silent, state.buffers, state.averaged, True
     return moved
 
 

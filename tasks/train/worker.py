@@ -23,7 +23,7 @@ from tasks.train.loop import Run, ignore, train
 from tasks.train.plan import plan
 from tasks.train.spent import accounts
 from tasks.train.state import newest_run
-from tasks.train.train_state import in_common, initial_state
+from tasks.train.train_state import initial_state, share_state
 
 SAMPLE_ROWS = 8192
 """Training rows that the initial weights are drawn from."""
@@ -93,7 +93,7 @@ class Worker:
         """
         run = newest_run(open_store(self.out), f"{CHECKPOINTS}/", self.plan, self.device, self.mesh)
         run = run or Run(initial_state(self.plan, (sample or self.sample)(), self.device, self.mesh.latents))
-        run.state = in_common(run.state, self.plan, self.mesh)
+        run.state = share_state(run.state, self.plan, self.mesh)
         return run
 
     def sample(self) -> Tensor:

@@ -44,10 +44,10 @@ def _acts(group: TorchGroup) -> dict[str, Callable[[], object]]:
     decoded, rows, number = torch.rand(ROWS, D_IN), torch.rand(ROWS // 2, D_IN).bfloat16(), torch.rand(1)
     weights = [torch.rand(D_SAE, D_IN) for _ in range(2)]
     return {
-        "a number's sum": lambda: group.add_up(number),
-        "1.2 MB of rows": lambda: group.gather([rows]),
-        "sum of 4.7 MB": lambda: group.add_up(decoded),
-        "42 MB of weights": lambda: group.complete(weights),
+        "a number's sum": lambda: group.all_reduce(number),
+        "1.2 MB of rows": lambda: group.all_gather([rows]),
+        "sum of 4.7 MB": lambda: group.all_reduce(decoded),
+        "42 MB of weights": lambda: group.all_gather_in_place(weights),
     }
 
 

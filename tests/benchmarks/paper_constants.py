@@ -43,8 +43,8 @@ def work(rank: int, port: int, both: Barrier, rounds: int, pipe: Connection) -> 
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     for name, group in (("memory", TorchMesh().data), ("sockets", TorchMesh(in_memory=False).data)):
         number, weights = torch.zeros(1), torch.zeros(CHECKED.d_sae, CHECKED.d_in)
-        found[f"a number's sum by {name}"] = timed(partial(group.add_up, number), 3 * rounds)
-        found[f"weights by {name}"] = timed(partial(group.complete, [weights]), rounds)
+        found[f"a number's sum by {name}"] = timed(partial(group.all_reduce, number), 3 * rounds)
+        found[f"weights by {name}"] = timed(partial(group.all_gather_in_place, [weights]), rounds)
     dist.destroy_process_group()
     pipe.send(found)
 

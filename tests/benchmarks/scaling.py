@@ -27,7 +27,7 @@ from tasks.train.config import TrainConfig
 from tasks.train.distributed import TorchMesh
 from tasks.train.plan import plan
 from tasks.train.step import update
-from tasks.train.train_state import in_common, initial_state
+from tasks.train.train_state import initial_state, share_state
 from tests.benchmarks.harness import arguments, environment, finish
 from tests.benchmarks.rounds import interleaved, rows
 from tests.conftest import free_port
@@ -111,7 +111,7 @@ def _stepper(size: Size, workers: Mesh, rank: int, n_workers: int) -> Callable[[
     batches = [_batch(size, seed) for seed in range(4)]
     mean = batches[0].float().mean(0)
     by = scaling(mean, float((batches[0].float() - mean).square().sum(1).mean()))
-    state = in_common(initial_state(resolved, by.apply(batches[0]), latents=workers.latents), resolved, workers)
+    state = share_state(initial_state(resolved, by.apply(batches[0]), latents=workers.latents), resolved, workers)
     own = [batch.chunk(n_workers)[rank].contiguous() for batch in batches]
     return lambda: update(state, own[state.step % len(own)], resolved, by, workers)
 

@@ -11,7 +11,7 @@ from tasks.sae.architectures.names import NAMES
 from tasks.sae.architectures.penalised import Penalised
 from tasks.sae.architectures.registry import architecture, layout
 from tasks.sae.config import SAEConfig
-from tasks.sae.mesh import Mesh, OneProcess, own_latents
+from tasks.sae.mesh import Mesh, OneProcess, optimizer_shard
 from tasks.sae.parameters import Parameters, view, zeros
 from tasks.train.config import TrainConfig
 from tasks.train.plan import plan
@@ -72,10 +72,10 @@ class Problem:
         sums, by_latent = kind.gradients(self.config, self.parameters, out, batch, mesh)
         assert (by_latent is None) == (density == 1.0)
         if by_latent is not None:  # the gradients of this worker's latents
-            low, high = own_latents(mesh.data, len(out.b_enc))
+            low, high = optimizer_shard(mesh.data, len(out.b_enc))
             encoder, W_dec, b_enc = (tensor[low:high] for tensor in (out.encoder, out.W_dec, out.b_enc))
             by_latent.write(self.parameters.W_dec[low:high], replace(out, encoder=encoder, W_dec=W_dec, b_enc=b_enc))
-            mesh.data.complete([out.encoder, out.W_dec, out.b_enc])
+            mesh.data.all_gather_in_place([out.encoder, out.W_dec, out.b_enc])
         return sums, out.flat, buffers
 
     def assert_both_ways_are_the_same(self) -> None:

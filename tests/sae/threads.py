@@ -26,7 +26,7 @@ class ThreadGroup:
     def __init__(self, board: Board, rank: int) -> None:
         self._board, self.rank, self.world_size = board, rank, board.barrier.parties
 
-    def gather(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+    def all_gather(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         self._board.shown[self.rank] = [tensor.clone() for tensor in tensors]
         self._board.barrier.wait()
         of_all = zip(*(self._board.shown[rank] for rank in range(self.world_size)), strict=True)
@@ -34,16 +34,16 @@ class ThreadGroup:
         self._board.barrier.wait()
         return found
 
-    def sum_of_own(self, tensor: Tensor, axis: int = 0) -> Tensor:
-        (found,) = self.gather([tensor[None]])
+    def reduce_scatter(self, tensor: Tensor, axis: int = 0) -> Tensor:
+        (found,) = self.all_gather([tensor[None]])
         return found.sum(0).chunk(self.world_size, axis)[self.rank]
 
-    def complete(self, tensors: Sequence[Tensor]) -> None:
+    def all_gather_in_place(self, tensors: Sequence[Tensor]) -> None:
         own = [tensor.chunk(self.world_size)[self.rank] for tensor in tensors]
-        for tensor, found in zip(tensors, self.gather(own), strict=True):
+        for tensor, found in zip(tensors, self.all_gather(own), strict=True):
             tensor.copy_(found)
 
-    def in_common(self, tensor: Tensor) -> Tensor | None:
+    def share_memory(self, tensor: Tensor) -> Tensor | None:
         if self.world_size == 1:
             return None
         self._board.shown[self.rank] = [tensor]
@@ -52,11 +52,11 @@ class ThreadGroup:
         self._board.barrier.wait()
         return found
 
-    def meet(self) -> None:
+    def barrier(self) -> None:
         self._board.barrier.wait()
 
-    def add_up(self, tensor: Tensor) -> None:
-        (found,) = self.gather([tensor[None]])
+    def all_reduce(self, tensor: Tensor) -> None:
+        (found,) = self.all_gather([tensor[None]])
         tensor.copy_(found.sum(0))
 
 

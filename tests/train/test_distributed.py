@@ -70,7 +70,7 @@ def _gather_nothing(rank: int, world_size: int, port: int, out: str) -> None:
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size)
     try:
         given = [torch.zeros(0), torch.full((2,), float(rank)), torch.zeros(0, dtype=torch.int32)]
-        torch.save([found.clone() for found in TorchMesh(in_memory=False).data.gather(given)], f"{out}/{rank}.pt")
+        torch.save([found.clone() for found in TorchMesh(in_memory=False).data.all_gather(given)], f"{out}/{rank}.pt")
     finally:
         dist.destroy_process_group()
 

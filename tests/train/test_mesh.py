@@ -23,7 +23,7 @@ from tasks.train.config import TrainConfig
 from tasks.train.loop import Run, StoppedError, ignore, train
 from tasks.train.plan import Plan, plan
 from tasks.train.state import newest_run, run_to_files
-from tasks.train.train_state import TrainState, in_common, initial_state, state_from
+from tasks.train.train_state import TrainState, initial_state, share_state, state_from
 from tests.sae.threads import in_mesh
 from tests.sampled import sampled
 
@@ -55,7 +55,7 @@ def trained(
     run: Run | None = None,
     keep: Callable[[Run], None] = ignore,
     *,
-    common: bool = True,
+    shared: bool = True,
 ) -> tuple[TrainState, list[object]]:
     """By one worker of a mesh, with the rows that are its to read, from the first step on or from where ``run`` is."""
     width, latents = data.shape[2], mesh.latents
@@ -64,18 +64,18 @@ def trained(
         whole = initial_state(p, data[:8].flatten(0, 1).float()).parameters
         whole = view(whole.flat.double(), p.layout)
         run = Run(state_from(part_of(whole, latents.rank, latents.world_size), p))
-    if common:
-        run.state = in_common(run.state, p, mesh)
-        assert run.state.common == (mesh.data.world_size > 1 and len(run.state.silent) % mesh.data.world_size == 0)
+    if shared:
+        run.state = share_state(run.state, p, mesh)
+        assert run.state.is_shared == (mesh.data.world_size > 1 and len(run.state.silent) % mesh.data.world_size == 0)
     worker, n_workers = mesh.data.rank * latents.world_size + latents.rank, mesh.data.world_size * latents.world_size
     own = [batch.chunk(n_workers)[worker] for batch in data[run.state.step :]]
     return train(run, own, p, scaling, mesh, on_checkpoint=keep).state, list(run.curve)
 
 
-def assert_the_same(p: Plan, mesh: tuple[int, int], *, common: bool = True) -> None:
+def assert_the_same(p: Plan, mesh: tuple[int, int], *, shared: bool = True) -> None:
     data = rows(p)
     alone, curve = trained(p, data, OneProcess())
-    workers = in_mesh(*mesh, lambda mesh: trained(p, data, mesh, common=common))
+    workers = in_mesh(*mesh, lambda mesh: trained(p, data, mesh, shared=shared))
     for worker, (state, its_curve) in enumerate(workers):
         expected = part_of(alone.parameters, worker % mesh[1], mesh[1])
         assert difference(state.parameters.flat, expected.flat) < 1e-9
@@ -100,7 +100,7 @@ def test_every_architecture_on_every_mesh_has_the_weights_of_one_worker(arch: st
 
 @pytest.mark.parametrize("arch", ["topk", "l1_2023", "gated"])
 def test_workers_that_have_no_memory_in_common_too(arch: str) -> None:
-    assert_the_same(resolved(settings(arch), tokens=60 * BATCH), (2, 2), common=False)
+    assert_the_same(resolved(settings(arch), tokens=60 * BATCH), (2, 2), shared=False)
 
 
 @pytest.mark.parametrize("arch", ["topk", "batchtopk", "jumprelu", "gated"])
@@ -129,12 +129,12 @@ def test_each_worker_updates_its_latents_only_and_fetches_the_others_moments_for
     apart: list[bool] = []
 
     def saved(run: Run) -> None:
-        apart.append(run.state.apart)
+        apart.append(run.state.moments_are_sharded)
 
     def stepped(mesh: Mesh) -> tuple[Tensor, Tensor]:
-        state, _ = trained(p, data[:-1], mesh, common=False)  # a checkpoint is due after the last step only
+        state, _ = trained(p, data[:-1], mesh, shared=False)  # a checkpoint is due after the last step only
         stale = state.moments[0].W_dec.clone()
-        return stale, trained(p, data, mesh, keep=saved, common=False)[0].moments[0].W_dec
+        return stale, trained(p, data, mesh, keep=saved, shared=False)[0].moments[0].W_dec
 
     before, _ = trained(p, data[:-1], OneProcess())
     for worker, (stale, whole) in enumerate(in_mesh(2, 1, stepped)):
@@ -161,7 +161,7 @@ def resumed(p: Plan, data: Tensor, mesh: Mesh, folder: str) -> Tensor:
     run = newest_run(open_store(folder), "checkpoints/", p, mesh=mesh)
     assert run is not None
     state, _ = trained(p, data, mesh, run)
-    return joined(mesh.latents.gather([state.parameters.flat])[0].chunk(mesh.latents.world_size), p.layout).flat
+    return joined(mesh.latents.all_gather([state.parameters.flat])[0].chunk(mesh.latents.world_size), p.layout).flat
 
 
 WRITTEN, READ = [(1, 1), (1, 2), (2, 2)], [(1, 1), (2, 1), (1, 4), (2, 2)]

@@ -52,18 +52,18 @@ def _same_as_over_sockets(rank: int, world_size: int) -> None:
             numbers = torch.randint(-50, 50, (size,), generator=generator).to(dtype)
             rows = torch.rand(3, 5, generator=generator).bfloat16()
             given = [rows[:1, :3], numbers, numbers[:0], rows]
-            _equal(memory.gather(given), sockets.gather(given))
+            _equal(memory.all_gather(given), sockets.all_gather(given))
             sums = [numbers.clone(), numbers.clone()]
-            memory.add_up(sums[0])
-            sockets.add_up(sums[1])
+            memory.all_reduce(sums[0])
+            sockets.all_reduce(sums[1])
             _equal(sums[:1], sums[1:])
             table = torch.stack([numbers] * 2 * world_size)
             for axis, whole in ((0, table), (1, table.T.contiguous())):
-                _equal([memory.sum_of_own(whole, axis)], [sockets.sum_of_own(whole, axis)])
+                _equal([memory.reduce_scatter(whole, axis)], [sockets.reduce_scatter(whole, axis)])
             parts = torch.rand(size * world_size, 3, generator=generator)
             wholes = [[parts.clone(), parts[:, 0].clone()] for _ in range(2)]
-            memory.complete(wholes[0])
-            sockets.complete(wholes[1])
+            memory.all_gather_in_place(wholes[0])
+            sockets.all_gather_in_place(wholes[1])
             _equal(wholes[0], wholes[1])
     assert memory.traffic.sent_bytes == sockets.traffic.sent_bytes > 0
 
@@ -75,14 +75,14 @@ def test_it_gives_what_sockets_give(world_size: int) -> None:
 
 def _written_by_all(rank: int, world_size: int) -> None:
     group = TorchGroup(None, Traffic())
-    first, second = (group.in_common(torch.full((40, 3), float(10 * n + rank))) for n in (1, 2))
+    first, second = (group.share_memory(torch.full((40, 3), float(10 * n + rank))) for n in (1, 2))
     assert first is not None
     assert second is not None
     for step in range(100):
         assert first.tolist() == [[10.0 + step] * 3] * 40
-        group.meet()  # all have read
+        group.barrier()  # all have read
         first[rank::world_size] += 1
-        group.meet()  # all have written
+        group.barrier()  # all have written
     assert second.tolist() == [[20.0] * 3] * 40
 
 
@@ -92,7 +92,7 @@ def test_what_one_writes_into_memory_in_common_all_see_when_they_have_met(world_
 
 
 def _nothing_in_common(rank: int, world_size: int) -> None:
-    assert TorchGroup(None, Traffic(), in_memory=False).in_common(torch.zeros(3)) is None
+    assert TorchGroup(None, Traffic(), in_memory=False).share_memory(torch.zeros(3)) is None
 
 
 def test_over_sockets_nothing_is_in_common() -> None:
@@ -102,8 +102,8 @@ def test_over_sockets_nothing_is_in_common() -> None:
 def _sums_of_odd_tensors(rank: int, world_size: int) -> None:
     group = TorchGroup(None, Traffic())
     scalar, columns = torch.tensor(float(rank)), torch.full((3, 4), float(rank))
-    group.add_up(scalar)
-    group.add_up(columns[:, 1])
+    group.all_reduce(scalar)
+    group.all_reduce(columns[:, 1])
     assert float(scalar) == 1
     assert columns.tolist() == [[rank, 1, rank, rank]] * 3
 
@@ -114,8 +114,8 @@ def test_a_sum_of_a_number_or_of_a_column_is_written_where_it_was() -> None:
 
 def _each_mesh(rank: int, world_size: int) -> None:
     mesh = TorchMesh(2)
-    assert mesh.data.gather([torch.tensor([rank])])[0].tolist() == [rank % 2, rank % 2 + 2]
-    assert mesh.latents.gather([torch.tensor([rank])])[0].tolist() == [rank // 2 * 2, rank // 2 * 2 + 1]
+    assert mesh.data.all_gather([torch.tensor([rank])])[0].tolist() == [rank % 2, rank % 2 + 2]
+    assert mesh.latents.all_gather([torch.tensor([rank])])[0].tolist() == [rank // 2 * 2, rank // 2 * 2 + 1]
 
 
 def test_each_group_of_a_mesh_has_memory_of_its_own() -> None:
@@ -125,10 +125,10 @@ def test_each_group_of_a_mesh_has_memory_of_its_own() -> None:
 def _late(rank: int, world_size: int) -> None:
     memory = join(None, timeout_s=0.5)
     assert memory is not None
-    memory.gather([torch.zeros(1)])
+    memory.all_gather([torch.zeros(1)])
     if rank == 0:
         with pytest.raises(TimeoutError, match=r"Workers \[1\] did not come to an exchange within 0\.5 s"):
-            memory.gather([torch.zeros(1)])
+            memory.all_gather([torch.zeros(1)])
     dist.barrier()
 
 
@@ -141,7 +141,7 @@ def _another_machine(rank: int, world_size: int) -> None:
         shared_memory._opened = _not_to_be_opened
     group = TorchGroup(None, Traffic())
     assert group._memory is None
-    assert group.gather([torch.tensor([rank])])[0].tolist() == [0, 1]
+    assert group.all_gather([torch.tensor([rank])])[0].tolist() == [0, 1]
 
 
 def _not_to_be_opened(pid: int, file: int) -> int:
@@ -166,7 +166,7 @@ def test_another_machine_s_process_of_the_same_number_is_not_taken_for_it() -> N
 def _wait_to_be_killed(rank: int, world_size: int) -> None:
     memory = join(None)
     assert memory is not None
-    memory.gather([torch.zeros(2_000_000)])
+    memory.all_gather([torch.zeros(2_000_000)])
     time.sleep(600)
 
 

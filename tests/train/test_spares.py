@@ -41,7 +41,7 @@ def _three_of_which_two_train(rank: int, port: int, out: str) -> None:
             spares.wait(heard.append)
         else:
             mesh = TorchMesh(1, 2)
-            assert mesh.data.gather([torch.tensor([rank])])[0].tolist() == [0, 1]
+            assert mesh.data.all_gather([torch.tensor([rank])])[0].tolist() == [0, 1]
             for step in (3, 7):
                 heard.append(step)
                 if rank == 0:

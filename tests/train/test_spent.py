@@ -42,7 +42,7 @@ def test_what_exchanges_cost_is_taken_from_the_exchange_step_by_step() -> None:
         def __init__(self) -> None:
             self.traffic = Traffic(seconds=100.0, sent_bytes=1000.0)
 
-        def add_up(self, tensor: torch.Tensor) -> None:
+        def all_reduce(self, tensor: torch.Tensor) -> None:
             self.traffic.seconds += 1.0
             self.traffic.sent_bytes += 10.0
 

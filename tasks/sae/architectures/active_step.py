@@ -9,13 +9,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tasks.sae.across import decode_together, own_stretch, total
 from tasks.sae.architectures.affine import pre_activations, rest_to_rebuild
 from tasks.sae.architectures.base import Batch, StepSums
 from tasks.sae.kernels.backend import ByLatent
 from tasks.sae.kernels.dispatch import backend_for
 from tasks.sae.kernels.types import DecodedRows, Entries, Part
-from tasks.sae.mesh import Mesh, gather_entries, own_latents
+from tasks.sae.latent_parallel import all_reduced, decode_on_mesh, row_shard
+from tasks.sae.mesh import Mesh, all_gather_entries, optimizer_shard
 from tasks.sae.parameters import Parameters
 
 
@@ -33,19 +33,19 @@ class ActiveStep:
     def decode(self, entries: Entries) -> tuple[DecodedRows, Float[Tensor, "m"]]:
         """Compare what ``entries`` decode to with the target; the mean over rows of the squared error by their values."""
         weight = self.x.new_full((1,), 1 / len(self.x))
-        rows = decode_together(self.target, entries, self.W_dec, weight, self._bounds, self.mesh)
+        rows = decode_on_mesh(self.target, entries, self.W_dec, weight, self._bounds, self.mesh)
         assert rows.d_values is not None
         return rows, rows.d_values
 
-    def total(self, value: Tensor) -> Tensor:
+    def all_reduced(self, value: Tensor) -> Tensor:
         """Its sum over the workers that hold other latents."""
-        return total(value, self.mesh.latents)
+        return all_reduced(value, self.mesh.latents)
 
     def by_latent(
         self, part: Part, radial: Float[Tensor, "d_own"] | None = None, bias: Float[Tensor, "d_own"] | None = None
     ) -> ByLatent:
         """The gradients of the latents that this worker updates."""
-        low, high = own_latents(self.mesh.data, len(self.W_dec))
+        low, high = optimizer_shard(self.mesh.data, len(self.W_dec))
         radial, bias = (None if given is None else given[low:high] for given in (radial, bias))
         return backend_for(self.x).by_latent([part], (low, high), radial, bias)
 
@@ -59,7 +59,7 @@ class ActiveStep:
         fired = torch.zeros(len(self.W_dec), dtype=torch.bool, device=self.x.device)
         fired[active.latents.long()] = True
         loss = squared_error / len(self.x) + penalty
-        return StepSums(len(self.x), loss, squared_error, self.total(loss.new_tensor(len(active.latents))), fired)
+        return StepSums(len(self.x), loss, squared_error, self.all_reduced(loss.new_tensor(len(active.latents))), fired)
 
     @property
     def _bounds(self) -> tuple[int, ...]:
@@ -71,8 +71,8 @@ def begin_active_step(parameters: Parameters, batch: Batch, mesh: Mesh, level: f
     d_in = parameters.encoder.shape[1]
     x, y = batch.rows(batch.raw, d_in)
     pre_acts = pre_activations(parameters, x, batch)
-    entries = gather_entries(mesh.data, backend_for(pre_acts).select_above(pre_acts, level, parameters.flat.dtype))
-    target = rest_to_rebuild(parameters, *(own_stretch(rows, mesh.latents) for rows in (x, y)))
+    entries = all_gather_entries(mesh.data, backend_for(pre_acts).select_above(pre_acts, level, parameters.flat.dtype))
+    target = rest_to_rebuild(parameters, *(row_shard(rows, mesh.latents) for rows in (x, y)))
     if mesh.data.world_size > 1:
-        x, _ = batch.rows(mesh.data.gather([batch.raw])[0], d_in)
+        x, _ = batch.rows(mesh.data.all_gather([batch.raw])[0], d_in)
     return ActiveStep(x, target, entries, parameters.W_dec, mesh)

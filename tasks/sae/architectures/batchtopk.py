@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tasks.sae.across import largest_of_batch, total
 from tasks.sae.architectures.base import Architecture, Batch, StepSums
 from tasks.sae.architectures.initial_size import match_size
 from tasks.sae.architectures.names import Description
@@ -19,7 +18,8 @@ from tasks.sae.config import SAEConfig
 from tasks.sae.kernels.backend import ByLatent
 from tasks.sae.kernels.dispatch import backend_for
 from tasks.sae.kernels.types import Entries
-from tasks.sae.mesh import Group, Mesh, add_up_everywhere, gather_entries
+from tasks.sae.latent_parallel import all_reduced, largest_of_batch
+from tasks.sae.mesh import Group, Mesh, all_gather_entries, all_reduce_over_mesh
 from tasks.sae.parameters import Parameters
 from tasks.sae.scaling import Folding, Weights
 
@@ -93,8 +93,8 @@ def _largest(pre_acts: Tensor, count: int, threshold: Tensor, mesh: Mesh, dtype:
     """
     level = float(threshold) * _MARGIN or _likely_level(pre_acts, count, mesh)
     while True:
-        found = gather_entries(mesh.data, backend_for(pre_acts).select_above(pre_acts, level, dtype))
-        n_found = total(found.start[-1], mesh.latents)
+        found = all_gather_entries(mesh.data, backend_for(pre_acts).select_above(pre_acts, level, dtype))
+        n_found = all_reduced(found.start[-1], mesh.latents)
         if int(n_found) >= count or level == 0.0:
             return largest_of_batch(found, count, mesh.latents)
         level = level / 2 if level > 1e-3 else 0.0
@@ -106,14 +106,14 @@ def _likely_level(pre_acts: Tensor, count: int, mesh: Mesh) -> float:
     n_workers = mesh.data.world_size * mesh.latents.world_size
     share = count / (len(pre_acts) * pre_acts.shape[1] * n_workers)
     smallest = sample.topk(max(1, int(share * len(sample)))).values[-1].float().clamp(min=0.0)
-    add_up_everywhere(mesh, smallest)
+    all_reduce_over_mesh(mesh, smallest)
     return _MARGIN * float(smallest) / n_workers
 
 
 def _follow(threshold: Tensor, kept: Entries, latents: Group) -> None:
     """Move the running mean towards the smallest activation that was kept."""
     smallest = torch.cat([kept.values.to(threshold), torch.full_like(threshold, torch.inf)]).min()
-    smallest = latents.gather([smallest[None]])[0].min()
+    smallest = latents.all_gather([smallest[None]])[0].min()
     if bool(smallest.isinf()):
         return
     threshold.copy_(torch.where(threshold > 0, threshold.lerp(smallest, THRESHOLD_RATE), smallest))

@@ -108,9 +108,9 @@ def _active_step(
     # Magnitudes do not see b_enc: what they add to its gradient beside the encoder's is taken away again.
     bias = -gate.sum_by_latent(d_own, d_sae)
     gradients = step.by_latent(step.part(codes, d_gate + d_own, rows), bias=bias)
-    penalty = alone.squared_error[-1].to(gate.values.dtype) / len(step.x) + price * step.total(gate.values.sum())
+    penalty = alone.squared_error[-1].to(gate.values.dtype) / len(step.x) + price * step.all_reduced(gate.values.sum())
     sums = step.sums(rows.squared_error, penalty, codes.only(codes.values > 0))
-    return StepOutcome(sums, gradients, step.total(penalty.new_tensor(len(latents))))
+    return StepOutcome(sums, gradients, step.all_reduced(penalty.new_tensor(len(latents))))
 
 
 ARCHITECTURE = Gated()

@@ -18,7 +18,7 @@ from tasks.sae.architectures.jump import count_above, jump, window_start
 from tasks.sae.architectures.names import Description
 from tasks.sae.architectures.penalised import LossContext, Penalised, PenalisedCodes, StepOutcome
 from tasks.sae.config import SAEConfig
-from tasks.sae.mesh import Mesh, add_up_everywhere
+from tasks.sae.mesh import Mesh, all_reduce_over_mesh
 from tasks.sae.parameters import Parameters
 from tasks.sae.scaling import Folding, Weights
 
@@ -87,7 +87,7 @@ class JumpReLU(Penalised):
         width, n = self._width(at.config, at.batch, p), len(at.y)
         count = count_above(pre_acts, threshold, width)
         total = count.detach().clone()
-        add_up_everywhere(at.mesh, total)
+        all_reduce_over_mesh(at.mesh, total)
         value, slope = self.price(at.config, at.batch, total / (n * at.mesh.data.world_size))
         # Linear in this worker's count, with the slope that the price has at the l0 of all workers' rows and latents.
         price = n * value / at.mesh.latents.world_size + slope * (count - count.detach())
@@ -147,14 +147,14 @@ def _active_step(
     entries = replace(step.entries, values=z.where(active, 0.0))
     rows, d_values = step.decode(entries)
     write_rest(out, rows, step.x)
-    penalty, slope = price(step.total(active.sum().to(z.dtype)) / n)
+    penalty, slope = price(step.all_reduced(active.sum().to(z.dtype)) / n)
     in_window = (z - level).abs() < width / 2
     # Times -1 / width the loss's derivative by t: the jump's height is t, and one more active latent raises l0 by 1 / n.
     jumps = entries.only(in_window).sum_by_latent((level * d_values + slope / n)[in_window], len(threshold))
     torch.mul(jumps, threshold / -width, out=out.extra["log_threshold"])
     kept = entries.only(active)
     gradients = step.by_latent(step.part(kept, d_values[active], rows))
-    return StepOutcome(step.sums(rows.squared_error, penalty, kept), gradients, step.total(penalty.new_tensor(len(z))))
+    return StepOutcome(step.sums(rows.squared_error, penalty, kept), gradients, step.all_reduced(penalty.new_tensor(len(z))))
 
 
 ARCHITECTURE = JumpReLU()

@@ -16,7 +16,7 @@ from tasks.sae.architectures.penalised import LossContext, Penalised, PenalisedC
 from tasks.sae.architectures.relu_step import ACTIVE_BELOW, Penalty, relu_step
 from tasks.sae.config import SAEConfig
 from tasks.sae.kernels.types import Entries
-from tasks.sae.mesh import Mesh, add_up_everywhere
+from tasks.sae.mesh import Mesh, all_reduce_over_mesh
 from tasks.sae.parameters import Parameters
 
 DESCRIPTION = Description(
@@ -46,27 +46,27 @@ class PAnneal(Penalised):
 
     def codes(self, at: LossContext, p: Parameters, pre_acts: Float[Tensor, "n d_sae"]) -> PenalisedCodes:  # noqa: D102
         codes = pre_acts.relu()
-        coefficient, power = self._in_force(at.config, at.batch, codes.detach(), partial(add_up_everywhere, at.mesh))
+        coefficient, power = self._in_force(at.config, at.batch, codes.detach(), partial(all_reduce_over_mesh, at.mesh))
         return PenalisedCodes(codes, coefficient * _power_sum(codes, power))
 
     def active_step(  # noqa: D102
         self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: Batch, mesh: Mesh
     ) -> StepOutcome:
         def penalty(entries: Entries) -> Penalty:
-            coefficient, power = self._in_force(config, batch, entries.values, mesh.latents.add_up)  # all rows' already
+            coefficient, power = self._in_force(config, batch, entries.values, mesh.latents.all_reduce)  # all rows' already
             return Penalty(coefficient * _power_sum(entries.values, power), coefficient * _slope(entries.values, power))
 
         return relu_step(parameters, out, batch, mesh, penalty)
 
     def _in_force(
-        self, config: SAEConfig, batch: Batch, codes: Tensor, add_up: Callable[[Tensor], None]
+        self, config: SAEConfig, batch: Batch, codes: Tensor, all_reduce: Callable[[Tensor], None]
     ) -> tuple[float | Tensor, float]:
         """Coefficient and p of this step; where p falls, by the codes of all workers, whose sums ``add_up`` makes."""
         buffers = batch.buffers
         wanted = 1 - (1 - config.p_final) * int(batch.progress * CHANGES) / CHANGES
         if wanted < float(buffers["p"]) - 1e-9:
             sums = torch.stack([_power_sum(codes, float(buffers["p"])), _power_sum(codes, wanted)])
-            add_up(sums)
+            all_reduce(sums)
             buffers["rescaled"].mul_(float(sums[0] / sums[1]) if float(sums[1]) > 0 else 1.0)
             buffers["p"].fill_(wanted)
         return self.coefficient(config, batch) * float(buffers["rescaled"]), float(buffers["p"])

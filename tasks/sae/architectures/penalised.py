@@ -12,11 +12,11 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import linear
 
-from tasks.sae.across import total
 from tasks.sae.architectures.base import Architecture, Batch, StepSums
 from tasks.sae.architectures.l0_controller import steer, steering
 from tasks.sae.config import SAEConfig
 from tasks.sae.kernels.backend import ByLatent
+from tasks.sae.latent_parallel import all_reduced
 from tasks.sae.losses import squared_error
 from tasks.sae.mesh import Mesh
 from tasks.sae.parameters import Parameters
@@ -133,7 +133,7 @@ class Penalised(Architecture):
         error = squared_error(y, _whole(y_hat.to(x.dtype), mesh) + rest)
         shared = error if found.shared is None else error + found.shared
         _differentiate((shared + found.penalty) / n_rows, leaves, out)
-        loss = (shared + total(found.penalty.detach(), mesh.latents)) / n_rows
+        loss = (shared + all_reduced(found.penalty.detach(), mesh.latents)) / n_rows
         return _summed(out, found, loss.detach(), error.detach(), n_rows, mesh)
 
     def activate(  # noqa: D102
@@ -146,7 +146,7 @@ def _whole(decoded: Tensor, mesh: Mesh) -> Tensor:
     """The sum over workers that hold other latents, with the derivative of this one's part."""
     if mesh.latents.world_size == 1:
         return decoded
-    return total(decoded.detach(), mesh.latents) + (decoded - decoded.detach())
+    return all_reduced(decoded.detach(), mesh.latents) + (decoded - decoded.detach())
 
 
 def _leaves(parameters: Parameters) -> Parameters:
@@ -177,12 +177,12 @@ def _differentiate(loss: Tensor, leaves: Parameters, out: Parameters) -> None:
 def _summed(out: Parameters, found: PenalisedCodes, loss: Tensor, error: Tensor, n_rows: int, mesh: Mesh) -> StepOutcome:
     """One sum over workers of the gradients and all statistics."""
     active = (found.codes > 0).sum(0).to(out.flat.dtype)
-    n_active = total(active.sum(), mesh.latents)
-    n_entries = n_active if found.n_entries is None else total(found.n_entries.to(out.flat.dtype), mesh.latents)
+    n_active = all_reduced(active.sum(), mesh.latents)
+    n_entries = n_active if found.n_entries is None else all_reduced(found.n_entries.to(out.flat.dtype), mesh.latents)
     if mesh.data.world_size == 1:
         return StepOutcome(StepSums(n_rows, loss, error, n_active, active > 0), None, n_entries)
     sums = torch.cat([out.flat, active, torch.stack([loss, error, n_active, n_entries])])
-    mesh.data.add_up(sums)
+    mesh.data.all_reduce(sums)
     out.flat.copy_(sums[: len(out.flat)])
     counts = sums[len(out.flat) : -4]
     loss, error, n_active, n_entries = sums[-4:]

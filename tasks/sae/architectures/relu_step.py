@@ -55,5 +55,5 @@ def relu_step(
     write_rest(out, rows, step.x)
     radial = None if cost.radial is None else cost.radial / n
     gradients = step.by_latent(step.part(entries, d_values + cost.slope / n, rows), radial)
-    sums = step.sums(rows.squared_error, step.total(cost.total) / n, entries)
+    sums = step.sums(rows.squared_error, step.all_reduced(cost.total) / n, entries)
     return StepOutcome(sums, gradients, sums.n_active)

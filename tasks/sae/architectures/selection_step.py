@@ -11,15 +11,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from tasks.sae.across import decode_together, largest_of_rows, own_bounds, own_stretch
 from tasks.sae.architectures.affine import pre_activations, rest_to_rebuild, write_rest
 from tasks.sae.architectures.base import Batch, StepSums
 from tasks.sae.config import SAEConfig
 from tasks.sae.kernels.backend import ByLatent
 from tasks.sae.kernels.dispatch import backend_for
 from tasks.sae.kernels.types import DecodedRows, Entries, Part, no_entries
+from tasks.sae.latent_parallel import decode_on_mesh, largest_of_rows, row_shard, shard_bounds
 from tasks.sae.losses import resolved_aux_k
-from tasks.sae.mesh import Group, Mesh, gather_entries, own_latents
+from tasks.sae.mesh import Group, Mesh, all_gather_entries, optimizer_shard
 from tasks.sae.parameters import Parameters
 
 Select = Callable[[Tensor], Entries]
@@ -48,16 +48,16 @@ def selected_gradients(
     """
     d_own, d_in = parameters.encoder.shape
     latents = mesh.latents
-    bounds = own_bounds(bounds, d_own, latents)
+    bounds = shard_bounds(bounds, d_own, latents)
     x, y = batch.rows(batch.raw, d_in)
     pre_acts = pre_activations(parameters, x, batch)
     entries, dead = select(pre_acts), _dead_entries(config, pre_acts, batch, parameters, latents)
-    target = rest_to_rebuild(parameters, *(own_stretch(rows, latents) for rows in (x, y)))
+    target = rest_to_rebuild(parameters, *(row_shard(rows, latents) for rows in (x, y)))
     weight = x.new_full((len(bounds),), 1 / (len(bounds) * y.numel() * mesh.data.world_size))
-    rows = decode_together(target, entries, parameters.W_dec, weight, bounds, mesh, pull=False)
+    rows = decode_on_mesh(target, entries, parameters.W_dec, weight, bounds, mesh, pull=False)
     if mesh.data.world_size > 1:
-        dead = None if dead is None else gather_entries(mesh.data, dead)
-        x, _ = batch.rows(mesh.data.gather([batch.raw])[0], d_in)
+        dead = None if dead is None else all_gather_entries(mesh.data, dead)
+        x, _ = batch.rows(mesh.data.all_gather([batch.raw])[0], d_in)
     parts = [Part(entries, rows.d_values, rows.output_gradient, x, bounds)]
     write_rest(out, rows, x)
     loss = (rows.squared_error.to(weight.dtype) * weight).sum()
@@ -68,7 +68,7 @@ def selected_gradients(
     fired = torch.zeros(d_own, dtype=torch.bool, device=x.device)
     fired[entries.latents.long()] = True
     sums = StepSums(len(x), loss, rows.squared_error[-1].to(loss.dtype), rows.n_entries.to(loss.dtype), fired)
-    return sums, backend_for(x).by_latent(parts, own_latents(mesh.data, d_own))
+    return sums, backend_for(x).by_latent(parts, optimizer_shard(mesh.data, d_own))
 
 
 def _dead_entries(
@@ -93,6 +93,6 @@ def _revival(
     size = rows.squared_error[-1]
     weight = torch.where(size > 0, config.aux_coefficient / size, 0.0).to(x.dtype).reshape(1)
     bounds = (len(parameters.W_dec),)
-    again = decode_together(rows.residual(), dead, parameters.W_dec, weight, bounds, mesh, pull=False)
+    again = decode_on_mesh(rows.residual(), dead, parameters.W_dec, weight, bounds, mesh, pull=False)
     loss = (again.squared_error.to(weight.dtype) * weight).sum()
     return loss, Part(dead, again.d_values, again.output_gradient, x, bounds)

@@ -3,7 +3,6 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from tasks.sae.across import largest_of_rows
 from tasks.sae.architectures.base import Architecture, Batch, StepSums
 from tasks.sae.architectures.initial_size import match_size
 from tasks.sae.architectures.names import Description
@@ -12,7 +11,8 @@ from tasks.sae.config import SAEConfig
 from tasks.sae.kernels.backend import ByLatent
 from tasks.sae.kernels.dispatch import backend_for
 from tasks.sae.kernels.types import Entries
-from tasks.sae.mesh import Mesh, gather_entries
+from tasks.sae.latent_parallel import largest_of_rows
+from tasks.sae.mesh import Mesh, all_gather_entries
 from tasks.sae.ops import SparseCodes, densify, top_k
 from tasks.sae.parameters import Parameters
 from tasks.sae.scaling import Weights
@@ -46,7 +46,7 @@ class TopK(Architecture):
             k = min(batch.k, pre_acts.shape[1])
             mine = backend_for(pre_acts).select_top_k(pre_acts, k, parameters.flat.dtype)
             kept = largest_of_rows(mine, batch.k, mesh.latents, pre_acts.dtype)
-            return gather_entries(mesh.data, kept, most=len(pre_acts) * k if mesh.latents.world_size == 1 else None)
+            return all_gather_entries(mesh.data, kept, most=len(pre_acts) * k if mesh.latents.world_size == 1 else None)
 
         return selected_gradients(config, parameters, out, batch, mesh, select, (config.d_sae,))
 

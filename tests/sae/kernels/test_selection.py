@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.sae.across import _in_columns
 from tasks.sae.kernels.torch_reference import TorchBackend
+from tasks.sae.latent_parallel import _in_columns
 from tests.sae.kernels.problems import PRECISIONS, by_row, pre_activations
 
 

@@ -15,18 +15,18 @@ from tasks.sae.kernels.types import DecodedRows, Entries
 from tasks.sae.mesh import Group, Mesh, padded
 
 
-def own_bounds(bounds: tuple[int, ...], d_own: int, latents: Group) -> tuple[int, ...]:
+def shard_bounds(bounds: tuple[int, ...], d_own: int, latents: Group) -> tuple[int, ...]:
     """Ends of groups of latents, in the numbering of this worker's ``d_own``."""
     first = d_own * latents.rank
     return tuple(min(max(bound - first, 0), d_own) for bound in bounds)
 
 
-def own_stretch(rows: Float[Tensor, "n width"], latents: Group) -> Float[Tensor, "n_own width"]:
-    """Of rows of which others hold other latents, those that this worker compares with what all latents decode to."""
+def row_shard(rows: Float[Tensor, "n width"], latents: Group) -> Float[Tensor, "n_own width"]:
+    """The rows that this worker compares with what all latents decode to, of those that ``latents`` all see."""
     return rows.chunk(latents.world_size)[latents.rank]
 
 
-def decode_together(
+def decode_on_mesh(
     target: Float[Tensor, "n_own d_out"],
     entries: Entries,
     W_dec: Float[Tensor, "d_own d_out"],
@@ -64,9 +64,9 @@ def _decode_parts(
     target: Tensor, entries: Entries, W_dec: Tensor, weight: Tensor, bounds: tuple[int, ...], latents: Group
 ) -> DecodedRows:
     """``decode_rows`` where others have latents of the same rows: each compares a stretch of them, for all."""
-    decoded = latents.sum_of_own(backend_for(W_dec).decode_groups(entries, W_dec, bounds), axis=1)
+    decoded = latents.reduce_scatter(backend_for(W_dec).decode_groups(entries, W_dec, bounds), axis=1)
     compared = backend_for(target).compare(target, decoded, weight)
-    gradient, error, count = latents.gather(
+    gradient, error, count = latents.all_gather(
         [compared.output_gradient.transpose(0, 1), compared.squared_error[None], entries.count[None]]
     )
     gradient = gradient.transpose(0, 1).reshape(len(bounds) * entries.n, -1)
@@ -74,13 +74,13 @@ def _decode_parts(
 
 
 def _of_all_rows(rows: DecodedRows, entries: Entries, data: Group) -> DecodedRows:
-    """The same of all workers' rows, from what each found for its own ones."""
+    """What decoding gives for all workers' rows, from what each worker found for its own."""
     n_workers, d_out = data.world_size, rows.output_gradient.shape[1]
     n_own, n_groups = entries.n // n_workers, len(rows.squared_error)
     counts = [end - start for start, end in pairwise(entries.start[::n_own].tolist())]
     pulled = [] if rows.d_values is None else [padded(rows.d_values, max(counts))]
     told = [rows.output_gradient, rows.squared_error, rows.n_entries[None], *pulled]
-    gradient, error, n_entries, *found = data.gather(told)
+    gradient, error, n_entries, *found = data.all_gather(told)
     if n_groups > 1:  # workers follow each other within a group
         gradient = gradient.view(n_workers, n_groups, n_own, d_out).transpose(0, 1).reshape(-1, d_out)
     pieces = [of[:count] for all_of in found for of, count in zip(all_of.view(n_workers, -1), counts, strict=True)]
@@ -95,7 +95,7 @@ def largest_of_rows(entries: Entries, k: int, latents: Group, dtype: torch.dtype
     """
     if latents.world_size == 1:
         return entries
-    (found,) = latents.gather([_in_columns(entries, k, dtype)])
+    (found,) = latents.all_gather([_in_columns(entries, k, dtype)])
     rivals = found.view(latents.world_size, entries.n, k)
     return backend_for(entries.values).keep_largest(entries, rivals, latents.rank)
 
@@ -116,10 +116,10 @@ def largest_of_batch(entries: Entries, count: int, latents: Group) -> Entries:
     """Of this worker's entries, those that are among the ``count`` largest of all workers'; all where there are fewer."""
     values, own = entries.values, slice(0, len(entries.values))
     if latents.world_size > 1:
-        (counts,) = latents.gather([torch.tensor([len(values)], device=values.device)])
+        (counts,) = latents.all_gather([torch.tensor([len(values)], device=values.device)])
         padded = values.new_full((int(counts.max()),), -torch.inf)
         padded[: len(values)] = values
-        (values,) = latents.gather([padded])
+        (values,) = latents.all_gather([padded])
         first = latents.rank * len(padded)
         own = slice(first, first + len(entries.values))
     if len(values) <= count:
@@ -129,8 +129,8 @@ def largest_of_batch(entries: Entries, count: int, latents: Group) -> Entries:
     return entries.only(mask[own])
 
 
-def total(value: Tensor, latents: Group) -> Tensor:
-    """Its sum over the workers, as a tensor of its own."""
+def all_reduced(value: Tensor, latents: Group) -> Tensor:
+    """The sum of a tensor over all workers, as a new tensor."""
     found = value.clone()
-    latents.add_up(found)
+    latents.all_reduce(found)
     return found
