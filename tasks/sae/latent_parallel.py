@@ -12,16 +12,16 @@ from torch import Tensor
 
 from tasks.sae.kernels.dispatch import backend_for
 from tasks.sae.kernels.types import DecodedRows, Entries
-from tasks.sae.mesh import Group, Mesh, padded
+from tasks.sae.mesh import Mesh, ProcessGroup, padded
 
 
-def shard_bounds(bounds: tuple[int, ...], d_own: int, latents: Group) -> tuple[int, ...]:
+def shard_bounds(bounds: tuple[int, ...], d_own: int, latents: ProcessGroup) -> tuple[int, ...]:
     """Ends of groups of latents, in the numbering of this worker's ``d_own``."""
     first = d_own * latents.rank
     return tuple(min(max(bound - first, 0), d_own) for bound in bounds)
 
 
-def row_shard(rows: Float[Tensor, "n width"], latents: Group) -> Float[Tensor, "n_own width"]:
+def row_shard(rows: Float[Tensor, "n width"], latents: ProcessGroup) -> Float[Tensor, "n_own width"]:
     """The rows that this worker compares with what all latents decode to, of those that ``latents`` all see."""
     return rows.chunk(latents.world_size)[latents.rank]
 
@@ -61,7 +61,7 @@ def decode_on_mesh(
 
 
 def _decode_parts(
-    target: Tensor, entries: Entries, W_dec: Tensor, weight: Tensor, bounds: tuple[int, ...], latents: Group
+    target: Tensor, entries: Entries, W_dec: Tensor, weight: Tensor, bounds: tuple[int, ...], latents: ProcessGroup
 ) -> DecodedRows:
     """``decode_rows`` where others have latents of the same rows: each compares a stretch of them, for all."""
     decoded = latents.reduce_scatter(backend_for(W_dec).decode_groups(entries, W_dec, bounds), axis=1)
@@ -73,7 +73,7 @@ def _decode_parts(
     return DecodedRows(lambda: target - decoded.sum(0), gradient, None, error.sum(0), count.sum())
 
 
-def _of_all_rows(rows: DecodedRows, entries: Entries, data: Group) -> DecodedRows:
+def _of_all_rows(rows: DecodedRows, entries: Entries, data: ProcessGroup) -> DecodedRows:
     """What decoding gives for all workers' rows, from what each worker found for its own."""
     n_workers, d_out = data.world_size, rows.output_gradient.shape[1]
     n_own, n_groups = entries.n // n_workers, len(rows.squared_error)
@@ -88,7 +88,7 @@ def _of_all_rows(rows: DecodedRows, entries: Entries, data: Group) -> DecodedRow
     return DecodedRows(rows.residual, gradient, d_values, error.view(n_workers, -1).sum(0), n_entries.sum())
 
 
-def largest_of_rows(entries: Entries, k: int, latents: Group, dtype: torch.dtype) -> Entries:
+def largest_of_rows(entries: Entries, k: int, latents: ProcessGroup, dtype: torch.dtype) -> Entries:
     """Of this worker's k largest of each row, those that are among the k largest of all workers'.
 
     ``dtype`` is one that holds the values exactly, in which they are sent.
@@ -112,7 +112,7 @@ def _in_columns(entries: Entries, k: int, dtype: torch.dtype) -> Float[Tensor, "
     return values
 
 
-def largest_of_batch(entries: Entries, count: int, latents: Group) -> Entries:
+def largest_of_batch(entries: Entries, count: int, latents: ProcessGroup) -> Entries:
     """Of this worker's entries, those that are among the ``count`` largest of all workers'; all where there are fewer."""
     values, own = entries.values, slice(0, len(entries.values))
     if latents.world_size > 1:
@@ -129,7 +129,7 @@ def largest_of_batch(entries: Entries, count: int, latents: Group) -> Entries:
     return entries.only(mask[own])
 
 
-def all_reduced(value: Tensor, latents: Group) -> Tensor:
+def all_reduced(value: Tensor, latents: ProcessGroup) -> Tensor:
     """The sum of a tensor over all workers, as a new tensor."""
     found = value.clone()
     latents.all_reduce(found)

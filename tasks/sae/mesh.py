@@ -23,8 +23,8 @@ class Traffic:
 
 
 @runtime_checkable  # tests execute annotations
-class Group(Protocol):
-    """Collective operations over some workers; each of them must call them in the same order."""
+class ProcessGroup(Protocol):
+    """Collectives over some workers; each of them must call them in the same order."""
 
     @property
     def world_size(self) -> int:
@@ -71,12 +71,12 @@ class Mesh(Protocol):
     traffic: Traffic
 
     @property
-    def data(self) -> Group:
+    def data(self) -> ProcessGroup:
         """The workers that hold the same latents and see other rows."""
         ...
 
     @property
-    def latents(self) -> Group:
+    def latents(self) -> ProcessGroup:
         """The workers that see the same rows and hold other latents, in the order of latents."""
         ...
 
@@ -123,7 +123,7 @@ def all_reduce_over_mesh(mesh: Mesh, tensor: Tensor) -> None:
     mesh.latents.all_reduce(tensor)
 
 
-def optimizer_shard(group: Group, d_sae: int) -> tuple[int, int]:
+def optimizer_shard(group: ProcessGroup, d_sae: int) -> tuple[int, int]:
     """First and end of the latents whose weights this worker updates, of those that all workers of ``group`` hold.
 
     Where the latents cannot be dealt evenly every worker updates them all.
@@ -134,7 +134,7 @@ def optimizer_shard(group: Group, d_sae: int) -> tuple[int, int]:
     return group.rank * size, (group.rank + 1) * size
 
 
-def all_gather_entries(group: Group, entries: Entries, most: int | None = None) -> Entries:
+def all_gather_entries(group: ProcessGroup, entries: Entries, most: int | None = None) -> Entries:
     """The active latents of all workers' rows, in the order of ranks; every worker has the same number of rows.
 
     Workers have different numbers of entries, so all send as many as the one with most: their counts go first, unless it is

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tasks.sae.latent_parallel import all_reduced
-from tasks.sae.mesh import Group
+from tasks.sae.mesh import ProcessGroup
 from tasks.train.faults import NotFiniteError
 from tasks.train.plan import Plan
 from tasks.train.step import StepResult
@@ -56,7 +56,7 @@ class Meter:
         numbers = (sums.loss, sums.squared_error, sums.n_active, n_rows, result.grad_norm)
         self.steps.append(torch.stack([number.double() for number in numbers]))
 
-    def row(self, state: TrainState, plan: Plan, latents: Group) -> CurveRow:
+    def row(self, state: TrainState, plan: Plan, latents: ProcessGroup) -> CurveRow:
         """Close a row at the state's step; ``latents`` are the workers that hold the others.
 
         Raises:

@@ -19,7 +19,7 @@ def _read_as(tensor: Tensor, data: Tensor) -> Tensor:
     return data.view(tensor.dtype).view(-1, *tensor.shape[1:]) if len(data) else tensor.new_empty(tensor.shape)
 
 
-class TorchGroup:
+class TorchProcessGroup:
     """Collectives of some of the workers.
 
     Bytes are counted as a ring sends them: each worker's part once to each of the others, twice of a sum.
@@ -118,9 +118,9 @@ class TorchMesh:
         n_workers, me = n_workers or dist.get_world_size(), dist.get_rank()
         rows, columns, groups = _groups(n_parts, n_workers)
         self.traffic = Traffic()
-        self.data = TorchGroup(groups[tuple(rows[me % n_parts])], self.traffic, in_memory=in_memory)
+        self.data = TorchProcessGroup(groups[tuple(rows[me % n_parts])], self.traffic, in_memory=in_memory)
         """The workers that hold the same latents and see other rows."""
-        self.latents = TorchGroup(groups[tuple(columns[me // n_parts])], self.traffic, in_memory=in_memory)
+        self.latents = TorchProcessGroup(groups[tuple(columns[me // n_parts])], self.traffic, in_memory=in_memory)
         """The workers that see the same rows and hold other latents."""
 
 

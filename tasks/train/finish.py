@@ -8,7 +8,7 @@ from tasks.artifacts import identity, to_json, write_manifest
 from tasks.config import PipelineConfig
 from tasks.sae.architectures.registry import architecture
 from tasks.sae.checkpoint import save
-from tasks.sae.mesh import Group
+from tasks.sae.mesh import ProcessGroup
 from tasks.sae.model import SparseAutoencoder
 from tasks.sae.parameters import joined, view
 from tasks.sae.scaling import Scaling, Weights, fold, folding
@@ -54,7 +54,7 @@ def close(config: PipelineConfig, activations: str, out: str, found: dict[str, A
     write_manifest(out, {"format_version": 1, "stage": "saes", "recipe": recipe, **inputs, **found})
 
 
-def finished_weights(plan: Plan, state: TrainState, scaling: Scaling, latents: Group | None = None) -> Weights:
+def finished_weights(plan: Plan, state: TrainState, scaling: Scaling, latents: ProcessGroup | None = None) -> Weights:
     """The tensors of the finished SAE, for raw activations; all of ``latents``, who hold parts of it, must come here."""
     layout = plan.layout
     flat = state.parameters.flat if state.averaged is None else state.averaged.clone()

@@ -10,7 +10,7 @@ from torch import Tensor
 from tasks.sae.mesh import Mesh, OneProcess, Traffic, all_reduce_over_mesh
 from tasks.sae.scaling import Scaling
 from tasks.train.curve import CurveRow, Meter
-from tasks.train.descend import all_gather_moments
+from tasks.train.optimizer import all_gather_moments
 from tasks.train.plan import Plan
 from tasks.train.spent import Spent
 from tasks.train.step import update

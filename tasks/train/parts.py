@@ -11,7 +11,7 @@ from torch import Tensor
 from tasks.artifacts import parse_json
 from tasks.errors import ArtifactError
 from tasks.sae.architectures.registry import architecture
-from tasks.sae.mesh import Group
+from tasks.sae.mesh import ProcessGroup
 from tasks.sae.parameters import extra_of
 from tasks.store.objects import ObjectStore
 from tasks.train.checkpoints import PART, part_name
@@ -52,7 +52,7 @@ class Facts:
         return Facts(step, Spent(**_numbers(found["spent"])), [CurveRow(**_numbers(row)) for row in found["curve"]], rows)
 
 
-def read_parts(store: ObjectStore, folder: str, plan: Plan, latents: Group) -> tuple[list[dict[str, Tensor]], Facts]:
+def read_parts(store: ObjectStore, folder: str, plan: Plan, latents: ProcessGroup) -> tuple[list[dict[str, Tensor]], Facts]:
     """The tensors of this worker's part, or of all parts where the run was in others, and what is said beside the first.
 
     Raises:

@@ -10,7 +10,7 @@ from torch.nn.functional import linear, normalize
 
 from tasks.sae.architectures.base import Batch
 from tasks.sae.latent_parallel import all_reduced
-from tasks.sae.mesh import Group, Mesh
+from tasks.sae.mesh import Mesh, ProcessGroup
 from tasks.sae.parameters import Parameters
 from tasks.train.plan import Plan
 from tasks.train.train_state import TrainState
@@ -43,7 +43,7 @@ def resample(state: TrainState, batch: Batch, plan: Plan, mesh: Mesh) -> None:
     state.silent[dead] = 0
 
 
-def _mean_norm(p: Parameters, alive: Tensor, latents: Group) -> float:
+def _mean_norm(p: Parameters, alive: Tensor, latents: ProcessGroup) -> float:
     """Mean norm of the encoder weights of all live latents; of all latents where none lives."""
     norms: Tensor = torch.linalg.vector_norm(p.encoder, dim=1)
     sums = torch.stack([norms[alive].sum(), alive.sum(), norms.sum(), torch.ones_like(norms).sum()])
@@ -51,7 +51,7 @@ def _mean_norm(p: Parameters, alive: Tensor, latents: Group) -> float:
     return float(of_live / n_live if n_live else of_all / n_all)
 
 
-def _losses(p: Parameters, x: Tensor, y: Tensor, latents: Group) -> Tensor:
+def _losses(p: Parameters, x: Tensor, y: Tensor, latents: ProcessGroup) -> Tensor:
     """Squared error of each row; 0 for rows without a direction, which no latent could take."""
     y_hat = all_reduced(linear(x, p.encoder, p.b_enc).relu() @ p.W_dec, latents) + p.b_dec
     if "W_skip" in p.extra:

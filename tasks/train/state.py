@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tasks.artifacts import to_json
 from tasks.errors import ArtifactError
-from tasks.sae.mesh import Group, Mesh, OneProcess, all_reduce_over_mesh
+from tasks.sae.mesh import Mesh, OneProcess, ProcessGroup, all_reduce_over_mesh
 from tasks.sae.parameters import extra_of, joined, part_of, view
 from tasks.store.faults import DAMAGE, reason_of
 from tasks.store.objects import ObjectStore
@@ -31,7 +31,7 @@ _NOT_WHOLE: tuple[type[Exception], ...] = (FileNotFoundError, *DAMAGE)
 _BY_LATENT = ("silent",)
 
 
-def run_to_files(run: Run, latents: Group = _ONE) -> dict[str, bytes]:
+def run_to_files(run: Run, latents: ProcessGroup = _ONE) -> dict[str, bytes]:
     """Contents by file name: this worker's latents, of those that ``latents`` hold together.
 
     The ``json`` file carries the other's hash, so half a checkpoint is never taken for a whole.
@@ -57,7 +57,9 @@ def run_to_files(run: Run, latents: Group = _ONE) -> dict[str, bytes]:
     return {f"{name}.safetensors": data, f"{name}.json": to_json(facts)}
 
 
-def read_run(store: ObjectStore, folder: str, plan: Plan, device: str | torch.device = "cpu", latents: Group = _ONE) -> Run:
+def read_run(
+    store: ObjectStore, folder: str, plan: Plan, device: str | torch.device = "cpu", latents: ProcessGroup = _ONE
+) -> Run:
     """The run that was written below ``folder``, of it the latents that are this worker's.
 
     A worker reads its own part only, unless the run was in other parts when it was written: then all of them, and cuts
@@ -92,7 +94,7 @@ def _run_of(tensors: dict[str, Tensor], facts: Facts, plan: Plan, device: str | 
     return Run(state, facts.curve, meter, facts.spent)
 
 
-def _cut(parts: list[dict[str, Tensor]], plan: Plan, latents: Group) -> dict[str, Tensor]:
+def _cut(parts: list[dict[str, Tensor]], plan: Plan, latents: ProcessGroup) -> dict[str, Tensor]:
     """Of a state in parts, the one that is this worker's."""
     own = dict(parts[0])  # buffers belong to no latent
     for name in own.keys() - {name for name in own if name.startswith(BUFFER)}:
@@ -136,7 +138,7 @@ def write_run(run: Run, store: ObjectStore, prefix: str, keep: int) -> None:
     prune(store, prefix, keep)
 
 
-def write_part(run: Run, store: ObjectStore, prefix: str, latents: Group = _ONE) -> None:
+def write_part(run: Run, store: ObjectStore, prefix: str, latents: ProcessGroup = _ONE) -> None:
     """Write this worker's latents of a checkpoint below ``prefix``, straight to where they stay."""
     for name, data in run_to_files(run, latents).items():
         store.put(f"{prefix}{checkpoint_name(run.state.step)}/{name}", data)

@@ -8,7 +8,7 @@ from tasks.sae.architectures.base import Batch, StepSums
 from tasks.sae.architectures.registry import architecture
 from tasks.sae.mesh import Mesh
 from tasks.sae.scaling import Scaling
-from tasks.train.descend import descend
+from tasks.train.optimizer import optimizer_step
 from tasks.train.plan import Plan
 from tasks.train.resample import resample
 from tasks.train.train_state import TrainState
@@ -43,7 +43,7 @@ def update(state: TrainState, raw: Tensor, plan: Plan, scaling: Scaling, mesh: M
     if step in plan.resample_at:
         resample(state, batch, plan, mesh)
     sums, by_latent = kind.gradients(plan.sae, parameters, state.gradients, batch, mesh)
-    grad_norm = descend(state, plan, kind, by_latent, mesh)
+    grad_norm = optimizer_step(state, plan, kind, by_latent, mesh)
     state.silent.add_(sums.n_rows).masked_fill_(sums.fired, 0)
     state.step += 1
     if state.averaged is not None:

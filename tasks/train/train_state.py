@@ -8,7 +8,7 @@ from torch import Tensor
 from tasks.sae.architectures.base import Scratch
 from tasks.sae.architectures.registry import architecture
 from tasks.sae.init import initial_parameters
-from tasks.sae.mesh import Group, Mesh, optimizer_shard
+from tasks.sae.mesh import Mesh, ProcessGroup, optimizer_shard
 from tasks.sae.parameters import Parameters, layout_of, part_of, view, zeros
 from tasks.train.plan import Plan
 
@@ -33,7 +33,7 @@ class TrainState:
     optimizer: torch.optim.Adam
     """Over the parameters by latent and the others, apart; its moments are views of ``moments``."""
     moments_are_sharded: bool = False
-    """Of the moments, those of latents that other workers update are out of date here; ``gather_moments`` fetches them."""
+    """The moments of latents that other workers update are out of date here; ``all_gather_moments`` fetches them."""
     is_shared: bool = False
     """Parameters and moments lie in memory that workers with other rows have in common: each writes its own part."""
     averaged: Tensor | None = None
@@ -83,7 +83,7 @@ def share_state(state: TrainState, plan: Plan, mesh: Mesh) -> TrainState:
 
 
 def initial_state(
-    plan: Plan, sample: Tensor, device: str | torch.device = "cpu", latents: Group | None = None
+    plan: Plan, sample: Tensor, device: str | torch.device = "cpu", latents: ProcessGroup | None = None
 ) -> TrainState:
     """The state before the first step, from the plan's seed and scaled training rows ``sample [m, d_in (+ d_out)]``.
 

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from tasks.train.distributed import TorchGroup, TorchMesh
+from tasks.train.distributed import TorchMesh, TorchProcessGroup
 from tests.benchmarks.harness import arguments, environment, finish
 from tests.conftest import free_port
 
@@ -40,7 +40,7 @@ def _work(rank: int, port: int, rounds: int, results: Any) -> None:
     dist.destroy_process_group()
 
 
-def _acts(group: TorchGroup) -> dict[str, Callable[[], object]]:
+def _acts(group: TorchProcessGroup) -> dict[str, Callable[[], object]]:
     decoded, rows, number = torch.rand(ROWS, D_IN), torch.rand(ROWS // 2, D_IN).bfloat16(), torch.rand(1)
     weights = [torch.rand(D_SAE, D_IN) for _ in range(2)]
     return {

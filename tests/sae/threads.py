@@ -22,7 +22,7 @@ class Board:
         self.shown: dict[int, list[Tensor]] = {}
 
 
-class ThreadGroup:
+class ThreadProcessGroup:
     def __init__(self, board: Board, rank: int) -> None:
         self._board, self.rank, self.world_size = board, rank, board.barrier.parties
 
@@ -61,7 +61,7 @@ class ThreadGroup:
 
 
 class ThreadMesh:
-    def __init__(self, data: ThreadGroup, latents: ThreadGroup) -> None:
+    def __init__(self, data: ThreadProcessGroup, latents: ThreadProcessGroup) -> None:
         self.traffic, self.data, self.latents = Traffic(), data, latents
 
 
@@ -71,7 +71,7 @@ def in_mesh(n_rows: int, n_parts: int, work: Callable[[Mesh], Result]) -> list[R
 
     def at(worker: int) -> Result:
         row, part = divmod(worker, n_parts)
-        return work(ThreadMesh(ThreadGroup(rows[part], row), ThreadGroup(columns[row], part)))
+        return work(ThreadMesh(ThreadProcessGroup(rows[part], row), ThreadProcessGroup(columns[row], part)))
 
     with ThreadPoolExecutor(n_rows * n_parts, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         return [future.result() for future in [pool.submit(at, worker) for worker in range(n_rows * n_parts)]]

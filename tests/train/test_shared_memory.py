@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tasks.sae.mesh import Traffic
 from tasks.train import shared_memory
-from tasks.train.distributed import TorchGroup, TorchMesh
+from tasks.train.distributed import TorchMesh, TorchProcessGroup
 from tasks.train.shared_memory import join
 from tests.conftest import free_port
 from tests.patience import PATIENCE_S
@@ -43,7 +43,7 @@ def _equal(ours: list[Tensor], theirs: list[Tensor]) -> None:
 
 
 def _same_as_over_sockets(rank: int, world_size: int) -> None:
-    memory, sockets = (TorchGroup(None, Traffic(), in_memory=choice) for choice in (True, False))
+    memory, sockets = (TorchProcessGroup(None, Traffic(), in_memory=choice) for choice in (True, False))
     assert memory._memory is not None
     assert sockets._memory is None
     for size in SIZES:
@@ -74,7 +74,7 @@ def test_it_gives_what_sockets_give(world_size: int) -> None:
 
 
 def _written_by_all(rank: int, world_size: int) -> None:
-    group = TorchGroup(None, Traffic())
+    group = TorchProcessGroup(None, Traffic())
     first, second = (group.share_memory(torch.full((40, 3), float(10 * n + rank))) for n in (1, 2))
     assert first is not None
     assert second is not None
@@ -92,7 +92,7 @@ def test_what_one_writes_into_memory_in_common_all_see_when_they_have_met(world_
 
 
 def _nothing_in_common(rank: int, world_size: int) -> None:
-    assert TorchGroup(None, Traffic(), in_memory=False).share_memory(torch.zeros(3)) is None
+    assert TorchProcessGroup(None, Traffic(), in_memory=False).share_memory(torch.zeros(3)) is None
 
 
 def test_over_sockets_nothing_is_in_common() -> None:
@@ -100,7 +100,7 @@ def test_over_sockets_nothing_is_in_common() -> None:
 
 
 def _sums_of_odd_tensors(rank: int, world_size: int) -> None:
-    group = TorchGroup(None, Traffic())
+    group = TorchProcessGroup(None, Traffic())
     scalar, columns = torch.tensor(float(rank)), torch.full((3, 4), float(rank))
     group.all_reduce(scalar)
     group.all_reduce(columns[:, 1])
@@ -139,7 +139,7 @@ def test_a_worker_that_does_not_come_is_not_waited_for_for_ever() -> None:
 def _another_machine(rank: int, world_size: int) -> None:
     if rank == 1:
         shared_memory._opened = _not_to_be_opened
-    group = TorchGroup(None, Traffic())
+    group = TorchProcessGroup(None, Traffic())
     assert group._memory is None
     assert group.all_gather([torch.tensor([rank])])[0].tolist() == [0, 1]
 

@@ -19,7 +19,7 @@ from tasks.sae.kernels.backend import ByLatent
 from tasks.sae.kernels.dispatch import backend_for
 from tasks.sae.kernels.types import Entries
 from tasks.sae.latent_parallel import all_reduced, largest_of_batch
-from tasks.sae.mesh import Group, Mesh, all_gather_entries, all_reduce_over_mesh
+from tasks.sae.mesh import Mesh, ProcessGroup, all_gather_entries, all_reduce_over_mesh
 from tasks.sae.parameters import Parameters
 from tasks.sae.scaling import Folding, Weights
 
@@ -110,7 +110,7 @@ def _likely_level(pre_acts: Tensor, count: int, mesh: Mesh) -> float:
     return _MARGIN * float(smallest) / n_workers
 
 
-def _follow(threshold: Tensor, kept: Entries, latents: Group) -> None:
+def _follow(threshold: Tensor, kept: Entries, latents: ProcessGroup) -> None:
     """Move the running mean towards the smallest activation that was kept."""
     smallest = torch.cat([kept.values.to(threshold), torch.full_like(threshold, torch.inf)]).min()
     smallest = latents.all_gather([smallest[None]])[0].min()

@@ -61,7 +61,7 @@ class PAnneal(Penalised):
     def _in_force(
         self, config: SAEConfig, batch: Batch, codes: Tensor, all_reduce: Callable[[Tensor], None]
     ) -> tuple[float | Tensor, float]:
-        """Coefficient and p of this step; where p falls, by the codes of all workers, whose sums ``add_up`` makes."""
+        """Coefficient and p of this step; where p falls, by the codes of all workers, which ``all_reduce`` adds up."""
         buffers = batch.buffers
         wanted = 1 - (1 - config.p_final) * int(batch.progress * CHANGES) / CHANGES
         if wanted < float(buffers["p"]) - 1e-9:

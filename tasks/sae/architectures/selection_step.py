@@ -19,7 +19,7 @@ from tasks.sae.kernels.dispatch import backend_for
 from tasks.sae.kernels.types import DecodedRows, Entries, Part, no_entries
 from tasks.sae.latent_parallel import decode_on_mesh, largest_of_rows, row_shard, shard_bounds
 from tasks.sae.losses import resolved_aux_k
-from tasks.sae.mesh import Group, Mesh, all_gather_entries, optimizer_shard
+from tasks.sae.mesh import Mesh, ProcessGroup, all_gather_entries, optimizer_shard
 from tasks.sae.parameters import Parameters
 
 Select = Callable[[Tensor], Entries]
@@ -72,7 +72,7 @@ def selected_gradients(
 
 
 def _dead_entries(
-    config: SAEConfig, pre_acts: Tensor, batch: Batch, parameters: Parameters, latents: Group
+    config: SAEConfig, pre_acts: Tensor, batch: Batch, parameters: Parameters, latents: ProcessGroup
 ) -> Entries | None:
     """The largest of all dead latents in each of this worker's rows, as far as they are its own; None where none is dead."""
     aux_k = min(resolved_aux_k(config), int(batch.dead.sum()) if batch.n_dead is None else batch.n_dead)

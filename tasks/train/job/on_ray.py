@@ -24,7 +24,7 @@ from tasks.store.objects import open_store, s3_filesystem
 from tasks.train.checkpoints import CHECKPOINTS
 from tasks.train.job.lean.on_ray import LeanTrainer, LeanTrainerOfItsOwnCluster
 from tasks.train.job.stored import drop_unusable_snapshot
-from tasks.train.process_group.on_ray import ProcessGroup
+from tasks.train.process_group.on_ray import ProcessGroupConfig
 
 logger = logging.getLogger(__name__)
 
@@ -247,7 +247,7 @@ def _trainer(part: dict[str, Any], config: PipelineConfig, out: str) -> LeanTrai
     return (LeanTrainerOfItsOwnCluster if is_own else LeanTrainer)(
         _do,
         train_loop_config=part,
-        backend_config=ProcessGroup("nccl" if settings.use_gpu else "gloo", is_one_machine=is_own),
+        backend_config=ProcessGroupConfig("nccl" if settings.use_gpu else "gloo", is_one_machine=is_own),
         scaling_config=ray.train.ScalingConfig(
             num_workers=settings.workers if settings.min_workers is None else (settings.min_workers, settings.workers),
             elastic_resize_monitor_interval_s=_RESIZE_S,

@@ -28,7 +28,7 @@ _TIMEOUT_S = 600
 
 
 @dataclass
-class ProcessGroup(BackendConfig):  # type: ignore[misc] # Ray is not typed
+class ProcessGroupConfig(BackendConfig):  # type: ignore[misc] # Ray is not typed
     """A process group of torch's that all workers are in."""
 
     backend: str
@@ -38,7 +38,7 @@ class ProcessGroup(BackendConfig):  # type: ignore[misc] # Ray is not typed
     @property
     def backend_cls(self) -> type:
         """What Ray Train calls when its workers are there."""
-        return _Meeting
+        return _ProcessGroupBackend
 
     @property
     def train_func_context(self) -> type:
@@ -56,17 +56,17 @@ class _OnItsDevice:
         pass
 
 
-class _Meeting(Backend):  # type: ignore[misc] # Ray is not typed
+class _ProcessGroupBackend(Backend):  # type: ignore[misc] # Ray is not typed
     share_cuda_visible_devices = True
     """NCCL on one node wants to see the other workers' GPUs."""
 
-    def on_start(self, worker_group: Any, backend_config: ProcessGroup) -> None:
+    def on_start(self, worker_group: Any, backend_config: ProcessGroupConfig) -> None:
         """Let all workers join at a place that is new each time."""
         place = _file() if backend_config.is_one_machine else _address(worker_group)
         n = len(worker_group)
         ray.get([worker_group.execute_single_async(i, _join, backend_config.backend, i, n, place) for i in range(n)])
 
-    def on_shutdown(self, worker_group: Any, backend_config: ProcessGroup) -> None:
+    def on_shutdown(self, worker_group: Any, backend_config: ProcessGroupConfig) -> None:
         """Let all workers leave; those that do not in time are killed afterwards anyway."""
         leaving = worker_group.execute_async(_leave, len(worker_group) > 1)
         default = DEFAULT_TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S

@@ -1,8 +1,8 @@
-"""Adam's update of all weights, of which each worker takes a part where gradients are at few latents only.
+"""The optimizer's step by Adam, of which each worker takes a part where gradients are at few latents only.
 
 Workers with other rows and equal latents (a mesh's ``data``) share these out: each sums up the gradients of its own latents
-over all rows, and updates their weights and moments. On one machine these lie in memory that the workers have in common.
-Else each shows the others the weights, and the moments of the others' latents are fetched only when they are needed: for a
+over all rows, and updates their weights and moments. On one machine these lie in memory that the workers share.
+Else weights are gathered after each step, and the moments of the others' latents only when they are needed: for a
 checkpoint, or where a step falls back to dense gradients.
 """
 
@@ -17,7 +17,7 @@ from tasks.sae.kernels.backend import ByLatent
 from tasks.sae.kernels.dispatch import backend_for
 from tasks.sae.kernels.types import AdamStep
 from tasks.sae.latent_parallel import all_reduced
-from tasks.sae.mesh import Group, Mesh, optimizer_shard
+from tasks.sae.mesh import Mesh, ProcessGroup, optimizer_shard
 from tasks.sae.parameters import SHARED, Parameters
 from tasks.train.plan import Plan
 from tasks.train.train_state import EPS, TrainState
@@ -35,7 +35,7 @@ def _of_latents(parameters: Parameters) -> list[Tensor]:
     return [parameters.encoder, parameters.W_dec, parameters.b_enc]
 
 
-def descend(state: TrainState, plan: Plan, kind: Architecture, by_latent: ByLatent | None, mesh: Mesh) -> Tensor:
+def optimizer_step(state: TrainState, plan: Plan, kind: Architecture, by_latent: ByLatent | None, mesh: Mesh) -> Tensor:
     """Take Adam's step; the norm of the gradient before clipping."""
     d_sae, lr = len(state.parameters.b_enc), plan.lr_at(state.step)
     settings = AdamStep(lr=lr, betas=plan.betas, eps=EPS, step=state.step + 1, unit_norm=kind.unit_norm_decoder)
@@ -57,8 +57,8 @@ def descend(state: TrainState, plan: Plan, kind: Architecture, by_latent: ByLate
     else:
         if by_latent is not None:
             by_latent.write(own.parameters.W_dec, own.gradients)
-        norm = _descend_written(own, others, settings, norm_of, plan.max_grad_norm)
-    _descend_others(state.optimizer, lr, mine=not state.is_shared or mesh.data.rank == 0)
+        norm = _step_written(own, others, settings, norm_of, plan.max_grad_norm)
+    _step_others(state.optimizer, lr, mine=not state.is_shared or mesh.data.rank == 0)
     if state.is_shared:
         mesh.data.barrier()
     elif is_part:
@@ -67,7 +67,7 @@ def descend(state: TrainState, plan: Plan, kind: Architecture, by_latent: ByLate
     return norm
 
 
-def _descend_others(optimizer: torch.optim.Adam, lr: float, *, mine: bool) -> None:
+def _step_others(optimizer: torch.optim.Adam, lr: float, *, mine: bool) -> None:
     """Update what belongs to no latent, or is the architecture's own, if that is this worker's to do; count the step."""
     (group,) = optimizer.param_groups
     by_latent, others = group["params"]
@@ -101,7 +101,7 @@ def _own_of(state: TrainState, low: int, high: int) -> _Own:
     return _Own(*map(within, (state.parameters, state.gradients, *state.moments)))
 
 
-def _descend_written(
+def _step_written(
     own: _Own, others: Tensor, settings: AdamStep, norm_of: Callable[[Tensor], Tensor], most: float | None
 ) -> Tensor:
     """Update one's own latents by gradients that are there; those of the parameters that belong to none are only clipped."""
@@ -123,7 +123,7 @@ def _clipping(norm: Tensor, most: float) -> Tensor:
     return (most / norm).clamp(max=1.0)
 
 
-def _norm(square: Tensor, gradients: Parameters, latents: Group) -> Tensor:
+def _norm(square: Tensor, gradients: Parameters, latents: ProcessGroup) -> Tensor:
     """Norm of the gradient of all workers' latents; ``square`` is that of this one's, with what belongs to no latent."""
     shared = [gradients.b_dec, *(tensor for name, tensor in gradients.extra.items() if name in SHARED)]
     once = torch.stack([tensor.square().sum() for tensor in shared]).sum()
