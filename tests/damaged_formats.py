@@ -43,7 +43,7 @@ from tasks.store.reader import Split
 from tasks.text.config import TextConfig
 from tasks.text.corpus import Corpus, check_corpus, corpus_identity
 from tasks.text.tokenize import tokenize
-from tasks.train.state import read_run
+from tasks.train.checkpoint import read_run
 from tasks.train.worker import Worker
 from tests.damaged_files import Format
 
@@ -258,7 +258,7 @@ def read_tokens(folder: Path) -> None:
 
 
 def make_checkpoint(folder: Path) -> None:
-    from tasks.train.state import write_run
+    from tasks.train.checkpoint import write_run
 
     make_lake(folder)
     worker = Worker(settings(folder), str(folder / LAKE), str(folder / "saes"), OneProcess())

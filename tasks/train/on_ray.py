@@ -18,7 +18,8 @@ from tasks.on_ray import connect
 from tasks.progress import Listener, Progress
 from tasks.sae.mesh import OneProcess
 from tasks.store.objects import open_store
-from tasks.train.checkpoints import CHECKPOINTS, checkpoint_name, prune
+from tasks.train.checkpoint import write_part
+from tasks.train.checkpoint_names import CHECKPOINTS, checkpoint_name, prune
 from tasks.train.curve import is_spike, spike_told
 from tasks.train.distributed import Spares, TorchMesh
 from tasks.train.finish import close
@@ -27,7 +28,6 @@ from tasks.train.job.stored import drop_forgotten_checkpoints, drop_unusable_sna
 from tasks.train.loggers import open_loggers
 from tasks.train.loop import Run, StoppedError, ignore
 from tasks.train.mixing import tell_mixing
-from tasks.train.state import write_part
 from tasks.train.worker import Worker
 
 _TELL_S = 1.0

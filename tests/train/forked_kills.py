@@ -19,11 +19,11 @@ import torch.distributed as dist
 
 from tasks.sae.mesh import OneProcess
 from tasks.store.objects import open_store
-from tasks.train.checkpoints import CHECKPOINTS
+from tasks.train.checkpoint import write_part
+from tasks.train.checkpoint_names import CHECKPOINTS
 from tasks.train.distributed import TorchMesh
 from tasks.train.finish import close
 from tasks.train.loop import Run
-from tasks.train.state import write_part
 from tasks.train.worker import Worker
 from tests.harvest.commands import until
 from tests.sampled import every_case

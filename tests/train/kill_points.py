@@ -19,9 +19,9 @@ from typing import Any
 import torch
 
 import tasks.store.objects as objects
+import tasks.train.checkpoint as state
 import tasks.train.loop as loop
 import tasks.train.on_ray as on_ray
-import tasks.train.state as state
 import tasks.train.worker as worker
 from tasks.config import PipelineConfig
 from tasks.on_ray import connect

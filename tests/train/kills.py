@@ -14,7 +14,7 @@ import psutil
 
 from tasks.config import PipelineConfig
 from tasks.store.objects import open_store
-from tasks.train.checkpoints import checkpoint_name
+from tasks.train.checkpoint_names import checkpoint_name
 from tests.conftest import ROOT
 from tests.harvest.commands import kill_tree
 from tests.patience import PATIENCE_S

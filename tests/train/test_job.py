@@ -8,7 +8,7 @@ import ray
 
 from tasks.errors import InputError
 from tasks.store.objects import open_store
-from tasks.train.checkpoints import checkpoint_name, prune
+from tasks.train.checkpoint_names import checkpoint_name, prune
 from tasks.train.job.stored import drop_forgotten_checkpoints, drop_unusable_snapshot, require_shared
 
 SNAPSHOT = "checkpoint_manager_snapshot.json"

@@ -28,13 +28,13 @@ from tasks.errors import InputError
 from tasks.preflight import check
 from tasks.store.objects import open_store
 from tasks.train import loggers
-from tasks.train.checkpoints import checkpoint_name
+from tasks.train.checkpoint import newest_run, run_to_files
+from tasks.train.checkpoint_names import checkpoint_name
 from tasks.train.curve import CurveRow
 from tasks.train.loggers import open_loggers, settings_of
 from tasks.train.loggers.wandb import log_records
 from tasks.train.loop import Run, ignore, train
 from tasks.train.plan import plan
-from tasks.train.state import newest_run, run_to_files
 from tests.patience import PATIENCE_S
 from tests.train.conftest import pipeline
 from tests.train.test_loop import D_IN, SCALING, batches, start

@@ -18,11 +18,11 @@ from tasks.sae.mesh import Mesh, OneProcess
 from tasks.sae.parameters import joined, part_of, view
 from tasks.sae.scaling import Scaling
 from tasks.store.objects import open_store
-from tasks.train.checkpoints import checkpoint_name
+from tasks.train.checkpoint import newest_run, run_to_files
+from tasks.train.checkpoint_names import checkpoint_name
 from tasks.train.config import TrainConfig
 from tasks.train.loop import Run, StoppedError, ignore, train
 from tasks.train.plan import Plan, plan
-from tasks.train.state import newest_run, run_to_files
 from tasks.train.train_state import TrainState, initial_state, share_state, state_from
 from tests.sae.threads import in_mesh
 from tests.sampled import sampled

@@ -9,11 +9,11 @@ from tasks.sae.init import geometric_median, initial_parameters
 from tasks.sae.mesh import OneProcess
 from tasks.sae.scaling import Scaling
 from tasks.store.objects import open_store
+from tasks.train.checkpoint import read_run, run_to_files
 from tasks.train.config import TrainConfig
 from tasks.train.finish import finished_weights
 from tasks.train.loop import Run, train
 from tasks.train.plan import Plan, plan
-from tasks.train.state import read_run, run_to_files
 from tasks.train.step import update
 from tasks.train.train_state import initial_state
 

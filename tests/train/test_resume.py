@@ -16,9 +16,9 @@ from tasks.errors import ArtifactError
 from tasks.sae.architectures.names import NAMES
 from tasks.sae.mesh import OneProcess
 from tasks.store.objects import open_store
-from tasks.train.checkpoints import checkpoint_name
+from tasks.train.checkpoint import newest_run, read_run, run_to_files
+from tasks.train.checkpoint_names import checkpoint_name
 from tasks.train.loop import Run, StoppedError
-from tasks.train.state import newest_run, read_run, run_to_files
 from tasks.train.worker import Worker
 from tests.patience import PATIENCE_S
 
@@ -120,7 +120,7 @@ def test_a_checkpoint_that_was_cut_short_is_passed_over(tiny_run, tmp_path, capl
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError, RuntimeError, TypeError, AttributeError])
-@pytest.mark.parametrize("where", ["tasks.train.state.state_from", "tasks.train.state.view", "torch.Tensor.copy_"])
+@pytest.mark.parametrize("where", ["tasks.train.checkpoint.state_from", "tasks.train.checkpoint.view", "torch.Tensor.copy_"])
 def test_a_whole_checkpoint_that_this_machine_cannot_hold_is_not_passed_over(where, error, tiny_run, tmp_path, monkeypatch):
     """Training would begin again at an older step, or at the first one, without a word."""
     config, activations = tiny_run(checkpoint_every_tokens=20 * 32)
@@ -143,7 +143,7 @@ def test_memory_that_does_not_hold_the_files_is_no_fault_of_the_checkpoint(tiny_
     def fail(*_: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("tasks.train.parts.tensors_from_bytes", fail)
+    monkeypatch.setattr("tasks.train.checkpoint_parts.tensors_from_bytes", fail)
     with pytest.raises(MemoryError):
         newest_run(open_store(str(tmp_path / "one")), "checkpoints/", plan)
 

@@ -14,9 +14,9 @@ from tasks.sae.mesh import OneProcess
 from tasks.store.joined import JoinedSplit
 from tasks.store.objects import open_store
 from tasks.store.writer import Rows
-from tasks.train.checkpoints import checkpoint_name
+from tasks.train.checkpoint import run_to_files
+from tasks.train.checkpoint_names import checkpoint_name
 from tasks.train.loop import Run
-from tasks.train.state import run_to_files
 from tasks.train.worker import Worker
 from tests.stored import store_hooks
 

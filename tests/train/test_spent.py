@@ -9,9 +9,9 @@ import torch
 
 from tasks.sae.mesh import OneProcess, Traffic
 from tasks.store.objects import open_store
+from tasks.train.checkpoint import read_run, run_to_files
 from tasks.train.loop import Run, train
 from tasks.train.spent import accounts
-from tasks.train.state import read_run, run_to_files
 from tests.train.test_loop import SCALING, batches, start, tiny_plan
 
 PAUSE = 0.02

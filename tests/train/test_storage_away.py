@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from tasks.store.objects import open_store
-from tasks.train.checkpoints import CHECKPOINTS
+from tasks.train.checkpoint_names import CHECKPOINTS
 from tests.conftest import s3_server
 from tests.harvest.commands import kill_tree
 from tests.patience import PATIENCE_S

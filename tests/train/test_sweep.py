@@ -14,7 +14,7 @@ from tasks.errors import InputError
 from tasks.sae.mesh import OneProcess
 from tasks.store.lanes import LaneReader
 from tasks.store.objects import open_store
-from tasks.train.checkpoints import checkpoint_name, kept
+from tasks.train.checkpoint_names import checkpoint_name, kept
 from tasks.train.finish import SAE_FILES, close
 from tasks.train.loop import Run, StoppedError, ignore
 from tasks.train.sweep.members import members, packed, require_memory, state_bytes

@@ -21,7 +21,7 @@ from tasks.errors import InputError, SaemillError
 from tasks.on_ray import cluster_cpus, cluster_gpus
 from tasks.progress import Progress
 from tasks.store.objects import open_store, s3_filesystem
-from tasks.train.checkpoints import CHECKPOINTS
+from tasks.train.checkpoint_names import CHECKPOINTS
 from tasks.train.job.lean.on_ray import LeanTrainer, LeanTrainerOfItsOwnCluster
 from tasks.train.job.stored import drop_unusable_snapshot
 from tasks.train.process_group.on_ray import ProcessGroupConfig

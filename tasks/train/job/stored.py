@@ -5,7 +5,7 @@ from importlib.metadata import version
 
 from tasks.errors import InputError
 from tasks.store.objects import ObjectStore, open_store
-from tasks.train.checkpoints import CHECKPOINTS, prune
+from tasks.train.checkpoint_names import CHECKPOINTS, prune
 
 _SNAPSHOT = f"{CHECKPOINTS}/checkpoint_manager_snapshot.json"
 _MARKER = f"{CHECKPOINTS}/.validate_storage_marker"

@@ -20,7 +20,7 @@ from tasks.artifacts import identity
 from tasks.config import PipelineConfig
 from tasks.errors import InputError
 from tasks.store.objects import open_store
-from tasks.train.checkpoints import CHECKPOINTS, kept
+from tasks.train.checkpoint_names import CHECKPOINTS, kept
 from tasks.train.config import TrainConfig
 from tasks.train.loggers import aside
 from tasks.train.loggers.facts import RunFacts, RunLogger

@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 
 from tasks.errors import InputError
 from tasks.store.objects import open_store
-from tasks.train.checkpoints import CHECKPOINTS
+from tasks.train.checkpoint import write_run
+from tasks.train.checkpoint_names import CHECKPOINTS
 from tasks.train.faults import NotFiniteError
 from tasks.train.loop import Run, Stepper, StoppedError, timed
-from tasks.train.state import write_run
 from tasks.train.worker import Worker
 
 

@@ -14,7 +14,7 @@ from tasks.sae.architectures.registry import architecture
 from tasks.sae.mesh import ProcessGroup
 from tasks.sae.parameters import extra_of
 from tasks.store.objects import ObjectStore
-from tasks.train.checkpoints import PART, part_name
+from tasks.train.checkpoint_names import PART, part_name
 from tasks.train.curve import CurveRow
 from tasks.train.plan import Plan
 from tasks.train.spent import Spent

@@ -17,10 +17,10 @@ from tasks.sae.mesh import Mesh, OneProcess, ProcessGroup, all_reduce_over_mesh
 from tasks.sae.parameters import extra_of, joined, part_of, view
 from tasks.store.faults import DAMAGE, reason_of
 from tasks.store.objects import ObjectStore
-from tasks.train.checkpoints import checkpoint_name, kept, part_name, prune
+from tasks.train.checkpoint_names import checkpoint_name, kept, part_name, prune
+from tasks.train.checkpoint_parts import BUFFER, FLAT, Facts, read_parts
 from tasks.train.curve import Meter
 from tasks.train.loop import Run
-from tasks.train.parts import BUFFER, FLAT, Facts, read_parts
 from tasks.train.plan import Plan
 from tasks.train.train_state import state_from
 
