@@ -48,7 +48,7 @@ def run_to_files(run: Run, latents: ProcessGroup = _ONE) -> dict[str, bytes]:
     data = tensors_to_bytes({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     facts = {
         "step": state.step,
-        "spent": asdict(run.spent),
+        "spent": asdict(run.timing),
         "sha256": hashlib.sha256(data).hexdigest(),
         "curve": [asdict(row) for row in run.curve],
         "pending": [step.tolist() for step in run.meter.steps],
@@ -91,7 +91,7 @@ def _run_of(tensors: dict[str, Tensor], facts: Facts, plan: Plan, device: str | 
     if state.averaged is not None:
         state.averaged.copy_(tensors["averaged"])
     meter = Meter([torch.tensor(step, dtype=torch.float64, device=device) for step in facts.pending])
-    return Run(state, facts.curve, meter, facts.spent)
+    return Run(state, facts.curve, meter, facts.timing)
 
 
 def _cut(parts: list[dict[str, Tensor]], plan: Plan, latents: ProcessGroup) -> dict[str, Tensor]:

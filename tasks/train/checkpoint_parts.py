@@ -17,7 +17,7 @@ from tasks.store.objects import ObjectStore
 from tasks.train.checkpoint_names import PART, part_name
 from tasks.train.curve import CurveRow
 from tasks.train.plan import Plan
-from tasks.train.spent import Spent
+from tasks.train.timing import Timing
 
 FLAT = ("parameters", "exp_avg", "exp_avg_sq")
 """Tensors as long as all parameters together."""
@@ -31,7 +31,7 @@ class Facts:
     """What a checkpoint says beside its tensors."""
 
     step: int
-    spent: Spent
+    timing: Timing
     curve: list[CurveRow]
     pending: list[list[float]]
     """Of the steps since the curve's last row."""
@@ -49,7 +49,7 @@ class Facts:
         if not all(len(row) == _PER_STEP and all(type(number) in (int, float) for number in row) for row in pending):
             raise ValueError("its steps since the curve's last row are no rows of numbers")
         rows = [[float(number) for number in row] for row in pending]
-        return Facts(step, Spent(**_numbers(found["spent"])), [CurveRow(**_numbers(row)) for row in found["curve"]], rows)
+        return Facts(step, Timing(**_numbers(found["spent"])), [CurveRow(**_numbers(row)) for row in found["curve"]], rows)
 
 
 def read_parts(store: ObjectStore, folder: str, plan: Plan, latents: ProcessGroup) -> tuple[list[dict[str, Tensor]], Facts]:

@@ -12,8 +12,8 @@ from tasks.sae.scaling import Scaling
 from tasks.train.curve import CurveRow, Meter
 from tasks.train.optimizer import all_gather_moments
 from tasks.train.plan import Plan
-from tasks.train.spent import Spent
 from tasks.train.step import update
+from tasks.train.timing import Timing
 from tasks.train.train_state import TrainState
 
 STOPS_EVERY = 8
@@ -28,7 +28,7 @@ class Run:
     curve: list[CurveRow] = field(default_factory=list)
     meter: Meter = field(default_factory=Meter)
     """The steps since the curve's last row."""
-    spent: Spent = field(default_factory=Spent)
+    timing: Timing = field(default_factory=Timing)
 
 
 class StoppedError(Exception):
@@ -95,7 +95,7 @@ class Stepper:
         self._plan, self._scaling = plan, scaling
         self._on_row, self._on_checkpoint = on_row, on_checkpoint
         self._saved_at: int | None = None
-        self._clock = _Clock(run.spent, self.mesh.traffic)
+        self._clock = _Clock(run.timing, self.mesh.traffic)
 
     @property
     def done(self) -> bool:
@@ -143,31 +143,31 @@ def timed(batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, float]]:
 class _Clock:
     """Adds up where the time goes."""
 
-    def __init__(self, spent: Spent, traffic: Traffic) -> None:
-        self._spent, self._traffic = spent, traffic
+    def __init__(self, timing: Timing, traffic: Traffic) -> None:
+        self._timing, self._traffic = timing, traffic
         self._seconds, self._bytes = traffic.seconds, traffic.sent_bytes
         self._since = time.perf_counter()
 
     def got(self, raw: Tensor, waited: float) -> None:
         """The next batch is there, after so many seconds; what other runs of this process did meanwhile does not count."""
-        self._spent.seconds += waited
-        self._spent.waiting += waited
-        self._spent.read_bytes += raw.nbytes
+        self._timing.seconds += waited
+        self._timing.waiting += waited
+        self._timing.read_bytes += raw.nbytes
         self._since = time.perf_counter()
 
     def saved(self) -> None:
         """Listeners have heard of the step, and a checkpoint has been handed over if one was due."""
-        self._spent.saving += self._lap()
+        self._timing.saving += self._lap()
 
     def stepped(self) -> None:
         """The step is done."""
         self._lap()
-        self._spent.exchanging += self._traffic.seconds - self._seconds
-        self._spent.sent_bytes += self._traffic.sent_bytes - self._bytes
+        self._timing.exchanging += self._traffic.seconds - self._seconds
+        self._timing.sent_bytes += self._traffic.sent_bytes - self._bytes
         self._seconds, self._bytes = self._traffic.seconds, self._traffic.sent_bytes
 
     def _lap(self) -> float:
         now = time.perf_counter()
         lap, self._since = now - self._since, now
-        self._spent.seconds += lap
+        self._timing.seconds += lap
         return lap

@@ -119,7 +119,7 @@ class _Teller:
         self._told = 0.0
 
     def __call__(self, run: Run) -> None:
-        now, row, spent = time.monotonic(), run.curve[-1], run.spent
+        now, row, timing = time.monotonic(), run.curve[-1], run.timing
         done = min(row.tokens, self._total)
         self._first = self._first or (now, done)
         if now - self._told < _TELL_S and done < self._total:
@@ -128,7 +128,7 @@ class _Teller:
         since, rows = now - self._first[0], done - self._first[1]
         numbers = {name: getattr(row, name) for name in ("loss", "fvu", "l0", "dead_fraction", "lr")}
         rate = rows / since if since > 0 else None
-        numbers["waiting"] = spent.waiting / spent.seconds
+        numbers["waiting"] = timing.waiting / timing.seconds
         self._job.tell.remote(Progress("train", done, self._total, per_second=rate, numbers=numbers))
 
 

@@ -22,7 +22,7 @@ from tasks.train.faults import NotFiniteError, explain
 from tasks.train.finish import finished_weights, write_sae
 from tasks.train.loop import Run, ignore, train
 from tasks.train.plan import plan
-from tasks.train.spent import accounts
+from tasks.train.timing import accounts
 from tasks.train.train_state import initial_state, share_state
 
 SAMPLE_ROWS = 8192
@@ -123,7 +123,7 @@ class Worker:
     def accounts(self, run: Run) -> dict[str, Any]:
         """Where the time of a finished run went, as run.json tells it."""
         n_workers = self.mesh.data.world_size * self.mesh.latents.world_size
-        return accounts(run.spent, self.plan, n_workers, self.config.train.price_per_hour, self.device)
+        return accounts(run.timing, self.plan, n_workers, self.config.train.price_per_hour, self.device)
 
     def _open(self, rank: int, world_size: int) -> LaneReader:
         settings = self.config.train

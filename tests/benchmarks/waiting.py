@@ -19,7 +19,7 @@ from tasks.config import load_config
 from tasks.sae.mesh import OneProcess
 from tasks.store.objects import open_store
 from tasks.train.loop import Run
-from tasks.train.spent import Spent
+from tasks.train.timing import Timing
 from tasks.train.worker import Worker
 from tests.benchmarks.harness import arguments, environment, finish
 from tests.conftest import s3_server
@@ -74,12 +74,12 @@ def _in_a_bucket(storage: str, activations: str) -> str:
 
 def _waited(settings: list[str], activations: str, out: str) -> dict[str, Any]:
     """Shares of the time from the first tenth of the steps to the last."""
-    seen: list[Spent] = []
+    seen: list[Timing] = []
     worker = Worker(load_config(ROOT / "configs/demo.yaml", settings), activations, out, OneProcess())
 
     def note(run: Run) -> None:
         if run.state.step * 10 >= worker.plan.n_steps:
-            seen.append(Spent(run.spent.seconds, run.spent.waiting, read_bytes=run.spent.read_bytes))
+            seen.append(Timing(run.timing.seconds, run.timing.waiting, read_bytes=run.timing.read_bytes))
 
     worker.train(note)
     seconds, read = seen[-1].seconds - seen[0].seconds, seen[-1].read_bytes - seen[0].read_bytes

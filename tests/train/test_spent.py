@@ -11,7 +11,7 @@ from tasks.sae.mesh import OneProcess, Traffic
 from tasks.store.objects import open_store
 from tasks.train.checkpoint import read_run, run_to_files
 from tasks.train.loop import Run, train
-from tasks.train.spent import accounts
+from tasks.train.timing import accounts
 from tests.train.test_loop import SCALING, batches, start, tiny_plan
 
 PAUSE = 0.02
@@ -27,12 +27,12 @@ def test_waiting_for_rows_and_saving_are_told_apart_from_steps() -> None:
     p = tiny_plan(checkpoint_every_tokens=320)
     began = time.perf_counter()
     run = train(start(p), slowly(batches(p)), p, SCALING, on_checkpoint=lambda _: time.sleep(5 * PAUSE))
-    wall, spent = time.perf_counter() - began, run.spent
-    assert p.n_steps * PAUSE <= spent.waiting < spent.seconds
-    assert 3 * 5 * PAUSE <= spent.saving < spent.seconds
-    assert spent.waiting + spent.saving < spent.seconds <= wall
-    assert spent.read_bytes == sum(batch.nbytes for batch in batches(p))
-    assert (spent.exchanging, spent.sent_bytes) == (0, 0)
+    wall, timing = time.perf_counter() - began, run.timing
+    assert p.n_steps * PAUSE <= timing.waiting < timing.seconds
+    assert 3 * 5 * PAUSE <= timing.saving < timing.seconds
+    assert timing.waiting + timing.saving < timing.seconds <= wall
+    assert timing.read_bytes == sum(batch.nbytes for batch in batches(p))
+    assert (timing.exchanging, timing.sent_bytes) == (0, 0)
 
 
 def test_what_exchanges_cost_is_taken_from_the_exchange_step_by_step() -> None:
@@ -47,10 +47,10 @@ def test_what_exchanges_cost_is_taken_from_the_exchange_step_by_step() -> None:
             self.traffic.sent_bytes += 10.0
 
     p, mesh = tiny_plan("jumprelu"), Slow()
-    spent = train(start(p), batches(p), p, SCALING, mesh).spent
-    assert spent.exchanging == mesh.traffic.seconds - 100.0
-    assert spent.exchanging > 0
-    assert spent.sent_bytes == 10 * spent.exchanging
+    timing = train(start(p), batches(p), p, SCALING, mesh).timing
+    assert timing.exchanging == mesh.traffic.seconds - 100.0
+    assert timing.exchanging > 0
+    assert timing.sent_bytes == 10 * timing.exchanging
 
 
 def test_a_run_that_goes_on_from_a_checkpoint_has_spent_what_was_spent_before(tmp_path: Path) -> None:
@@ -60,20 +60,20 @@ def test_a_run_that_goes_on_from_a_checkpoint_has_spent_what_was_spent_before(tm
     for name, data in kept[0].items():
         store.put(f"one/{name}", data)
     again: Run = read_run(store, "one", p)
-    before, step = again.spent.seconds, again.state.step
+    before, step = again.timing.seconds, again.state.step
     assert before > 0
     train(again, batches(p, step), p, SCALING)
-    assert again.spent.seconds > before
-    assert again.spent.read_bytes == sum(batch.nbytes for batch in batches(p))
+    assert again.timing.seconds > before
+    assert again.timing.read_bytes == sum(batch.nbytes for batch in batches(p))
 
 
 def test_a_finished_run_s_account_has_rates_shares_and_a_price() -> None:
     p = tiny_plan()
-    spent = train(start(p), slowly(batches(p)), p, SCALING).spent
-    found = accounts(spent, p, world_size=1, price_per_hour=3600.0)
-    assert found["tokens_per_second"] == pytest.approx(960 / spent.seconds)
+    timing = train(start(p), slowly(batches(p)), p, SCALING).timing
+    found = accounts(timing, p, world_size=1, price_per_hour=3600.0)
+    assert found["tokens_per_second"] == pytest.approx(960 / timing.seconds)
     assert 0 < found["waiting_share"] < 1
     assert found["exchange_share"] == found["sent_bytes_per_step"] == 0
     assert 0 < found["gemm_share"] < 1
-    assert found["price_per_million_tokens"] == pytest.approx(spent.seconds / 960 * 1e6)
-    assert accounts(spent, p, 1, None)["price_per_million_tokens"] is None
+    assert found["price_per_million_tokens"] == pytest.approx(timing.seconds / 960 * 1e6)
+    assert accounts(timing, p, 1, None)["price_per_million_tokens"] is None

@@ -78,7 +78,7 @@ def open_loggers(
     def on_row(run: Run) -> None:
         nonlocal handed
         for row in run.curve[handed:]:
-            share = run.spent.waiting / run.spent.seconds if row is run.curve[-1] else None
+            share = run.timing.waiting / run.timing.seconds if row is run.curve[-1] else None
             for one in opened:
                 one.log(row, share)
         handed = len(run.curve)

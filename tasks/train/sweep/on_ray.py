@@ -147,7 +147,7 @@ class _Told:
 
     def end(self, index: int, run: Run) -> None:
         """An SAE has taken its last step."""
-        worker, since = self._workers[index], run.spent.seconds
+        worker, since = self._workers[index], run.timing.seconds
         found = worker.finish(run)
         timing = {"seconds": since, "workers": 1} | worker.accounts(run)
         close(worker.config, self._task["activations"], worker.out, found, timing)

@@ -13,7 +13,7 @@ _PRODUCTS = 5
 
 
 @dataclass(slots=True)
-class Spent:
+class Timing:
     """Sums over all attempts up to the checkpoint that this was read from, of one worker."""
 
     seconds: float = 0.0
@@ -30,25 +30,27 @@ class Spent:
     """Stored rows handed to this worker's steps."""
 
 
-def accounts(spent: Spent, plan: Plan, world_size: int, price_per_hour: float | None, device: str = "cpu") -> dict[str, Any]:
+def accounts(
+    timing: Timing, plan: Plan, world_size: int, price_per_hour: float | None, device: str = "cpu"
+) -> dict[str, Any]:
     """What run.json says about a finished run: rates, shares of time, and bytes a step of this worker.
 
     ``gemm_share`` is the part of a step that the encoder's bare product would take, in the run's precision, on this worker's
     rows and threads, measured now: 1 is the physical limit of a step.
     """
     tokens, steps = plan.n_steps * plan.batch_rows, plan.n_steps
-    step_seconds = (spent.seconds - spent.waiting - spent.saving) / steps
+    step_seconds = (timing.seconds - timing.waiting - timing.saving) / steps
     gemm_seconds = encoder_product_seconds(plan, plan.batch_rows // world_size, device)
     product_flop = 2 * (plan.batch_rows // world_size) * plan.layout.d_in * plan.layout.d_sae
-    hours = spent.seconds / 3600
+    hours = timing.seconds / 3600
     return {
-        "training_seconds": spent.seconds,
-        "tokens_per_second": tokens / spent.seconds if spent.seconds else None,
-        "waiting_share": spent.waiting / spent.seconds if spent.seconds else None,
-        "saving_share": spent.saving / spent.seconds if spent.seconds else None,
-        "exchange_share": spent.exchanging / spent.seconds if spent.seconds else None,
-        "sent_bytes_per_step": spent.sent_bytes / steps,
-        "read_bytes": spent.read_bytes * world_size,
+        "training_seconds": timing.seconds,
+        "tokens_per_second": tokens / timing.seconds if timing.seconds else None,
+        "waiting_share": timing.waiting / timing.seconds if timing.seconds else None,
+        "saving_share": timing.saving / timing.seconds if timing.seconds else None,
+        "exchange_share": timing.exchanging / timing.seconds if timing.seconds else None,
+        "sent_bytes_per_step": timing.sent_bytes / steps,
+        "read_bytes": timing.read_bytes * world_size,
         "gemm_share": gemm_seconds / step_seconds if step_seconds > 0 else None,
         "gemm_flop_per_second": product_flop / gemm_seconds,
         "price_per_million_tokens": hours * price_per_hour * 1e6 / tokens if price_per_hour is not None else None,
