@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, normalize
 
-from tasks.sae.architectures.base import Batch
+from tasks.sae.architectures.base import StepBatch
 from tasks.sae.latent_parallel import all_reduced
 from tasks.sae.mesh import Mesh, ProcessGroup
 from tasks.sae.parameters import Parameters
@@ -19,7 +19,7 @@ ENCODER_SHARE = 0.2
 """Norm of a new latent's encoder weights, as a share of the mean of the live ones'."""
 
 
-def resample(state: TrainState, batch: Batch, plan: Plan, mesh: Mesh) -> None:
+def resample(state: TrainState, batch: StepBatch, plan: Plan, mesh: Mesh) -> None:
     """Give each dead latent the direction of a row drawn by its squared loss; its moments and bias start from 0."""
     dead, latents = batch.dead.nonzero().squeeze(1), mesh.latents
     counts = latents.all_gather([batch.dead.sum()[None]])[0].tolist()

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from tasks.sae.architectures.base import Batch, StepSums
+from tasks.sae.architectures.base import StepBatch, StepSums
 from tasks.sae.architectures.registry import architecture
 from tasks.sae.mesh import Mesh
 from tasks.sae.scaling import Scaling
@@ -27,7 +27,7 @@ def update(state: TrainState, raw: Tensor, plan: Plan, scaling: Scaling, mesh: M
     kind, parameters, step = architecture(plan.sae.arch), state.parameters, state.step
     dead = state.silent >= plan.dead_after
     raw, n_dead = mesh.latents.all_gather([raw, dead.sum()[None]])
-    batch = Batch(
+    batch = StepBatch(
         raw=raw,
         scaling=scaling,
         dead=dead,

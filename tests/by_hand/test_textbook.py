@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tasks.sae.architectures.base import Batch
+from tasks.sae.architectures.base import StepBatch
 from tasks.sae.architectures.registry import architecture
 from tasks.sae.config import SAEConfig
 from tasks.sae.losses import squared_error, weighted_l1
@@ -112,7 +112,7 @@ class TestSparseAutoencoder:
         """
         out = zeros(Layout(3, 6, 3))
         config = SAEConfig(arch="l1", d_sae=6, l1_coefficient=self.COEFFICIENT)
-        batch = Batch(
+        batch = StepBatch(
             raw=self.X,
             scaling=self.PLAIN,
             dead=torch.zeros(6, dtype=torch.bool),
@@ -131,7 +131,7 @@ class TestSparseAutoencoder:
 
     def test_without_the_penalty_it_is_the_dense_baseline(self, parameters):
         out = zeros(Layout(3, 6, 3))
-        batch = Batch(raw=self.X, scaling=self.PLAIN, dead=torch.zeros(6, dtype=torch.bool), bf16=False)
+        batch = StepBatch(raw=self.X, scaling=self.PLAIN, dead=torch.zeros(6, dtype=torch.bool), bf16=False)
         sums, _ = architecture("dense").gradients(SAEConfig(arch="dense", d_sae=6), parameters, out, batch, OneProcess())
         assert float(sums.loss) == 501
         assert out.b_enc.tolist() == [8, 68, 214, 0, 132, 0]

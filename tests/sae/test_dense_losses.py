@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from tasks.sae.architectures.base import Batch, StepSums
+from tasks.sae.architectures.base import StepBatch, StepSums
 from tasks.sae.architectures.registry import architecture, layout
 from tasks.sae.config import SAEConfig
 from tasks.sae.mesh import OneProcess
@@ -27,7 +27,7 @@ class Case:
         kind = architecture(self.config.arch)
         self.buffers = kind.buffers(self.config)
         scaling = identity(rows.shape[1])
-        batch = Batch(
+        batch = StepBatch(
             raw=rows,
             scaling=scaling,
             dead=dead_mask(0),
@@ -151,7 +151,7 @@ def test_gated_gradients_are_those_of_its_loss_with_a_frozen_decoder(skip: bool,
 def test_the_gates_own_loss_gives_the_decoder_no_gradient() -> None:
     case = Case(arch="gated", l1_coefficient=0.0)
     case.p.extra["b_mag"].fill_(-1e6)  # no code is active: only the gate's own path rebuilds anything
-    batch = Batch(raw=case.x, scaling=identity(D_IN), dead=dead_mask(0), bf16=False, buffers=case.buffers)
+    batch = StepBatch(raw=case.x, scaling=identity(D_IN), dead=dead_mask(0), bf16=False, buffers=case.buffers)
     case.buffers["density"].fill_(1.0)
     architecture("gated").gradients(case.config, case.p, case.out, batch, OneProcess())
     assert not case.out.W_dec.any()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tasks.sae.architectures.base import Batch
+from tasks.sae.architectures.base import StepBatch
 from tasks.sae.architectures.names import NAMES
 from tasks.sae.architectures.registry import architecture, layout
 from tasks.sae.config import SAEConfig
@@ -45,7 +45,7 @@ def gradients(config: SAEConfig, parameters: Parameters, x: Tensor, dead: Tensor
     out = zeros(layout(config, D_IN, d_out), torch.float64)
     out.flat.fill_(float("nan"))  # every number has to be written
     scaling = identity(x.shape[1])
-    batch = Batch(raw=x, scaling=scaling, dead=dead, k=config.k, bf16=False, buffers=kind.buffers(config))
+    batch = StepBatch(raw=x, scaling=scaling, dead=dead, k=config.k, bf16=False, buffers=kind.buffers(config))
     sums, by_latent = kind.gradients(config, parameters, out, batch, OneProcess())
     if by_latent is not None:
         by_latent.write(parameters.W_dec, out)
@@ -149,7 +149,7 @@ def test_statistics_count_active_latents_and_squared_error(arch):
     config = SAEConfig(arch=arch, d_sae=D_SAE, k=4)
     kind, parameters, x = architecture(arch), random_parameters(config), random_rows()
     out = zeros(layout(config, D_IN), torch.float64)
-    batch = Batch(raw=x, scaling=identity(D_IN), dead=dead_mask(0), k=4, bf16=False, buffers=kind.buffers(config))
+    batch = StepBatch(raw=x, scaling=identity(D_IN), dead=dead_mask(0), k=4, bf16=False, buffers=kind.buffers(config))
     sums, _ = kind.gradients(config, parameters, out, batch, OneProcess())
     assert sums.n_rows == N
     assert 0 < int(sums.n_active) <= N * D_SAE
@@ -164,7 +164,7 @@ def test_bf16_gradients_point_the_same_way_as_fp32_ones(arch):
     parameters = view(random_parameters(config).flat.float(), sizes)
     out = [zeros(sizes), zeros(sizes)]
     for bf16, o in zip((False, True), out, strict=True):
-        batch = Batch(
+        batch = StepBatch(
             raw=random_rows().float(),
             scaling=identity(D_IN, torch.float32),
             dead=dead_mask(3),

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from tasks.sae import SparseAutoencoder, load, save
-from tasks.sae.architectures.base import Batch
+from tasks.sae.architectures.base import StepBatch
 from tasks.sae.architectures.batchtopk import _largest
 from tasks.sae.architectures.names import NAMES
 from tasks.sae.architectures.registry import architecture, layout
@@ -27,7 +27,7 @@ SELECTED = ("topk", "batchtopk", "matryoshka")
 def gradients(config: SAEConfig, p: Parameters, x: Tensor, dead: Tensor) -> tuple[float, Parameters]:
     kind, sizes = architecture(config.arch), layout(config, D_IN)
     out = zeros(sizes, torch.float64)
-    batch = Batch(raw=x, scaling=identity(D_IN), dead=dead, k=config.k, bf16=False, buffers=kind.buffers(config))
+    batch = StepBatch(raw=x, scaling=identity(D_IN), dead=dead, k=config.k, bf16=False, buffers=kind.buffers(config))
     sums, by_latent = kind.gradients(config, p, out, batch, OneProcess())
     if by_latent is not None:
         by_latent.write(p.W_dec, out)

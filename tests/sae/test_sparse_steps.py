@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tasks.sae.architectures.base import Batch, StepSums
+from tasks.sae.architectures.base import StepBatch, StepSums
 from tasks.sae.architectures.names import NAMES
 from tasks.sae.architectures.penalised import Penalised
 from tasks.sae.architectures.registry import architecture, layout
@@ -67,7 +67,7 @@ class Problem:
         rows = self.rows if rows is None else rows
         scaling = identity(rows.shape[1], rows.dtype)
         at = {"sparsity": 0.7, "progress": self.progress, "bf16": bf16, "buffers": buffers}
-        batch = Batch(raw=rows, scaling=scaling, dead=dead_mask(0), **at)
+        batch = StepBatch(raw=rows, scaling=scaling, dead=dead_mask(0), **at)
         mesh = mesh or OneProcess()
         sums, by_latent = kind.gradients(self.config, self.parameters, out, batch, mesh)
         assert (by_latent is None) == (density == 1.0)
@@ -183,7 +183,7 @@ def test_once_codes_are_sparse_the_next_step_is_too(arch: str) -> None:
     parameters = random_parameters(config, D_IN, None, torch.float64)
     parameters.b_enc.sub_(9.0)
     out, buffers = zeros(layout(config, D_IN), torch.float64), kind.buffers(config)
-    batch = Batch(raw=random_rows(), scaling=identity(D_IN), dead=dead_mask(0), bf16=False, buffers=buffers)
+    batch = StepBatch(raw=random_rows(), scaling=identity(D_IN), dead=dead_mask(0), bf16=False, buffers=buffers)
     ways = [kind.gradients(config, parameters, out, batch, OneProcess())[1] is None for _ in range(2)]
     assert ways == [True, False]
     parameters.b_enc.add_(9.0)

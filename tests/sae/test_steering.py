@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from tasks.sae.architectures.base import Batch
+from tasks.sae.architectures.base import StepBatch
 from tasks.sae.architectures.l0_controller import DAMPING, HELD_FROM, LARGEST_EXCESS, LARGEST_GAIN, steer, steering
 from tasks.sae.architectures.names import NAMES
 from tasks.sae.architectures.registry import architecture
@@ -13,9 +13,9 @@ from tasks.sae.config import SAEConfig
 from tasks.sae.scaling import Scaling
 
 
-def batch(buffers: dict[str, torch.Tensor], **at: float) -> Batch:
+def batch(buffers: dict[str, torch.Tensor], **at: float) -> StepBatch:
     nothing = torch.zeros(1)
-    return Batch(raw=nothing[None], scaling=Scaling(nothing, nothing), dead=nothing.bool(), buffers=buffers, **at)
+    return StepBatch(raw=nothing[None], scaling=Scaling(nothing, nothing), dead=nothing.bool(), buffers=buffers, **at)
 
 
 def run(response: float, k: int, n_steps: int = 1000, first: float = 250.0, lag: float = 0.03) -> dict[str, torch.Tensor]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tasks.sae.architectures.base import Batch
+from tasks.sae.architectures.base import StepBatch
 from tasks.sae.config import SAEConfig
 from tasks.sae.mesh import OneProcess
 from tasks.sae.scaling import Scaling
@@ -32,7 +32,9 @@ def resampled(planned: Plan, raw: Tensor, step: int = 20) -> TrainState:
     for moment in state.moments:
         moment.flat.fill_(3.0)
     state.parameters.encoder[:12] *= 5  # of the live ones too, so that their mean norm is not 1
-    resample(state, Batch(raw=raw, scaling=Scaling(torch.zeros(D_IN), torch.ones(D_IN)), dead=DEAD), planned, OneProcess())
+    resample(
+        state, StepBatch(raw=raw, scaling=Scaling(torch.zeros(D_IN), torch.ones(D_IN)), dead=DEAD), planned, OneProcess()
+    )
     return state
 
 

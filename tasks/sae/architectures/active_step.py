@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tasks.sae.architectures.affine import pre_activations, rest_to_rebuild
-from tasks.sae.architectures.base import Batch, StepSums
+from tasks.sae.architectures.base import StepBatch, StepSums
 from tasks.sae.kernels.backend import ByLatent
 from tasks.sae.kernels.dispatch import backend_for
 from tasks.sae.kernels.types import DecodedRows, Entries, Part
@@ -66,7 +66,9 @@ class ActiveStep:
         return (len(self.W_dec),)
 
 
-def begin_active_step(parameters: Parameters, batch: Batch, mesh: Mesh, level: float | Float[Tensor, "d_sae"]) -> ActiveStep:
+def begin_active_step(
+    parameters: Parameters, batch: StepBatch, mesh: Mesh, level: float | Float[Tensor, "d_sae"]
+) -> ActiveStep:
     """Find all pre-activations above ``level``, of one number or one for each latent."""
     d_in = parameters.encoder.shape[1]
     x, y = batch.rows(batch.raw, d_in)

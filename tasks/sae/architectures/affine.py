@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from tasks.sae.architectures.base import Batch
+from tasks.sae.architectures.base import StepBatch
 from tasks.sae.kernels.types import DecodedRows
 from tasks.sae.parameters import Parameters
 
@@ -12,7 +12,7 @@ _ONEDNN_LINEAR = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 against 82 for 2048 x 576 x 9216, of 865 against 528 for 4096 x 768 x 24576 (2 threads of an EPYC)."""
 
 
-def pre_activations(parameters: Parameters, x: Tensor, batch: Batch) -> Tensor:
+def pre_activations(parameters: Parameters, x: Tensor, batch: StepBatch) -> Tensor:
     """The encoder's product ``[n, d_sae]`` with scaled rows, in bfloat16 if the batch says so."""
     encoder, b_enc = parameters.encoder, parameters.b_enc
     if batch.bf16:  # 15 ms against 62; the copy of the weights costs 0.4

@@ -32,7 +32,7 @@ class Scratch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
+class StepBatch:
     """One worker's rows of a step, and what the step has to know beside them."""
 
     raw: Float[Tensor, "n width"]
@@ -139,7 +139,7 @@ class Architecture:
         """
 
     def gradients(
-        self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: Batch, mesh: Mesh
+        self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: StepBatch, mesh: Mesh
     ) -> tuple[StepSums, ByLatent | None]:
         """Overwrite ``out`` with the gradients of the loss over all workers' rows, the same on every worker.
 

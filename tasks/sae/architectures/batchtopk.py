@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tasks.sae.architectures.base import Architecture, Batch, StepSums
+from tasks.sae.architectures.base import Architecture, StepBatch, StepSums
 from tasks.sae.architectures.initial_size import match_size
 from tasks.sae.architectures.names import Description
 from tasks.sae.architectures.selection_step import selected_gradients
@@ -63,7 +63,7 @@ class BatchTopK(Architecture):
         return (config.d_sae,)
 
     def gradients(  # noqa: D102
-        self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: Batch, mesh: Mesh
+        self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: StepBatch, mesh: Mesh
     ) -> tuple[StepSums, ByLatent | None]:
         def select(pre_acts: Tensor) -> Entries:
             count = batch.k * len(pre_acts) * mesh.data.world_size

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tasks.sae.architectures.active_step import begin_active_step
 from tasks.sae.architectures.affine import write_rest
-from tasks.sae.architectures.base import Batch
+from tasks.sae.architectures.base import StepBatch
 from tasks.sae.architectures.names import Description
 from tasks.sae.architectures.penalised import LossContext, Penalised, PenalisedCodes, StepOutcome
 from tasks.sae.config import SAEConfig
@@ -61,7 +61,7 @@ class Gated(Penalised):
         return PenalisedCodes(codes, penalty, (gate > 0).sum(), squared_error(at.y, alone))
 
     def active_step(  # noqa: D102
-        self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: Batch, mesh: Mesh
+        self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: StepBatch, mesh: Mesh
     ) -> StepOutcome:
         return _active_step(parameters, out, batch, mesh, self.coefficient(config, batch))
 
@@ -83,7 +83,7 @@ def _gated(pre_acts: Tensor, b_enc: Tensor, extra: Mapping[str, Tensor]) -> Tens
 
 
 def _active_step(
-    parameters: Parameters, out: Parameters, batch: Batch, mesh: Mesh, coefficient: float | Tensor
+    parameters: Parameters, out: Parameters, batch: StepBatch, mesh: Mesh, coefficient: float | Tensor
 ) -> StepOutcome:
     """Gradients of the mean over rows of both squared errors and ``coefficient`` times the sum of gates.
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tasks.sae.architectures.active_step import begin_active_step
 from tasks.sae.architectures.affine import write_rest
-from tasks.sae.architectures.base import Batch
+from tasks.sae.architectures.base import StepBatch
 from tasks.sae.architectures.jump import count_above, jump, window_start
 from tasks.sae.architectures.names import Description
 from tasks.sae.architectures.penalised import LossContext, Penalised, PenalisedCodes, StepOutcome
@@ -94,13 +94,15 @@ class JumpReLU(Penalised):
         n_entries = (pre_acts.detach() > window_start(threshold.detach(), width)).sum()
         return PenalisedCodes(jump(pre_acts, threshold, width), price * at.y.shape[1], n_entries)
 
-    def price(self, config: SAEConfig, batch: Batch, l0: Float[Tensor, ""]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    def price(
+        self, config: SAEConfig, batch: StepBatch, l0: Float[Tensor, ""]
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """What ``l0`` active latents per row cost, in shares of the variance, and its derivative by ``l0``."""
         slope = torch.ones_like(l0) * self.coefficient(config, batch)
         return slope * l0, slope
 
     def active_step(  # noqa: D102
-        self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: Batch, mesh: Mesh
+        self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: StepBatch, mesh: Mesh
     ) -> StepOutcome:
         def price(l0: Tensor) -> tuple[Tensor, Tensor]:
             value, slope = self.price(config, batch, l0)
@@ -108,7 +110,7 @@ class JumpReLU(Penalised):
 
         return _active_step(parameters, out, batch, mesh, self._width(config, batch, parameters), price)
 
-    def _width(self, config: SAEConfig, batch: Batch, p: Parameters) -> float:
+    def _width(self, config: SAEConfig, batch: StepBatch, p: Parameters) -> float:
         return config.bandwidth or self.bandwidth(p.encoder.shape[1], batch.n_steps)
 
     def activate(  # noqa: D102
@@ -125,7 +127,7 @@ class JumpReLU(Penalised):
 def _active_step(
     parameters: Parameters,
     out: Parameters,
-    batch: Batch,
+    batch: StepBatch,
     mesh: Mesh,
     width: float,
     price: Callable[[Float[Tensor, ""]], tuple[Tensor, Tensor]],

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tasks.sae.architectures.base import Batch
+from tasks.sae.architectures.base import StepBatch
 from tasks.sae.architectures.jumprelu import JumpReLU
 from tasks.sae.architectures.names import Description
 from tasks.sae.config import SAEConfig
@@ -43,7 +43,9 @@ class JumpReLUTargetL0(JumpReLU):
     def buffers(self, config: SAEConfig) -> dict[str, Tensor]:  # noqa: D102
         return super().buffers(config) | {"first_l0": torch.zeros(1, dtype=torch.float64)}
 
-    def price(self, config: SAEConfig, batch: Batch, l0: Float[Tensor, ""]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    def price(
+        self, config: SAEConfig, batch: StepBatch, l0: Float[Tensor, ""]
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """The square of the relative excess over the target in force."""
         first = batch.buffers["first_l0"]
         first.copy_(torch.where(first > 0, first, l0.double().clamp(min=1.0)))

@@ -12,7 +12,7 @@ from math import log
 import torch
 from torch import Tensor
 
-from tasks.sae.architectures.base import Batch
+from tasks.sae.architectures.base import StepBatch
 
 GAIN = 40.0
 """Change of the coefficient's logarithm in a run, per unit of excess of the logarithm of l0: .04 in one of 1,000 steps.
@@ -40,7 +40,7 @@ def steering(start: float) -> dict[str, Tensor]:
     return {"coefficient": torch.full((1,), start, dtype=torch.float64), **zeros}
 
 
-def steer(batch: Batch, l0: Tensor, k: int) -> None:
+def steer(batch: StepBatch, l0: Tensor, k: int) -> None:
     """Move the coefficient, which is in the batch's buffers, after a step.
 
     Args:

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tasks.sae.architectures.base import Batch
+from tasks.sae.architectures.base import StepBatch
 from tasks.sae.architectures.initial_size import shrink_decoder
 from tasks.sae.architectures.names import Description
 from tasks.sae.architectures.penalised import LossContext, Penalised, PenalisedCodes, StepOutcome
@@ -40,7 +40,7 @@ class L1(Penalised):
         return PenalisedCodes(codes, self.coefficient(at.config, at.batch) * weighted_l1(codes, p.W_dec))
 
     def active_step(  # noqa: D102
-        self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: Batch, mesh: Mesh
+        self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: StepBatch, mesh: Mesh
     ) -> StepOutcome:
         coefficient = self.coefficient(config, batch)
         return relu_step(parameters, out, batch, mesh, lambda entries: _weighted(entries, parameters.W_dec, coefficient))

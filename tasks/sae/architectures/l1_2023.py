@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tasks.sae.architectures.base import Batch
+from tasks.sae.architectures.base import StepBatch
 from tasks.sae.architectures.names import Description
 from tasks.sae.architectures.penalised import LossContext, Penalised, PenalisedCodes, StepOutcome
 from tasks.sae.architectures.relu_step import ACTIVE_BELOW, Penalty, relu_step
@@ -39,7 +39,7 @@ class L1UnitNorm(Penalised):
         return PenalisedCodes(codes, self.coefficient(at.config, at.batch) * codes.sum())
 
     def active_step(  # noqa: D102
-        self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: Batch, mesh: Mesh
+        self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: StepBatch, mesh: Mesh
     ) -> StepOutcome:
         coefficient = self.coefficient(config, batch)
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tasks.sae.architectures.base import Batch
+from tasks.sae.architectures.base import StepBatch
 from tasks.sae.architectures.names import Description
 from tasks.sae.architectures.penalised import LossContext, Penalised, PenalisedCodes, StepOutcome
 from tasks.sae.architectures.relu_step import ACTIVE_BELOW, Penalty, relu_step
@@ -50,7 +50,7 @@ class PAnneal(Penalised):
         return PenalisedCodes(codes, coefficient * _power_sum(codes, power))
 
     def active_step(  # noqa: D102
-        self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: Batch, mesh: Mesh
+        self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: StepBatch, mesh: Mesh
     ) -> StepOutcome:
         def penalty(entries: Entries) -> Penalty:
             coefficient, power = self._in_force(config, batch, entries.values, mesh.latents.all_reduce)  # all rows' already
@@ -59,7 +59,7 @@ class PAnneal(Penalised):
         return relu_step(parameters, out, batch, mesh, penalty)
 
     def _in_force(
-        self, config: SAEConfig, batch: Batch, codes: Tensor, all_reduce: Callable[[Tensor], None]
+        self, config: SAEConfig, batch: StepBatch, codes: Tensor, all_reduce: Callable[[Tensor], None]
     ) -> tuple[float | Tensor, float]:
         """Coefficient and p of this step; where p falls, by the codes of all workers, which ``all_reduce`` adds up."""
         buffers = batch.buffers

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import linear
 
-from tasks.sae.architectures.base import Architecture, Batch, StepSums
+from tasks.sae.architectures.base import Architecture, StepBatch, StepSums
 from tasks.sae.architectures.l0_controller import steer, steering
 from tasks.sae.config import SAEConfig
 from tasks.sae.kernels.backend import ByLatent
@@ -50,7 +50,7 @@ class LossContext:
     """What a loss may look at beside the parameters."""
 
     config: SAEConfig
-    batch: Batch
+    batch: StepBatch
     mesh: Mesh
     y: Float[Tensor, "n d_out"]
     """Scaled target."""
@@ -88,7 +88,7 @@ class Penalised(Architecture):
         found = steering(self.first_coefficient) if self.first_coefficient is not None and self.steers(config) else {}
         return found | {"density": torch.ones(1, dtype=torch.float64)} if self.active_below > 0 else found
 
-    def coefficient(self, config: SAEConfig, batch: Batch) -> float | Tensor:
+    def coefficient(self, config: SAEConfig, batch: StepBatch) -> float | Tensor:
         """The sparsity coefficient in force."""
         given = self.given_coefficient(config)
         return batch.buffers["coefficient"][0].to(batch.scaling.mean.dtype) if given is None else given * batch.sparsity
@@ -98,7 +98,7 @@ class Penalised(Architecture):
         raise NotImplementedError
 
     def gradients(  # noqa: D102
-        self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: Batch, mesh: Mesh
+        self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: StepBatch, mesh: Mesh
     ) -> tuple[StepSums, ByLatent | None]:
         is_active = self.active_below > 0 and float(batch.buffers["density"]) < self.active_below
         step = self.active_step if is_active else self.dense_step
@@ -110,13 +110,13 @@ class Penalised(Architecture):
         return sums, by_latent
 
     def active_step(
-        self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: Batch, mesh: Mesh
+        self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: StepBatch, mesh: Mesh
     ) -> StepOutcome:
         """The gradients that ``dense_step`` gives, found at active latents only."""
         raise NotImplementedError
 
     def dense_step(
-        self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: Batch, mesh: Mesh
+        self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: StepBatch, mesh: Mesh
     ) -> StepOutcome:
         """The gradients of the loss by autograd, all written into ``out``."""
         x, y = batch.rows(batch.raw, parameters.encoder.shape[1])

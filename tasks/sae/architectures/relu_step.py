@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tasks.sae.architectures.active_step import begin_active_step
 from tasks.sae.architectures.affine import write_rest
-from tasks.sae.architectures.base import Batch
+from tasks.sae.architectures.base import StepBatch
 from tasks.sae.architectures.penalised import StepOutcome
 from tasks.sae.kernels.types import Entries
 from tasks.sae.mesh import Mesh
@@ -36,7 +36,7 @@ class Penalty(NamedTuple):
 def relu_step(
     parameters: Parameters,
     out: Parameters,
-    batch: Batch,
+    batch: StepBatch,
     mesh: Mesh,
     penalty: Callable[[Entries], Penalty],
 ) -> StepOutcome:

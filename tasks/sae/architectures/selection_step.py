@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tasks.sae.architectures.affine import pre_activations, rest_to_rebuild, write_rest
-from tasks.sae.architectures.base import Batch, StepSums
+from tasks.sae.architectures.base import StepBatch, StepSums
 from tasks.sae.config import SAEConfig
 from tasks.sae.kernels.backend import ByLatent
 from tasks.sae.kernels.dispatch import backend_for
@@ -30,7 +30,7 @@ def selected_gradients(
     config: SAEConfig,
     parameters: Parameters,
     out: Parameters,
-    batch: Batch,
+    batch: StepBatch,
     mesh: Mesh,
     select: Select,
     bounds: tuple[int, ...],
@@ -72,7 +72,7 @@ def selected_gradients(
 
 
 def _dead_entries(
-    config: SAEConfig, pre_acts: Tensor, batch: Batch, parameters: Parameters, latents: ProcessGroup
+    config: SAEConfig, pre_acts: Tensor, batch: StepBatch, parameters: Parameters, latents: ProcessGroup
 ) -> Entries | None:
     """The largest of all dead latents in each of this worker's rows, as far as they are its own; None where none is dead."""
     aux_k = min(resolved_aux_k(config), int(batch.dead.sum()) if batch.n_dead is None else batch.n_dead)

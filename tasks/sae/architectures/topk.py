@@ -3,7 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from tasks.sae.architectures.base import Architecture, Batch, StepSums
+from tasks.sae.architectures.base import Architecture, StepBatch, StepSums
 from tasks.sae.architectures.initial_size import match_size
 from tasks.sae.architectures.names import Description
 from tasks.sae.architectures.selection_step import selected_gradients
@@ -40,7 +40,7 @@ class TopK(Architecture):
         match_size(parameters, x, y, config.k)
 
     def gradients(  # noqa: D102
-        self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: Batch, mesh: Mesh
+        self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: StepBatch, mesh: Mesh
     ) -> tuple[StepSums, ByLatent | None]:
         def select(pre_acts: Tensor) -> Entries:
             k = min(batch.k, pre_acts.shape[1])
