@@ -12,7 +12,7 @@ from tasks.sae.scaling import Scaling
 from tasks.train.curve import CurveRow, Meter
 from tasks.train.optimizer import all_gather_moments
 from tasks.train.plan import Plan
-from tasks.train.step import update
+from tasks.train.step import train_step
 from tasks.train.timing import Timing
 from tasks.train.train_state import TrainState
 
@@ -110,7 +110,7 @@ class Stepper:
         """
         run, state, plan = self.run, self.run.state, self._plan
         self._clock.got(raw, waited)
-        run.meter.add(update(state, raw, plan, self._scaling, self.mesh))
+        run.meter.add(train_step(state, raw, plan, self._scaling, self.mesh))
         closes = self.done or state.step % plan.log_every == 0
         if closes:
             run.curve.append(run.meter.row(state, plan, self.mesh.latents))

@@ -22,7 +22,7 @@ class StepResult:
     grad_norm: Tensor
 
 
-def update(state: TrainState, raw: Tensor, plan: Plan, scaling: Scaling, mesh: Mesh) -> StepResult:
+def train_step(state: TrainState, raw: Tensor, plan: Plan, scaling: Scaling, mesh: Mesh) -> StepResult:
     """Advance ``state`` in place by one step on this worker's raw rows ``[n, d_in]``; a transcoder's targets lie beside."""
     kind, parameters, step = architecture(plan.sae.arch), state.parameters, state.step
     dead = state.silent >= plan.dead_after

@@ -26,7 +26,7 @@ from tasks.sae.scaling import scaling
 from tasks.train.config import TrainConfig
 from tasks.train.distributed import TorchMesh
 from tasks.train.plan import plan
-from tasks.train.step import update
+from tasks.train.step import train_step
 from tasks.train.train_state import initial_state, share_state
 from tests.benchmarks.harness import arguments, environment, finish
 from tests.benchmarks.rounds import interleaved, rows
@@ -113,7 +113,7 @@ def _stepper(size: Size, workers: Mesh, rank: int, n_workers: int) -> Callable[[
     by = scaling(mean, float((batches[0].float() - mean).square().sum(1).mean()))
     state = share_state(initial_state(resolved, by.apply(batches[0]), latents=workers.latents), resolved, workers)
     own = [batch.chunk(n_workers)[rank].contiguous() for batch in batches]
-    return lambda: update(state, own[state.step % len(own)], resolved, by, workers)
+    return lambda: train_step(state, own[state.step % len(own)], resolved, by, workers)
 
 
 def _batch(size: Size, seed: int) -> Tensor:

@@ -11,7 +11,7 @@ from tasks.sae.mesh import OneProcess
 from tasks.sae.scaling import scaling
 from tasks.train.config import TrainConfig
 from tasks.train.plan import plan
-from tasks.train.step import update
+from tasks.train.step import train_step
 from tasks.train.train_state import initial_state
 from tests.benchmarks.step_protocol import Step, Task, serve
 
@@ -24,7 +24,7 @@ def make(task: Task, first: Tensor) -> Mapping[str, Callable[[], Step]]:
 
 
 def our_step(task: Task, first: Tensor) -> Step:
-    """``tasks.train.step.update``: everything that changes from step to step."""
+    """``tasks.train.step.train_step``: everything that changes from step to step."""
     config = SAEConfig(arch=task.arch, d_in=task.d_in, d_sae=task.d_sae, k=task.k)
     train = TrainConfig(
         tokens=task.batch * 100_000,
@@ -36,7 +36,7 @@ def our_step(task: Task, first: Tensor) -> Step:
     mean = first.mean(0)
     by = scaling(mean, float((first - mean).square().sum(1).mean()))
     state = initial_state(resolved, by.apply(first).cpu(), task.device)
-    return lambda x: update(state, x, resolved, by, OneProcess())
+    return lambda x: train_step(state, x, resolved, by, OneProcess())
 
 
 def gemm(task: Task, first: Tensor) -> Step:

@@ -22,7 +22,7 @@ from tasks.sae.mesh import OneProcess
 from tasks.sae.scaling import Scaling
 from tasks.train.config import TrainConfig
 from tasks.train.plan import Plan, plan
-from tasks.train.step import update
+from tasks.train.step import train_step
 from tasks.train.train_state import TrainState, initial_state
 from tests.benchmarks.harness import arguments, environment, finish
 from tests.benchmarks.rounds import interleaved, per_second, ratio
@@ -88,7 +88,7 @@ def way(state: TrainState, resolved: Plan, x: Tensor, touched: float) -> Callabl
 
     def step() -> None:
         state.buffers["density"].fill_(touched)
-        update(state, x, resolved, as_it_is, OneProcess())
+        train_step(state, x, resolved, as_it_is, OneProcess())
 
     return step
 

@@ -15,7 +15,7 @@ from tasks.sae.mesh import Mesh, OneProcess, optimizer_shard
 from tasks.sae.parameters import Parameters, view, zeros
 from tasks.train.config import TrainConfig
 from tasks.train.plan import plan
-from tasks.train.step import update
+from tasks.train.step import train_step
 from tasks.train.train_state import state_from
 from tests.sae.conftest import random_parameters
 from tests.sae.test_gradients import D_IN, D_OUT, D_SAE, N, dead_mask, identity, random_rows
@@ -201,6 +201,6 @@ def test_a_run_that_changes_its_way_ends_where_it_would_have_ended(arch: str, mo
         state = state_from(parameters, resolved)
         for step in range(15):
             monkeypatch.setattr(kind, "active_below", 1.1 if step >= sparse_from else 1e-9)
-            update(state, random_rows(seed=step), resolved, identity(D_IN), OneProcess())
+            train_step(state, random_rows(seed=step), resolved, identity(D_IN), OneProcess())
         ends.append(state.parameters.flat)
     assert float((ends[0] - ends[1]).norm()) <= 1e-9 * float(ends[0].norm())

@@ -98,16 +98,16 @@ def arm_in_process(points: Points) -> None:
 
 
 def at_steps(points: Points) -> None:
-    real = loop.update
+    real = loop.train_step
 
-    def update(run_state: Any, raw: torch.Tensor, plan: Any, scaling: Any, mesh: Any) -> Any:
+    def train_step(run_state: Any, raw: torch.Tensor, plan: Any, scaling: Any, mesh: Any) -> Any:
         points.step = run_state.step + 1
         points.took(raw, (mesh.data.rank, mesh.latents.rank))
         if points.pause_s and not points.armed("hurry"):
             time.sleep(points.pause_s)
         return real(run_state, raw, plan, scaling, mesh)
 
-    loop.update = update
+    loop.train_step = train_step
     before(torch.optim.Adam, "step", "step", points)  # gradients are there, of all workers; the weights are not there yet
 
 

@@ -14,7 +14,7 @@ from tasks.train.config import TrainConfig
 from tasks.train.finish import finished_weights
 from tasks.train.loop import Run, train
 from tasks.train.plan import Plan, plan
-from tasks.train.step import update
+from tasks.train.step import train_step
 from tasks.train.train_state import initial_state
 
 D_IN = 6
@@ -55,7 +55,7 @@ def test_the_moving_average_follows_the_weights_and_becomes_the_result():
     state = initial_state(p, SCALING.apply(torch.cat(batches(p)[:8])))
     expected = state.parameters.flat.clone()
     for step, raw in enumerate(batches(p)):
-        update(state, raw, p, SCALING, OneProcess())
+        train_step(state, raw, p, SCALING, OneProcess())
         # The first steps count more, so that the start is soon forgotten.
         expected.lerp_(state.parameters.flat, 1 - min(0.8, step / (step + 10)))
     assert state.averaged is not None

@@ -14,7 +14,7 @@ from tasks.sae.scaling import Scaling
 from tasks.train.config import TrainConfig
 from tasks.train.distributed import TorchMesh
 from tasks.train.plan import plan
-from tasks.train.step import update
+from tasks.train.step import train_step
 from tasks.train.train_state import initial_state
 from tests.benchmarks.machines import H100, H200, LINKS, MEASURED, PAIR, Constant
 from tests.benchmarks.meshes_on_paper import FORMS, Setting, meshes, sizes
@@ -61,7 +61,7 @@ def sent(size: Size, mesh: Mesh) -> float:
     by = Scaling(torch.zeros(size.d_in), torch.ones(size.d_in))
     for batch in data:
         before = workers.traffic.sent_bytes
-        update(state, batch.chunk(mesh.workers)[dist.get_rank()], resolved, by, workers)
+        train_step(state, batch.chunk(mesh.workers)[dist.get_rank()], resolved, by, workers)
     return workers.traffic.sent_bytes - before
 
 
