@@ -337,7 +337,7 @@ def test_a_server_that_does_not_answer_is_refused_at_the_start_but_ends_no_run_t
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     killed(tmp_path)
-    monkeypatch.setattr(loggers.aside, "OPEN_S", 1.0)
+    monkeypatch.setattr(loggers.background, "OPEN_S", 1.0)
     warnings: list[str] = []
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
@@ -427,7 +427,7 @@ class Stuck:
 def test_a_logger_that_hangs_holds_up_neither_steps_nor_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stuck, warnings = Stuck(), list[str]()
     monkeypatch.setitem(loggers.LOGGERS, "wandb", lambda *_: stuck)
-    monkeypatch.setattr(loggers.aside, "CLOSE_S", 0.2)
+    monkeypatch.setattr(loggers.background, "CLOSE_S", 0.2)
     began = time.monotonic()
     assert go(configured(tmp_path, "wandb"), tmp_path, warn=warnings.append).state.step == 40
     assert time.monotonic() - began < 30

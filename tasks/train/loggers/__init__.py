@@ -22,7 +22,7 @@ from tasks.errors import InputError
 from tasks.store.objects import open_store
 from tasks.train.checkpoint_names import CHECKPOINTS, kept
 from tasks.train.config import TrainConfig
-from tasks.train.loggers import aside
+from tasks.train.loggers import background
 from tasks.train.loggers.facts import RunFacts, RunLogger
 from tasks.train.loggers.mlflow import MlflowLogger
 from tasks.train.loggers.tensorboard import TensorBoardLogger
@@ -72,7 +72,9 @@ def open_loggers(
     check_loggers(config.train)
     goes_on = bool(kept(open_store(out), f"{CHECKPOINTS}/"))
     facts = RunFacts(out.rstrip("/").rpartition("/")[2], _run_id(out), settings_of(config, plan))
-    opened = [_aside(setting, getattr(config.train, setting), facts, folder, warn) for setting in _wanted(config.train)]
+    opened = [
+        _in_background(setting, getattr(config.train, setting), facts, folder, warn) for setting in _wanted(config.train)
+    ]
     handed, failed = 0, True
 
     def on_row(run: Run) -> None:
@@ -91,13 +93,15 @@ def open_loggers(
     finally:
         for one in opened:
             one.close(failed)
-        deadline = time.monotonic() + aside.CLOSE_S
+        deadline = time.monotonic() + background.CLOSE_S
         for one in opened:
             one.wait_until_closed(deadline)
 
 
-def _aside(setting: str, value: str, facts: RunFacts, folder: str, warn: Callable[[str], None]) -> aside.Aside:
-    return aside.Aside(setting, value, partial(LOGGERS[setting], value, facts, folder), warn)
+def _in_background(
+    setting: str, value: str, facts: RunFacts, folder: str, warn: Callable[[str], None]
+) -> background.BackgroundLogger:
+    return background.BackgroundLogger(setting, value, partial(LOGGERS[setting], value, facts, folder), warn)
 
 
 def settings_of(config: PipelineConfig, plan: Plan) -> dict[str, Any]:

@@ -18,7 +18,7 @@ CLOSE_S = 30.0
 """How long the end of training waits for loggers that have rows left to send."""
 
 
-class Aside:
+class BackgroundLogger:
     """Works one logger in a thread, which gets what there is to log through a queue that never holds up the sender."""
 
     def __init__(self, setting: str, value: str, begin: Callable[[], RunLogger], warn: Callable[[str], None]) -> None:
