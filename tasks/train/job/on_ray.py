@@ -84,7 +84,7 @@ def supervise(
     here = NodeAffinitySchedulingStrategy(
         ray.get_runtime_context().get_node_id(), soft=False
     )  # no other machine's loss counts
-    job = ray.remote(num_cpus=0, max_concurrency=4, scheduling_strategy=here)(_Job).remote()
+    job = ray.remote(num_cpus=0, max_concurrency=4, scheduling_strategy=here)(_TrainingJob).remote()
     try:
         task = {**task, "config": config, "out": out, "folder": os.getcwd()}
         done = job.run.remote(f"{work.__module__}:{work.__qualname__}", [ray.put(task)], config, out)
@@ -175,7 +175,7 @@ def _plain(error: ray.exceptions.RayTaskError) -> Exception:
     return SaemillError(f"Training stopped: {cause}")
 
 
-class _Job:
+class _TrainingJob:
     """Runs Ray Train, and carries news from the workers to whoever watches."""
 
     def __init__(self) -> None:
