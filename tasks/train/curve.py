@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tasks.sae.latent_parallel import all_reduced
 from tasks.sae.mesh import ProcessGroup
-from tasks.train.faults import NotFiniteError
+from tasks.train.nonfinite import NotFiniteError
 from tasks.train.plan import Plan
 from tasks.train.step import StepResult
 from tasks.train.train_state import TrainState

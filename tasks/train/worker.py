@@ -18,9 +18,9 @@ from tasks.store.schema import Array
 from tasks.store.tensors import as_tensor, from_stored
 from tasks.train.checkpoint import newest_run
 from tasks.train.checkpoint_names import CHECKPOINTS
-from tasks.train.faults import NotFiniteError, explain
 from tasks.train.finish import finished_weights, write_sae
 from tasks.train.loop import Run, ignore, train
+from tasks.train.nonfinite import NotFiniteError, explain
 from tasks.train.plan import plan
 from tasks.train.timing import accounts
 from tasks.train.train_state import initial_state, share_state

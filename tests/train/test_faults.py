@@ -10,8 +10,8 @@ from tasks.errors import InputError
 from tasks.sae.mesh import OneProcess
 from tasks.store.reader import Split
 from tasks.store.writer import Rows
-from tasks.train.faults import NotFiniteError
 from tasks.train.loop import Run
+from tasks.train.nonfinite import NotFiniteError
 from tasks.train.worker import Worker
 from tests.stored import store_hooks
 

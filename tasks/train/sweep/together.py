@@ -7,8 +7,8 @@ from tasks.errors import InputError
 from tasks.store.objects import open_store
 from tasks.train.checkpoint import write_run
 from tasks.train.checkpoint_names import CHECKPOINTS
-from tasks.train.faults import NotFiniteError
 from tasks.train.loop import Run, Stepper, StoppedError, timed
+from tasks.train.nonfinite import NotFiniteError
 from tasks.train.worker import Worker
 
 
