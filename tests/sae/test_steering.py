@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tasks.sae.architectures.base import StepBatch
-from tasks.sae.architectures.l0_controller import DAMPING, HELD_FROM, LARGEST_EXCESS, LARGEST_GAIN, steer, steering
+from tasks.sae.architectures.l0_controller import DAMPING, HELD_FROM, LARGEST_EXCESS, LARGEST_GAIN, controller_buffers, steer
 from tasks.sae.architectures.names import NAMES
 from tasks.sae.architectures.registry import architecture
 from tasks.sae.config import SAEConfig
@@ -20,7 +20,7 @@ def batch(buffers: dict[str, torch.Tensor], **at: float) -> StepBatch:
 
 def run(response: float, k: int, n_steps: int = 1000, first: float = 250.0, lag: float = 0.03) -> dict[str, torch.Tensor]:
     """Steer a process whose l0 follows coefficient^-response, about 30 steps late."""
-    buffers, log_l0 = steering(0.5), math.log(first)
+    buffers, log_l0 = controller_buffers(0.5), math.log(first)
     for step in range(n_steps):
         at = {"sparsity": min(1.0, step / n_steps / 0.3), "progress": step / n_steps, "n_steps": n_steps}
         steer(batch(buffers, **at), torch.tensor(math.exp(log_l0)), k)
@@ -37,7 +37,10 @@ def test_l0_ends_at_k_whatever_the_coefficient_does_to_it(response: float, n_ste
 
 def test_more_active_latents_than_wanted_raise_the_coefficient_and_fewer_lower_it() -> None:
     for l0, sign in ((80.0, 1), (8.0, 0), (1.0, -1), (0.0, -1)):
-        buffers = steering(0.5) | {"first_l0": torch.tensor([100.0]).double(), "l0": torch.tensor([l0 or 1e-9]).double()}
+        buffers = controller_buffers(0.5) | {
+            "first_l0": torch.tensor([100.0]).double(),
+            "l0": torch.tensor([l0 or 1e-9]).double(),
+        }
         steer(batch(buffers, progress=0.7), torch.tensor(l0), 8)
         moved = float((buffers["coefficient"] / 0.5).log())
         assert (moved > 1e-9) - (moved < -1e-9) == sign
@@ -45,21 +48,21 @@ def test_more_active_latents_than_wanted_raise_the_coefficient_and_fewer_lower_i
 
 
 def test_while_the_sparsity_warms_up_the_first_steps_l0_is_aimed_at() -> None:
-    buffers = steering(0.5)
+    buffers = controller_buffers(0.5)
     for _ in range(5):
         steer(batch(buffers, sparsity=0.0), torch.tensor(300.0), 8)
     assert float(buffers["coefficient"]) == pytest.approx(0.5)
 
 
 def test_fewer_than_aimed_at_so_far_but_more_than_k_leave_the_coefficient() -> None:
-    buffers = steering(0.5)
+    buffers = controller_buffers(0.5)
     for l0, sparsity in ((300.0, 0.0), (40.0, 0.0), (20.0, 0.0)):
         steer(batch(buffers, sparsity=sparsity), torch.tensor(l0), 8)
     assert float(buffers["coefficient"]) == 0.5
 
 
 def test_near_the_end_the_coefficient_is_held() -> None:
-    buffers = steering(0.5)
+    buffers = controller_buffers(0.5)
     for progress in (HELD_FROM, 0.999):
         steer(batch(buffers, progress=progress), torch.tensor(300.0), 8)
     assert float(buffers["coefficient"]) == 0.5

@@ -34,7 +34,7 @@ HELD_FROM = 0.95
 """Share of the run from which the coefficient is held."""
 
 
-def steering(start: float) -> dict[str, Tensor]:
+def controller_buffers(start: float) -> dict[str, Tensor]:
     """What is kept from step to step: the coefficient, the l0 of the first step and of late (0: none yet), its excess."""
     zeros = {name: torch.zeros(1, dtype=torch.float64) for name in ("first_l0", "l0", "excess")}
     return {"coefficient": torch.full((1,), start, dtype=torch.float64), **zeros}

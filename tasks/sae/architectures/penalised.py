@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from tasks.sae.architectures.base import Architecture, StepBatch, StepSums
-from tasks.sae.architectures.l0_controller import steer, steering
+from tasks.sae.architectures.l0_controller import controller_buffers, steer
 from tasks.sae.config import SAEConfig
 from tasks.sae.kernels.backend import ByLatent
 from tasks.sae.latent_parallel import all_reduced
@@ -85,7 +85,9 @@ class Penalised(Architecture):
         return self.first_coefficient is not None and self.given_coefficient(config) is None
 
     def buffers(self, config: SAEConfig) -> dict[str, Tensor]:  # noqa: D102
-        found = steering(self.first_coefficient) if self.first_coefficient is not None and self.steers(config) else {}
+        found = (
+            controller_buffers(self.first_coefficient) if self.first_coefficient is not None and self.steers(config) else {}
+        )
         return found | {"density": torch.ones(1, dtype=torch.float64)} if self.active_below > 0 else found
 
     def coefficient(self, config: SAEConfig, batch: StepBatch) -> float | Tensor:
