@@ -92,7 +92,7 @@ class SparseAutoencoder(nn.Module):
         return codes.reshape(pre_acts.shape)
 
     def encode_sparse(self, x: Tensor) -> tuple[Float[Tensor, "*batch k"], Int[Tensor, "*batch k"]]:
-        """The same codes as values and latents, k per row, in no order; a value of 0 is a latent that is not active.
+        """Codes as values and latents, k per row, in no order; a value of 0 is a latent that is not active.
 
         Raises:
             InputError: the last dimension of ``x`` is not d_in, or the architecture keeps no fixed number of latents.

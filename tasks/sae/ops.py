@@ -52,7 +52,7 @@ def largest(rows: Float[Tensor, "n width"], k: int) -> tuple[Float[Tensor, "n k"
 
 
 def densify(codes: SparseCodes, d_sae: int) -> Float[Tensor, "n {d_sae}"]:
-    """The same codes with a column for every latent."""
+    """Codes with a column for every latent."""
     dense = codes.values.new_zeros(len(codes.values), d_sae)
     return dense.scatter_(1, codes.indices, codes.values)
 

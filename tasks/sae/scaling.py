@@ -89,7 +89,7 @@ def fold(
     output: Scaling | None = None,
     extra: Mapping[str, Tensor] | None = None,
 ) -> Weights:
-    """The same SAE for raw activations, in float32.
+    """The finished SAE's tensors for raw activations, in float32.
 
     Args:
         parameters: as trained on scaled rows.

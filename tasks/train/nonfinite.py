@@ -18,7 +18,7 @@ class NotFiniteError(InputError):
 
 
 def explain(error: NotFiniteError, reader: LaneReader, raw: Tensor, scaling: Scaling) -> InputError:
-    """The same error with the rows of its step looked at.
+    """The error as the user gets it: with a word on the rows of its step, which are looked at here.
 
     Args:
         error: what training found.

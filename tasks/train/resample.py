@@ -32,7 +32,7 @@ def resample(state: TrainState, batch: StepBatch, plan: Plan, mesh: Mesh) -> Non
         return
     chosen = torch.split(drawn, counts)[latents.rank]
     size = ENCODER_SHARE * _mean_norm(p, ~batch.dead, latents)
-    mesh.data.barrier()  # weights in common are read by all before they are written, with the same numbers by all
+    mesh.data.barrier()  # shared weights are read by all before they are written, with the same numbers by all
     p.W_dec[dead] = normalize(y[chosen])
     p.encoder[dead] = normalize(x[chosen]) * size
     p.b_enc[dead] = 0.0

@@ -35,7 +35,7 @@ class TrainState:
     moments_are_sharded: bool = False
     """The moments of latents that other workers update are out of date here; ``all_gather_moments`` fetches them."""
     is_shared: bool = False
-    """Parameters and moments lie in memory that workers with other rows have in common: each writes its own part."""
+    """Parameters and moments lie in memory that workers with other rows share: each writes its own part."""
     averaged: Tensor | None = None
     """Exponential moving average of all parameters, if the plan asks for it."""
     scratch: Scratch = field(default_factory=Scratch)
@@ -66,7 +66,7 @@ def state_from(
 
 
 def share_state(state: TrainState, plan: Plan, mesh: Mesh) -> TrainState:
-    """The same with weights and moments that workers with other rows have in common, where they can; all come here.
+    """Move weights and moments into memory that the workers with other rows share, where they can; all come here.
 
     A checkpoint may be read from them at leisure: no step is taken without the worker that reads.
     """

@@ -108,7 +108,7 @@ class Worker:
         return (self._tensor(rows) for rows in self._reader.batches(first, self.plan.n_steps - first))
 
     def explained(self, error: NotFiniteError) -> InputError:
-        """The same error with a word on whether rows are at fault, and which."""
+        """The error as the user gets it: with a word on whether rows are at fault, and which."""
         reader = self._open(rank=0, world_size=1)
         raw = self._tensor(next(iter(reader.batches(error.step - 1, 1))))
         return explain(error, reader, raw, self.scaling)

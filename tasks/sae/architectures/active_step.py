@@ -21,7 +21,7 @@ from tasks.sae.parameters import Parameters
 
 @dataclass(frozen=True, slots=True)
 class ActiveStep:
-    """All workers' rows, scaled, and the pre-activations of this worker's latents that a step looks at."""
+    """All workers' rows, scaled, and those of this worker's pre-activations that a step at active latents looks at."""
 
     x: Float[Tensor, "n d_in"]
     target: Float[Tensor, "n_own d_out"]
@@ -38,7 +38,7 @@ class ActiveStep:
         return rows, rows.d_values
 
     def all_reduced(self, value: Tensor) -> Tensor:
-        """Its sum over the workers that hold other latents."""
+        """The sum of a tensor over the workers that hold other latents."""
         return all_reduced(value, self.mesh.latents)
 
     def by_latent(

@@ -43,6 +43,11 @@ class Description:
     """Settings of ``sae`` that it reads beside ``COMMON``."""
 
     @property
+    def reads(self) -> frozenset[str]:
+        """All settings of ``sae`` that it reads."""
+        return frozenset({*COMMON, *self.settings})
+
+    @property
     def keeps_k(self) -> bool:
         """Whether k latents are kept, of each row or on average over a batch."""
         return self.k in ("row", "batch")

@@ -2,7 +2,7 @@
 
 Workers with other rows share all of the work. Each encodes and decodes its own rows; then rows, codes and the gradients on
 what they decode to are gathered, and each worker updates its part of the latents over the whole batch, in memory that all
-have in common or to be shown to the others. No gradient of a weight is ever sent, and all workers are left with equal bits.
+share or to be gathered by the others. No gradient of a weight is ever sent, and all workers are left with equal bits.
 Workers that hold different latents of the same rows share the choice, and what they decode to.
 """
 

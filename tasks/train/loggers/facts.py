@@ -26,7 +26,7 @@ class RunFacts:
     name: str
     """Of the SAE's directory."""
     id: str
-    """The same whenever the run goes on: the hash in the SAE's address."""
+    """The hash in the SAE's address, which a run that goes on has again."""
     settings: Mapping[str, Any]
     """By dotted name, with nothing left open."""
 

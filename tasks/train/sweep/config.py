@@ -22,7 +22,7 @@ class SweepConfig(Settings):
     of_sae: ClassVar[dict[str, str]] = {"archs": "arch", "d_sae": "d_sae", "k": "k", "l1_coefficient": "l1_coefficient"}
     """List by list, the setting of ``sae`` that its values are for."""
     of_train: ClassVar[dict[str, str]] = {"lr": "lr", "seeds": "init_seed"}
-    """The same of ``train``."""
+    """List by list, the setting of ``train`` that its values are for."""
 
     archs: tuple[str, ...] = ()
     """Architectures, as in sae.arch. Empty: sae.arch."""

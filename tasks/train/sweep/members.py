@@ -20,7 +20,7 @@ class Member:
     label: str
     """What sets it apart from the others, such as 'd_sae 1152, seed 0'."""
     but_seed: str
-    """The same without the seed, which several may share."""
+    """The label without the seed, which several may share."""
     config: PipelineConfig
     """As of a run of its own."""
 

@@ -67,7 +67,7 @@ def register_above(typingctx: Any, row: Any, levels: Any, start: Any) -> Any:
 @intrinsic
 @no_type_check
 def number_above(typingctx: Any, row: Any, levels: Any, start: Any) -> Any:
-    """The same for one number."""
+    """1 where the number at ``start`` is found, else 0."""
     return types.int64(row, levels, types.int64), lambda *at: _above(*at, 1)
 
 
