@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 import tasks.store.objects as objects
-import tasks.train.checkpoint as state
+import tasks.train.checkpoint as checkpoint
 import tasks.train.loop as loop
 import tasks.train.on_ray as on_ray
 import tasks.train.worker as worker
@@ -92,7 +92,7 @@ def arm(points: Points) -> None:
 def arm_in_process(points: Points) -> None:
     """The points that a worker without Ray comes to as well, on local storage."""
     at_steps(points)
-    before(state, "read_run", "read", points)
+    before(checkpoint, "read_run", "read", points)
     before(worker, "write_sae", "finish", points)
     objects.open = partial(opened, points=points)  # type: ignore[attr-defined]
 
