@@ -1,5 +1,6 @@
 """Architectures describe themselves: what they say is true, is read without torch, and is all that a new one has to add."""
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import fields
@@ -19,6 +20,7 @@ from tasks.train.finish import finished_weights
 from tasks.train.loop import Run, train
 from tasks.train.plan import plan
 from tasks.train.train_state import initial_state
+from tests.conftest import ROOT
 from tests.train.test_loop import D_IN, SCALING, batches
 
 CHANGED = {
@@ -67,7 +69,14 @@ def test_what_is_read_without_torch_is_what_the_class_says(arch: str) -> None:
     assert architecture(arch).description == describe(arch)
 
 
-def test_a_file_without_a_description_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_descriptions_are_read_without_torch() -> None:
+    asked = "[describe(name).k for name in NAMES], 'torch' in sys.modules"
+    script = f"import sys; from tasks.sae.architectures.names import NAMES, describe; print({asked})"
+    found = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert found == f"{[architecture(name).description.k for name in NAMES]} False\n"
+
+
+def test_a_file_without_a_description_is_named() -> None:
     with pytest.raises(LookupError, match=r"jump\.py has no DESCRIPTION"):
         describe("jump")
     with pytest.raises(LookupError, match="no file of the architecture 'nothing'"):

@@ -85,9 +85,8 @@ class Penalised(Architecture):
         return self.first_coefficient is not None and self.given_coefficient(config) is None
 
     def buffers(self, config: SAEConfig) -> dict[str, Tensor]:  # noqa: D102
-        found = (
-            controller_buffers(self.first_coefficient) if self.first_coefficient is not None and self.steers(config) else {}
-        )
+        first = self.first_coefficient
+        found = controller_buffers(first) if first is not None and self.steers(config) else {}
         return found | {"density": torch.ones(1, dtype=torch.float64)} if self.active_below > 0 else found
 
     def coefficient(self, config: SAEConfig, batch: StepBatch) -> float | Tensor:
