@@ -54,7 +54,8 @@ STAGES = {
     "lm": set(),
     "harvest": {"lm"},
     "train": {"sae"},
-    "score": {"sae", "lm"},
+    "encode": {"sae"},
+    "score": {"encode", "sae", "lm"},
     "report": set(),
     "interchange": {"sae"},
 }

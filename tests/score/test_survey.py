@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from tasks.encode.pieces import Piece
 from tasks.score import survey as module
 from tasks.score.config import ScoreConfig
 from tasks.score.examples import Evidence
-from tasks.score.pieces import Piece
 from tasks.score.summary import summary
 from tasks.score.survey import MAX_LABELS, Survey, survey
 from tasks.score.tables import heatmap_table
