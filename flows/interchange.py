@@ -12,7 +12,7 @@ from tasks.harvest.export import SplitName
 from tasks.interchange.formats import FormatName
 
 if TYPE_CHECKING:
-    from tasks.interchange.encode import Encoded
+    from tasks.encode.encode import Encoded
     from tasks.interchange.transfer import Transferred
 
 SaeUri = Annotated[str, typer.Argument(metavar="SAE_URI", help="An SAE directory, as saemill train prints it.")]
@@ -61,7 +61,7 @@ def encode(
     as_json: AsJson = False,
 ) -> None:
     """Write the sparse codes of activations to Parquet, a row per token, and print where they are."""
-    from tasks.interchange.encode import encode_activations
+    from tasks.encode.encode import encode_activations
 
     with listening(Console(stderr=True)) as listener, stdout_kept_clean():
         found = encode_activations(uri, activations, out, listener, hook=hook, split=split)

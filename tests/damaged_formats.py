@@ -19,6 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from flows.hooks import listed
 from tasks.config import PipelineConfig, parse_config
+from tasks.encode.encode import encode_activations
 from tasks.errors import SaemillError
 from tasks.harvest.config import ActivationsConfig
 from tasks.harvest.export import export_activations
@@ -27,7 +28,6 @@ from tasks.harvest.ingest import ingest
 from tasks.harvest.repair import take_out
 from tasks.harvest.sources import open_source, source_identity
 from tasks.harvest.verify import verify
-from tasks.interchange.encode import encode_activations
 from tasks.interchange.portable import Portable
 from tasks.interchange.transfer import export_sae, import_sae
 from tasks.lm.config import ModelConfig

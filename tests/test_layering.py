@@ -52,13 +52,14 @@ def test_the_maths_knows_torch_and_little_else(path: Path) -> None:
 
 
 # What each stage may import of ours beside its own package and the shared ground.
-GROUND = {"artifacts", "config", "errors", "precision", "progress", "settings", "store", "on_ray"}
+GROUND = {"artifacts", "config", "errors", "latent_columns", "precision", "progress", "settings", "store", "on_ray"}
 STAGES = {
     "text": {"lm"},
     "lm": set(),
     "harvest": {"lm"},
     "train": {"sae"},
-    "score": {"sae", "lm"},
+    "encode": {"sae"},
+    "score": {"encode", "sae", "lm"},
     "report": {"sae"},
     "interchange": {"sae"},
 }

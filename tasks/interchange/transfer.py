@@ -2,9 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any
 
-from tasks.artifacts import read_json
 from tasks.errors import InputError
 from tasks.interchange.formats import FormatName, open_format
 from tasks.interchange.portable import Portable
@@ -117,18 +115,6 @@ def open_portable(uri: str) -> Portable:
     """
     sae = load(uri)
     return Portable(sae.config, sae.weights, sae.belonging)
-
-
-def sae_settings(uri: str) -> dict[str, Any]:
-    """What ``config.json`` of an SAE directory says.
-
-    Raises:
-        InputError: ``uri`` holds no SAE.
-    """
-    settings = read_json(uri, CONFIG)
-    if settings is None or "arch" not in settings:
-        raise InputError(f"{uri} holds no SAE ({CONFIG} and {WEIGHTS}); give a directory as saemill train prints it.")
-    return settings
 
 
 def _told(uri: str, name: FormatName, sae: Portable, files: tuple[str, ...], earlier: bool) -> Transferred:

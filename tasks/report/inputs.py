@@ -9,22 +9,12 @@ import pyarrow.parquet as pq
 
 from tasks.artifacts import read_json, require_manifest
 from tasks.errors import ArtifactError
+from tasks.latent_columns import described
 from tasks.store.faults import FAULTS, reason_of
 from tasks.store.objects import open_store, require
 
-LATENT_COLUMNS = (
-    "latent",
-    "density",
-    "n_active",
-    "max_activation",
-    "mean_activation",
-    "decoder_norm",
-    "encoder_decoder_cosine",
-    "histogram",
-    "promoted",
-    "suppressed",
-    "neighbours",
-)
+LATENT_COLUMNS = ("latent", "n_active", "max_activation", "histogram", "promoted", "suppressed", "neighbours")
+"""What the pages are built on; all else is shown where it is there."""
 EXAMPLE_COLUMNS = (
     "latent",
     "rank",
@@ -61,7 +51,7 @@ class Inputs:
     """Stage name -> run.json; empty where the stage left none."""
     curve: pa.Table
     latents: pa.Table
-    """Sorted by latent, which runs from 0 without gaps."""
+    """Sorted by latent, which runs from 0 without gaps; its schema says how its columns are shown, or nothing."""
     examples: pa.Table
     """Sorted by latent, then top before lower quantiles, then rank."""
     heatmap: pa.Table | None
@@ -92,7 +82,7 @@ def read_inputs(tokens: str | None, activations: str, sae: str, scores: str) -> 
         tokens=manifests.get("tokens"),
         activations=manifests["activations"],
         sae=_require_json(sae, "config.json"),
-        summary=_require_json(scores, "summary.json"),
+        summary=_summary(scores),
         shuffle=read_json(sae, "shuffle.json"),
         runs={stage: read_json(uri, "run.json") or {} for stage, uri in present.items()},
         curve=read_table(sae, "curve.parquet", CURVE_COLUMNS),
@@ -127,8 +117,28 @@ def _require_json(uri: str, key: str) -> Json:
     return value
 
 
+def _summary(scores: str) -> Json:
+    summary = _require_json(scores, "summary.json")
+    metrics = summary.get("metrics", [])
+    if not isinstance(metrics, list) or not all(_is_metric(each) for each in metrics):
+        raise ArtifactError(
+            f"{scores}/summary.json has metrics that are no list of names, values and definitions. Delete {scores} and run "
+            "again."
+        )
+    return summary
+
+
+def _is_metric(each: Any) -> bool:
+    return isinstance(each, dict) and "value" in each and all(isinstance(each.get(k), str) for k in ("name", "definition"))
+
+
 def _sorted_latents(scores: str) -> pa.Table:
-    table = read_table(scores, "latents.parquet", LATENT_COLUMNS).sort_by("latent")
+    stored = read_table(scores, "latents.parquet", LATENT_COLUMNS)
+    try:
+        described(stored)
+    except ValueError as error:
+        raise ArtifactError(f"{scores}/latents.parquet: {error}. Delete {scores} and run again.") from None
+    table = stored.sort_by("latent").replace_schema_metadata(stored.schema.metadata)  # which sorting may drop
     if table["latent"].to_pylist() != list(range(table.num_rows)):
         raise ArtifactError(
             f"{scores}/latents.parquet does not number its latents 0, 1, 2... Delete {scores} and run again."

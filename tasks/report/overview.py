@@ -4,48 +4,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from tasks.config import PipelineConfig
+from tasks.report import older_scores
 from tasks.report.inputs import Inputs
 from tasks.report.kinds import keeps_k, noun, places, short
 from tasks.report.numbers import compact, number, percent, shown
-
-FIRST = (
-    "kind",
-    "input_hooks",
-    "output_hooks",
-    "d_out",
-    "hooks",
-    "fvu",
-    "explained_variance",
-    "fvu_without_high_norm",
-    "high_norm_fraction",
-    "l0",
-    "l0_percentiles",
-    "dead_fraction",
-    "dense_fraction",
-    "density_histogram",
-    "cosine",
-    "shrinkage",
-    "gamma",
-    "tokens",
-    "ce_recovered",
-    "ce.tokens",
-    "ce.original",
-    "ce.sae",
-    "ce.zero_ablation",
-    "ce.mean_ablation",
-    "ce.delta_nats",
-    "ce.recovered_vs_zero",
-    "ce.recovered_vs_mean",
-    "ce.kl",
-    "baselines.sae_same_rows.fvu",
-    "baselines.mean.fvu",
-    "baselines.pca.fvu",
-    "baselines.random_directions.fvu",
-    "baselines.training_rows.fvu",
-    "baselines.linear.fvu",
-    "baselines.linear_rank_k.fvu",
-)
-"""Metrics in the order in which their definitions build on one another; JSON keeps them by name."""
 
 Json = dict[str, Any]
 
@@ -116,10 +78,11 @@ def cards(inputs: Inputs) -> list[Card]:
 
 
 def metrics(summary: Json) -> list[Metric]:
-    """Every metric that the summary defines, with its value and definition."""
+    """Every metric that the summary lists, with its value and definition; in older ones, that it defines."""
+    if "metrics" in summary:
+        return [Metric(each["name"], shown(each["value"]), each["definition"]) for each in summary["metrics"]]
     definitions: dict[str, str] = summary.get("definitions") or {}
-    names = [name for name in FIRST if name in definitions] + [name for name in definitions if name not in FIRST]
-    return [Metric(name, shown(_lookup(summary, name)), definitions[name]) for name in names]
+    return [Metric(name, shown(_lookup(summary, name)), definitions[name]) for name in older_scores.metrics(definitions)]
 
 
 def ce_rows(summary: Json) -> list[tuple[str, str]]:

@@ -93,6 +93,7 @@ def _page(config: PipelineConfig, inputs: Inputs, charts: dict[str, Any]) -> byt
         charts=charts,
         eval_is_train=bool(inputs.summary.get("eval_is_train")),
         n_latents=inputs.n_latents,
+        latent_columns=tables.shown_columns(inputs.latents),
         unit=inputs.unit,
         has_heatmap=inputs.heatmap is not None,
         corpus=provenance.corpus_rows(inputs.tokens),

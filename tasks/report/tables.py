@@ -7,11 +7,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from tasks.latent_columns import LatentColumn, described
+from tasks.report import older_scores
 from tasks.report.contexts import Contexts, Ragged
 from tasks.report.javascript import Strings
 from tasks.report.numbers import significant
 
-SORTABLE = ("density", "max_activation", "mean_activation", "n_active", "decoder_norm", "encoder_decoder_cosine")
+BUILT_ON = ("n_active", "max_activation")
+"""Columns that the pages compute with, shown or not: which latents are dead, and how strong a context is."""
 SHOWN_TOKENS = 4
 """Promoted tokens and peak tokens per row of the table."""
 BEFORE_CHARACTERS, AFTER_CHARACTERS = 24, 64
@@ -35,10 +38,13 @@ def index(
     strings = Strings()
     rows = range(latents.num_rows)
     promoted = Ragged.of(latents["promoted"])
+    shown = shown_columns(latents)
+    built_on = {name: significant(latents[name].to_numpy()) for name in BUILT_ON}
     return {
         "n": latents.num_rows,
         "unit": unit,
-        "columns": {name: significant(latents[name].to_numpy()) for name in SORTABLE},
+        "shown": [column.model_dump() for column in shown],
+        "columns": built_on | {column.name: _values(latents, column) for column in shown},
         "fires": [strings.add_all(_peaks(contexts, latent)) for latent in rows],
         "promotes": [strings.add_all(_tokens(promoted, latent)[:SHOWN_TOKENS]) for latent in rows],
         "snippets": [_snippet(contexts, latent) for latent in rows],
@@ -46,6 +52,19 @@ def index(
         "panels": panels,
         "hooks": list(hooks),
     }
+
+
+def shown_columns(latents: pa.Table) -> tuple[LatentColumn, ...]:
+    """The columns of numbers that the table of latents shows, in its order."""
+    found = described(latents)
+    return older_scores.columns(latents) if found is None else found
+
+
+def _values(latents: pa.Table, column: LatentColumn) -> list[float | int | None]:
+    if column.style == "count":
+        counts: list[float | int | None] = latents[column.name].to_pylist()
+        return counts
+    return significant(latents[column.name].to_numpy(), max(4, column.digits + 1))
 
 
 def search(latents: pa.Table, contexts: Contexts, characters: int = SEARCH_CHARACTERS) -> dict[str, Any]:

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from tasks.encode.chunks import chunk_rows, in_chunks, reconstruct
 from tasks.sae import SparseAutoencoder
-from tasks.score.codes import chunk_rows, in_chunks, reconstruct
 from tasks.score.stats import ratio
 from tasks.store.joined import AnySplit
 from tasks.store.schema import to_float32
@@ -21,7 +21,7 @@ Scale = Float64[Tensor, "d_in"] | None
 _SEED = 0
 # Training rows that are nearly equal make a row's k x k system singular; in float64 this is enough to solve it.
 _RIDGE = 1e-9
-# Float64 numbers in the k dictionary rows of a chunk of rows: 32 MiB, see codes.py.
+# Float64 numbers in the k dictionary rows of a chunk of rows: 32 MiB, see chunks.py.
 _CHOSEN_NUMBERS = 4_000_000
 
 

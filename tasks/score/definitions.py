@@ -1,4 +1,7 @@
-"""What each number of the summary is, exactly, in a sentence."""
+"""What each metric of the summary is, exactly, in a sentence; in the order in which these sentences build on one another."""
+
+from collections.abc import Mapping
+from typing import Any
 
 from tasks.score.roles import Kind
 
@@ -23,6 +26,7 @@ DEFINITIONS = {
 }
 
 CE_DEFINITIONS = {
+    "ce_recovered": "ce.recovered_vs_mean.",
     "ce.tokens": "Predicted tokens: all but the first of each sequence, in whole held-out sequences evenly spaced over the "
     "split, about score.splice_tokens in all.",
     "ce.original": "Mean cross-entropy of the model's prediction of these tokens, in nats; its weights are rounded to "
@@ -35,7 +39,6 @@ CE_DEFINITIONS = {
     "ce.recovered_vs_zero": "(ce.zero_ablation - ce.sae) / (ce.zero_ablation - ce.original).",
     "ce.recovered_vs_mean": "(ce.mean_ablation - ce.sae) / (ce.mean_ablation - ce.original).",
     "ce.kl": "Mean KL divergence of the prediction with the SAE from the original prediction, KL(original || sae), in nats.",
-    "ce_recovered": "ce.recovered_vs_mean.",
 }
 
 BASELINE_DEFINITIONS = {
@@ -58,7 +61,7 @@ TRANSCODER_DEFINITIONS = {
     "d_out": "Features of what is rebuilt.",
 }
 
-TRANSCODER_CE_DEFINITIONS = {
+TRANSCODER_OWN_WORDS = {
     "ce.sae": "The same with x_hat in place of x at the hook that is rebuilt, computed from what the same forward pass has "
     "at the input hook, wherever the harvest keeps the activation; masked positions (first position, special tokens, norm "
     "outliers) go on with their own activation, here and in both ablations.",
@@ -79,19 +82,39 @@ CROSSCODER_DEFINITIONS = {
     "variance in training, so that hooks weigh by their width.",
     "input_hooks": "What is encoded.",
     "output_hooks": "What is rebuilt.",
-    "fvu_without_high_norm": "fvu of the rows whose norm is at most twice the recorded median norm of held-out rows at each "
-    "hook, with those rows' own mean.",
-    "high_norm_fraction": "Share of scored rows whose norm is above twice the recorded median norm of held-out rows at one "
-    "hook or more.",
     "hooks": "Of each hook alone, unscaled: fvu, cosine, shrinkage and gamma as defined here, and decoder_norm_share, the "
     "mean over latents of the norm of their decoder at this hook over the sum of those at all hooks, scaled as x.",
 }
 
+CROSSCODER_OWN_WORDS = {
+    "fvu_without_high_norm": "fvu of the rows whose norm is at most twice the recorded median norm of held-out rows at each "
+    "hook, with those rows' own mean.",
+    "high_norm_fraction": "Share of scored rows whose norm is above twice the recorded median norm of held-out rows at one "
+    "hook or more.",
+}
+
 
 def definitions_for(kind: Kind, spliced: bool) -> dict[str, str]:
-    """The definitions of all numbers in the summary of such an SAE."""
+    """The definitions of all metrics in the summary of such an SAE."""
+    losses = CE_DEFINITIONS if spliced else {}
     if kind == "transcoder":
-        losses = CE_DEFINITIONS | TRANSCODER_CE_DEFINITIONS if spliced else {}
-        return DEFINITIONS | losses | TRANSCODER_BASELINE_DEFINITIONS | TRANSCODER_DEFINITIONS
-    about = CROSSCODER_DEFINITIONS if kind == "crosscoder" else {}
-    return DEFINITIONS | (CE_DEFINITIONS if spliced else {}) | BASELINE_DEFINITIONS | about
+        own = TRANSCODER_OWN_WORDS if spliced else {}
+        return TRANSCODER_DEFINITIONS | DEFINITIONS | losses | TRANSCODER_BASELINE_DEFINITIONS | own
+    if kind == "crosscoder":
+        return CROSSCODER_DEFINITIONS | DEFINITIONS | losses | BASELINE_DEFINITIONS | CROSSCODER_OWN_WORDS
+    return DEFINITIONS | losses | BASELINE_DEFINITIONS
+
+
+def metrics(summary: Mapping[str, Any], definitions: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Each metric that is defined, in the order of the definitions: name, value in the summary and definition."""
+    return [
+        {"name": name, "value": _value(summary, name), "definition": definition} for name, definition in definitions.items()
+    ]
+
+
+def _value(summary: Mapping[str, Any], name: str) -> Any:
+    """What stands under a name such as 'fvu' or 'ce.sae'; None where nothing does."""
+    value: Any = summary
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value

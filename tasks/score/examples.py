@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float32, Int64, Shaped, UInt64
 
-from tasks.score.codes import Codes
+from tasks.encode.codes import CSRCodes
 from tasks.score.config import ScoreConfig
 
 _SAMPLE_PER_CONTEXT = 8
@@ -18,7 +18,10 @@ _SAMPLE_PER_CONTEXT = 8
 
 @dataclass(frozen=True, slots=True)
 class Hits:
-    """Single activations: ``value`` of ``latent`` at ``row`` (its number among all rows scored) of ``sequence``."""
+    """Single activations: ``value`` of ``latent`` at ``row`` (its number among all rows scored) of ``sequence``.
+
+    They are picked out of the codes of many rows and sorted by latent, so that a row's other codes are not among them.
+    """
 
     latent: Int64[np.ndarray, "m"]
     value: Float32[np.ndarray, "m"]
@@ -49,9 +52,10 @@ class Hits:
         return Hits(empty, np.zeros(0, np.float32), empty, empty)
 
     @staticmethod
-    def of(codes: Codes, first_row: int, sequence: Int64[np.ndarray, "n"]) -> "Hits":
+    def of(codes: CSRCodes, first_row: int, sequence: Int64[np.ndarray, "n"]) -> "Hits":
         """The hits of n rows that begin at ``first_row`` and lie in ``sequence``."""
-        return Hits(codes.latent, codes.value, codes.row + first_row, sequence[codes.row])
+        rows = codes.rows
+        return Hits(codes.latents.astype(np.int64), codes.values, rows + first_row, sequence[rows])
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from tasks.encode.chunks import chunk_rows, in_chunks, reconstruct
 from tasks.sae import SparseAutoencoder
 from tasks.score.baselines import Fit
-from tasks.score.codes import chunk_rows, in_chunks, reconstruct
 from tasks.score.stats import ratio
 
 # Directions of less variance than this share of the largest are left out: in float64 they are rounding.

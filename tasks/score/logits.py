@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tasks.score.codes import chunk_rows, in_chunks
+from tasks.encode.chunks import chunk_rows, in_chunks
 from tasks.score.final_norm import final_norm
 
 logger = logging.getLogger(__name__)

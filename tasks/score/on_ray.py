@@ -15,12 +15,12 @@ from ray.exceptions import RayTaskError
 
 from tasks.artifacts import read_manifest
 from tasks.config import PipelineConfig
+from tasks.encode.pieces import Piece
 from tasks.errors import ArtifactError, SaemillError
 from tasks.on_ray import cluster_cpus, connect
 from tasks.progress import Listener, Progress
 from tasks.sae import load
 from tasks.score.examples import choose
-from tasks.score.pieces import Piece
 from tasks.score.results import Results, write_results
 from tasks.score.stability import Stability
 from tasks.score.survey import Survey

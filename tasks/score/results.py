@@ -11,13 +11,14 @@ from jaxtyping import Int64
 
 from tasks.artifacts import identity, require_manifest, to_json, write_manifest
 from tasks.sae import SparseAutoencoder
+from tasks.score.columns import Latents, latents_table
 from tasks.score.directions import directions
 from tasks.score.roles import Roles
 from tasks.score.splice import SpliceSums
 from tasks.score.stats import ReconstructionSums
 from tasks.score.summary import summary
 from tasks.score.survey import Survey
-from tasks.score.tables import WeightColumns, examples_table, heatmap_table, latents_table, to_parquet
+from tasks.score.tables import WeightColumns, examples_table, heatmap_table, to_parquet
 from tasks.score.work import Job
 from tasks.store.objects import open_store
 
@@ -59,9 +60,9 @@ def write_results(job: Job, out: str, sae: SparseAutoencoder, results: Results, 
 def _objects(job: Job, sae: SparseAutoencoder, results: Results) -> dict[str, bytes]:
     survey = results.survey
     histogram = sum((part for _, part in results.examples), np.zeros((), np.int64))
-    latents = latents_table(sae, survey.latents, histogram, results.weights, directions(sae, job.roles))
+    latents = Latents(survey.latents, histogram, results.weights, directions(sae, job.roles))
     objects = {
-        "latents.parquet": to_parquet(latents),
+        "latents.parquet": to_parquet(latents_table(latents)),
         "examples.parquet": to_parquet(examples_table([table for table, _ in results.examples])),
         "summary.json": to_json(_summary(job, sae, results)),
     }

@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from tasks.encode.chunks import chunk_rows, in_chunks, reconstruct
 from tasks.lm.hooks import replace
 from tasks.lm.repeat import layers_before, run_once
 from tasks.sae import SparseAutoencoder
-from tasks.score.codes import chunk_rows, in_chunks, reconstruct
 from tasks.score.stats import ratio
 
 logger = logging.getLogger(__name__)

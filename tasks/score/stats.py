@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
-from tasks.score.codes import Codes
+from tasks.encode.codes import CSRCodes
 
 DENSITY_EDGES: Float64[np.ndarray, "edges"] = np.linspace(-10.0, 0.0, 81)
 """Edges of the density histogram, in log10."""
@@ -118,7 +118,7 @@ class LatentSums:
 
     n_tokens: int
     n_active: Int64[np.ndarray, "d_sae"]
-    """Tokens on which the latent is above 0."""
+    """Tokens on which the latent is active."""
     total: Float64[np.ndarray, "d_sae"]
     """Sum of its activations."""
     largest: Float32[np.ndarray, "d_sae"]
@@ -127,18 +127,17 @@ class LatentSums:
     """Tokens with 0, 1, 2, ... active latents."""
 
     @staticmethod
-    def of(codes: Codes, n: int, d_sae: int) -> "LatentSums":
-        """The sums of the codes of ``n`` tokens."""
-        row, latent, value = codes.row, codes.latent, codes.value
+    def of(codes: CSRCodes, d_sae: int) -> "LatentSums":
+        """The sums of some tokens' codes."""
+        latents, values = codes.latents.astype(np.int64), codes.values
         largest = np.zeros(d_sae, np.float32)
-        np.maximum.at(largest, latent, value)
-        l0 = np.bincount(row, minlength=n)
+        np.maximum.at(largest, latents, values)
         return LatentSums(
-            n_tokens=n,
-            n_active=np.bincount(latent, minlength=d_sae),
-            total=np.bincount(latent, weights=value, minlength=d_sae).astype(np.float64),  # of none, numpy gives integers
+            n_tokens=len(codes),
+            n_active=np.bincount(latents, minlength=d_sae),
+            total=np.bincount(latents, weights=values, minlength=d_sae).astype(np.float64),  # of none, numpy gives integers
             largest=largest,
-            tokens_by_l0=np.bincount(l0, minlength=d_sae + 1),
+            tokens_by_l0=np.bincount(codes.counts, minlength=d_sae + 1),
         )
 
     def __add__(self, other: "LatentSums") -> "LatentSums":

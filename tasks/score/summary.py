@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from tasks.score.definitions import definitions_for
+from tasks.score.definitions import definitions_for, metrics
 from tasks.score.roles import Kind
 from tasks.score.stats import DENSITY_EDGES, LatentSums
 from tasks.score.survey import Survey
@@ -18,11 +18,14 @@ def summary(
     about: Mapping[str, Any],
     kind: Kind = "sae",
 ) -> dict[str, Any]:
-    """The content of summary.json. ``about`` holds what is known beforehand, such as the hook and eval_is_train."""
+    """The content of summary.json, with all its metrics once more as a list for those who show them.
+
+    ``about`` holds what is known beforehand, such as the hook and eval_is_train.
+    """
     every, usual = found.rebuilt.every, found.rebuilt.usual
     fvu = every.fvu
     definitions = definitions_for(kind, spliced=splice is not None)
-    return {
+    numbers = {
         "fvu": fvu,
         "explained_variance": None if fvu is None else 1 - fvu,
         "fvu_without_high_norm": usual.fvu,
@@ -38,6 +41,7 @@ def summary(
         "definitions": definitions,
         **about,
     }
+    return {**numbers, "metrics": metrics(numbers, definitions)}
 
 
 def _latent_numbers(latents: LatentSums) -> dict[str, Any]:

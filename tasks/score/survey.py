@@ -8,11 +8,12 @@ from operator import add
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from tasks.encode.chunks import encoded
+from tasks.encode.codes import CSRCodes
+from tasks.encode.pieces import Piece
 from tasks.sae import SparseAutoencoder
-from tasks.score.codes import Codes, chunks
 from tasks.score.config import ScoreConfig
 from tasks.score.examples import Evidence, Hits
-from tasks.score.pieces import Piece
 from tasks.score.rebuilt import Rebuilt
 from tasks.score.roles import Roles
 from tasks.score.stats import LatentSums
@@ -46,15 +47,15 @@ class LabelSums:
         )
 
     @staticmethod
-    def of(labels: list[str], sequence: Int64[np.ndarray, "n"], codes: Codes, d_sae: int) -> "LabelSums":
+    def of(labels: list[str], sequence: Int64[np.ndarray, "n"], codes: CSRCodes, d_sae: int) -> "LabelSums":
         """The sums of rows with these labels and row numbers in the source."""
         names, label_of, counts = np.unique(np.array(labels, dtype=object), return_inverse=True, return_counts=True)
         if len(names) > MAX_LABELS:
             return LabelSums(too_many=True)
         lowest = np.full(len(names), np.iinfo(np.int64).max)
         np.minimum.at(lowest, label_of, sequence)
-        cell = label_of[codes.row] * d_sae + codes.latent
-        totals = np.bincount(cell, weights=codes.value, minlength=len(names) * d_sae).astype(np.float64)
+        cell = label_of[codes.rows] * d_sae + codes.latents
+        totals = np.bincount(cell, weights=codes.values, minlength=len(names) * d_sae).astype(np.float64)
         return LabelSums(
             dict(zip(names, counts.tolist(), strict=True)),
             dict(zip(names, lowest.tolist(), strict=True)),
@@ -103,14 +104,14 @@ def survey(
     roles = roles or Roles()
     sums: list[tuple[Rebuilt, LatentSums, LabelSums]] = []
     evidence, waiting = Evidence.none(config), Hits.none()
-    for chunk in chunks(sae, rows.activation[:, roles.reads], dtype):
-        part = slice(chunk.start, chunk.start + len(chunk.x))
+    for chunk in encoded(sae, [rows.activation[:, roles.reads]], dtype):
+        part = slice(chunk.start, chunk.stop)
         labels = LabelSums()
         if rows.label is not None:
             labels = LabelSums.of(rows.label[part], rows.sequence[part], chunk.codes, sae.d_sae)
         target = to_float32(rows.activation[part, roles.rebuilds], dtype) if roles.kind == "transcoder" else chunk.x
-        latents = LatentSums.of(chunk.codes, len(chunk.x), sae.d_sae)
-        sums.append((Rebuilt.of(target, chunk.x_hat, median_norms, roles), latents, labels))
+        latents = LatentSums.of(chunk.codes, sae.d_sae)
+        sums.append((Rebuilt.of(target, chunk.x_hat(), median_norms, roles), latents, labels))
         waiting = Hits.joined([waiting, Hits.of(chunk.codes, piece.first + chunk.start, rows.sequence[part])])
         if len(waiting) > _HITS_AT_ONCE:
             evidence, waiting = evidence.seeing(waiting), Hits.none()

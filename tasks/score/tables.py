@@ -5,11 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
-from jaxtyping import Float64, Int64
 
-from tasks.sae import SparseAutoencoder
-from tasks.score.directions import Directions
 from tasks.score.logits import Extremes
 from tasks.score.stats import LatentSums
 from tasks.score.strings import TokenStrings
@@ -42,36 +38,6 @@ def neighbour_lists(found: Extremes) -> pa.ListArray:
     return _lists(pa.array(latents, pa.int32()), pa.array(cosines, pa.float32()), _NEIGHBOUR, len(found.index))
 
 
-def latents_table(
-    sae: SparseAutoencoder,
-    sums: LatentSums,
-    histogram: Int64[np.ndarray, "d_sae bins"],
-    weights: WeightColumns,
-    directions: Directions,
-) -> pa.Table:
-    """A row per latent."""
-    shares = directions.norm_shares
-    of_hooks = {} if shares is None else {"decoder_norm_share": pa.array(list(shares.numpy()), pa.list_(pa.float32()))}
-    mean: Float64[np.ndarray, d_sae] = sums.total / np.maximum(1, sums.n_active)
-    bins = histogram.shape[1]
-    return pa.table(
-        {
-            "latent": pa.array(np.arange(sae.d_sae), pa.int32()),
-            "density": pa.array(sums.density, pa.float64()),
-            "n_active": pa.array(sums.n_active, pa.int64()),
-            "max_activation": pa.array(sums.largest, pa.float32()),
-            "mean_activation": pa.array(mean, pa.float64()),
-            "decoder_norm": pa.array(directions.norm.numpy(), pa.float32()),
-            "encoder_decoder_cosine": _numbers(directions.cosine, sae.d_sae),
-            **of_hooks,
-            "histogram": pa.ListArray.from_arrays(_offsets(sae.d_sae, bins), pa.array(histogram.ravel(), pa.int64())),
-            "promoted": weights.promoted,
-            "suppressed": weights.suppressed,
-            "neighbours": weights.neighbours,
-        }
-    )
-
-
 def examples_table(parts: list[pa.Table]) -> pa.Table:
     """All contexts, by latent, the top list before the quantiles, and rank."""
     order = [("latent", "ascending"), ("group", "ascending"), ("rank", "ascending")]
@@ -102,12 +68,9 @@ def to_parquet(table: pa.Table) -> bytes:
 
 def _lists(first: pa.Array, second: pa.Array, kind: pa.StructType, n: int) -> pa.ListArray:
     values = pa.StructArray.from_arrays([first, second], fields=list(kind))
-    return pa.ListArray.from_arrays(_offsets(n, len(first) // n), values)
+    return pa.ListArray.from_arrays(offsets(n, len(first) // n), values)
 
 
-def _numbers(values: torch.Tensor | None, n: int) -> pa.Array:
-    return pa.nulls(n, pa.float32()) if values is None else pa.array(values.numpy(), pa.float32())
-
-
-def _offsets(n: int, length: int) -> pa.Array:
+def offsets(n: int, length: int) -> pa.Array:
+    """Of ``n`` lists of equal length, as Arrow's list arrays take them."""
     return pa.array(np.arange(n + 1) * length, pa.int32())

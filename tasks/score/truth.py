@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int64
 from scipy.optimize import linear_sum_assignment
 
+from tasks.encode.codes import ACTIVE_ABOVE
 from tasks.score.stats import ReconstructionSums
 
 
@@ -117,7 +118,7 @@ def recovery(
 
 
 def _sums(rows: Rows, matched: Pairs, closest: Pairs) -> tuple[FiringSums, FiringSums, ReconstructionSums]:
-    active = rows.codes != 0
+    active = rows.codes > ACTIVE_ABOVE
     rebuilt = ReconstructionSums.of(rows.x.astype(np.float64), rows.x_hat.astype(np.float64))
     return FiringSums.of(active, rows.fires, matched), FiringSums.of(active, rows.fires, closest), rebuilt
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
+from tasks.encode.chunks import Chunk, encoded
+from tasks.encode.pieces import Piece
 from tasks.sae import SparseAutoencoder
-from tasks.score.codes import Codes, codes_of
-from tasks.score.pieces import Piece
 from tasks.store.joined import AnySplit
 from tasks.store.writer import Rows
 
@@ -34,14 +34,14 @@ class Around:
         rows = split.shard(piece.shard, start, stop)
         return Around(rows, split.dtype, piece.start - start, piece.stop - start)
 
-    def chunks(self, sae: SparseAutoencoder) -> Iterator[tuple[int, int, bool, Codes]]:
-        """All rows encoded: the index of each chunk's first row, its number of rows, and whether it belongs to the piece.
+    def chunks(self, sae: SparseAutoencoder) -> Iterator[tuple[int, bool, Chunk]]:
+        """All rows encoded: the index of each chunk's first row, whether it belongs to the piece, and the chunk.
 
         The piece's own rows come in the chunks in which the survey saw them, so their codes have the same bits.
         """
         for start, stop in ((0, self.first), (self.first, self.stop), (self.stop, len(self.rows))):
-            for chunk_start, n, codes in codes_of(sae, self.rows.activation[start:stop], self.dtype):
-                yield start + chunk_start, n, start == self.first, codes
+            for chunk in encoded(sae, [self.rows.activation[start:stop]], self.dtype):
+                yield start + chunk.start, start == self.first, chunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +79,14 @@ def activations(
     order = np.argsort(row, axis=None, kind="stable")
     sorted_rows, latents = row.ravel()[order], np.repeat(latent, row.shape[1])
     counts = np.zeros(sae.d_sae * HISTOGRAM_BINS, np.int64)
-    for start, n, own, codes in around.chunks(sae):
-        dense = np.zeros((n, sae.d_sae), np.float32)
-        dense[codes.row, codes.latent] = codes.value
-        cells = order[slice(*np.searchsorted(sorted_rows, (start, start + n)))]
+    for start, own, chunk in around.chunks(sae):
+        codes = chunk.codes
+        dense = np.zeros((len(codes), sae.d_sae), np.float32)
+        dense[codes.rows, codes.latents] = codes.values
+        cells = order[slice(*np.searchsorted(sorted_rows, (start, start + len(codes))))]
         values[cells] = dense[row.ravel()[cells] - start, latents[cells]]
         if own:
-            share = codes.value / largest[codes.latent]
+            share = codes.values / largest[codes.latents]
             place = np.minimum((share * HISTOGRAM_BINS).astype(np.int64), HISTOGRAM_BINS - 1)
-            counts += np.bincount(codes.latent * HISTOGRAM_BINS + place, minlength=len(counts))
+            counts += np.bincount(codes.latents.astype(np.int64) * HISTOGRAM_BINS + place, minlength=len(counts))
     return values.reshape(row.shape), counts.reshape(sae.d_sae, HISTOGRAM_BINS)

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float32, Int64
 
 from tasks.artifacts import require_manifest
 from tasks.config import PipelineConfig
+from tasks.encode.pieces import Piece, cut
 from tasks.errors import ArtifactError
 from tasks.lm.config import ModelConfig
 from tasks.precision import here
@@ -21,8 +22,8 @@ from tasks.score.directions import directions
 from tasks.score.examples import Contexts
 from tasks.score.linear import linear_baselines
 from tasks.score.logits import neighbours, promoted_and_suppressed, unembedding
-from tasks.score.pieces import Piece, cut, evenly, spread_rows
 from tasks.score.roles import Roles, roles_of
+from tasks.score.sample import evenly, spread_rows
 from tasks.score.splice import SpliceSums, splice
 from tasks.score.stability import Stability, stability
 from tasks.score.strings import load_strings

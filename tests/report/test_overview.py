@@ -23,6 +23,20 @@ def test_metrics_come_in_the_order_in_which_their_definitions_build_on_one_anoth
     assert {row.name: row.value for row in rows}["ce.delta_nats"] == "0.128"
 
 
+def test_listed_metrics_are_shown_as_they_are_listed() -> None:
+    listed = [
+        {"name": "l0", "value": 31.97, "definition": "First."},
+        {"name": "a_new_one", "value": [1, 2], "definition": "Not known to the report."},
+        {"name": "fvu", "value": None, "definition": "Last."},
+    ]
+    rows = overview.metrics({**SUMMARY, "metrics": listed})
+    assert [(row.name, row.value, row.definition) for row in rows] == [
+        ("l0", "32.0", "First."),
+        ("a_new_one", "1, 2", "Not known to the report."),
+        ("fvu", "\N{EN DASH}", "Last."),
+    ]
+
+
 def test_key_figures_say_what_is_there_and_leave_out_what_is_not(inputs: Inputs) -> None:
     named = {card.name: card for card in overview.cards(inputs)}
     assert named["FVU"].note == "90.9 % of variance explained"

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.errors import ArtifactError, InputError
+from tasks.latent_columns import KEY
 from tasks.report.pages import asset
 from tasks.report.render import ASSETS, render
 from tests.report.stages import Stages, language_model_stages
@@ -137,6 +138,41 @@ def test_latents_must_be_numbered_without_gaps(broken: Stages, tmp_path: Path) -
     pq.write_table(pq.read_table(path).slice(1), path)
     with pytest.raises(ArtifactError, match="does not number its latents"):
         broken.render(tmp_path / "report")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (b"[", "Invalid JSON"),
+        (b'[{"name": "density", "title": "Density"}]', "0.tip: Field required"),
+        (b'[{"name": "density", "title": "D", "tip": "", "style": "loud"}]', "0.style: Input should be"),
+        (b'[{"name": "peakiness", "title": "P", "tip": ""}]', "there is no column 'peakiness'"),
+        (b'[{"name": "promoted", "title": "P", "tip": ""}]', "the column 'promoted' holds list<.*, not numbers"),
+    ],
+)
+def test_columns_that_are_described_wrongly_are_told_in_a_sentence(
+    broken: Stages, tmp_path: Path, words: bytes, told: str
+) -> None:
+    path = Path(broken.scores, "latents.parquet")
+    pq.write_table(pq.read_table(path).replace_schema_metadata({KEY: words}), path)
+    with pytest.raises(ArtifactError, match=rf"latents\.parquet: .*{told}.* run again"):
+        broken.render(tmp_path / "report")
+
+
+@pytest.mark.parametrize("metrics", [{}, [1], [{"name": "fvu", "value": 1}], [{"name": 1, "value": 1, "definition": ""}]])
+def test_metrics_that_are_no_list_of_metrics_are_told_in_a_sentence(broken: Stages, tmp_path: Path, metrics: object) -> None:
+    path = Path(broken.scores, "summary.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"metrics": metrics}))
+    with pytest.raises(ArtifactError, match=r"summary\.json has metrics that are no list"):
+        broken.render(tmp_path / "report")
+
+
+def test_an_older_score_without_a_column_that_is_only_shown_is_shown_without_it(broken: Stages, tmp_path: Path) -> None:
+    path = Path(broken.scores, "latents.parquet")
+    pq.write_table(pq.read_table(path).drop_columns(["decoder_norm"]), path)
+    page = (broken.render(tmp_path / "report") / "index.html").read_text()
+    assert 'data-sort="encoder_decoder_cosine"' in page
+    assert 'data-sort="decoder_norm"' not in page
 
 
 def test_a_disk_that_fills_up_is_told_and_the_report_is_finished_once_there_is_room(

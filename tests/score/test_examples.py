@@ -3,10 +3,11 @@ from operator import add
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.score.codes import Codes
+from tasks.encode.codes import CSRCodes
 from tasks.score.config import ScoreConfig
 from tasks.score.examples import Contexts, Evidence, Hits, choose, priority, rank_in_group
 
@@ -20,8 +21,7 @@ def dense(seed: int) -> np.ndarray:
 
 
 def hits_of(values: np.ndarray, first: int = 0) -> Hits:
-    row, latent = np.nonzero(values)
-    codes = Codes(row, latent, values[row, latent])
+    codes = CSRCodes.of_dense(torch.from_numpy(values))
     return Hits.of(codes, first, (np.arange(len(values)) + first) // PER_SEQUENCE)
 
 

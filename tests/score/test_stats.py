@@ -3,11 +3,12 @@ from operator import add
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from tasks.score.codes import Codes
+from tasks.encode.codes import CSRCodes
 from tasks.score.stats import DENSITY_EDGES, LatentSums, ReconstructionSums, Spread
 
 numbers = st.floats(-1e3, 1e3, width=32)
@@ -19,9 +20,8 @@ def parts(rows: np.ndarray, at: list[int]) -> list[np.ndarray]:
     return np.split(rows, sorted(min(i, len(rows)) for i in at))
 
 
-def codes_of(dense: np.ndarray) -> Codes:
-    row, latent = np.nonzero(dense > 0)
-    return Codes(row, latent, dense[row, latent].astype(np.float32))
+def codes_of(dense: np.ndarray) -> CSRCodes:
+    return CSRCodes.of_dense(torch.from_numpy(dense))
 
 
 @settings(deadline=None)
@@ -40,8 +40,8 @@ def test_adding_the_sums_of_any_parts_gives_the_sums_of_the_whole(pair: np.ndarr
 @settings(deadline=None)
 @given(arrays(np.float32, st.tuples(st.integers(1, 20), st.just(4)), elements=st.sampled_from([0.0, 0.5, 2.0])), cuts)
 def test_adding_latent_sums_of_any_parts_gives_those_of_the_whole(dense: np.ndarray, at: list[int]) -> None:
-    merged = reduce(add, [LatentSums.of(codes_of(part), len(part), 4) for part in parts(dense, at)])
-    whole = LatentSums.of(codes_of(dense), len(dense), 4)
+    merged = reduce(add, [LatentSums.of(codes_of(part), 4) for part in parts(dense, at)])
+    whole = LatentSums.of(codes_of(dense), 4)
     assert merged.n_tokens == whole.n_tokens
     for name in ("n_active", "total", "largest", "tokens_by_l0"):
         np.testing.assert_array_equal(getattr(merged, name), getattr(whole, name))
@@ -89,7 +89,7 @@ def test_latent_numbers_agree_with_the_dense_codes() -> None:
     dense[:, 1] = 1  # on every token
     dense[:11, 2] = [*range(1, 12)]  # on 11%
     dense[:10, 3] = 2  # on exactly 10%, which is not dense
-    sums = LatentSums.of(codes_of(dense), 100, 5)
+    sums = LatentSums.of(codes_of(dense), 5)
     assert sums.l0 == (dense > 0).sum(1).mean()
     assert sums.dead_fraction == 2 / 5
     assert sums.dense_fraction == 2 / 5
@@ -101,7 +101,7 @@ def test_latent_numbers_agree_with_the_dense_codes() -> None:
 def test_density_histogram_counts_every_latent_once_and_the_silent_in_the_first_bin() -> None:
     dense = np.zeros((1000, 4), np.float32)
     dense[0, 1], dense[:, 2] = 1, 1
-    counts = LatentSums.of(codes_of(dense), 1000, 4).density_histogram
+    counts = LatentSums.of(codes_of(dense), 4).density_histogram
     assert counts.sum() == 4
     assert counts[0] == 2
     assert counts[-1] == 1

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from tasks.encode.pieces import Piece
 from tasks.score import survey as module
 from tasks.score.config import ScoreConfig
+from tasks.score.definitions import definitions_for
 from tasks.score.examples import Evidence
-from tasks.score.pieces import Piece
+from tasks.score.roles import Kind
 from tasks.score.summary import summary
 from tasks.score.survey import MAX_LABELS, Survey, survey
 from tasks.score.tables import heatmap_table
@@ -74,8 +76,32 @@ def test_every_definition_names_a_number_of_the_summary(make_sae: MakeSAE) -> No
         for part in name.split("."):
             value = value[part]
         assert value is not None, name
-    undefined = {"definitions", "ce", "baselines"}
+    undefined = {"definitions", "metrics", "ce", "baselines"}
     assert set(found) - undefined <= set(found["definitions"])
+
+
+def test_metrics_are_listed_with_value_and_definition_in_the_order_of_the_definitions(make_sae: MakeSAE) -> None:
+    splice = {"tokens": 1, "original": 1.0, "sae": 1.5, "recovered_vs_mean": 0.5}
+    found = summary(look(make_sae(), text_rows(5)), splice, {"pca": {"fvu": 0.25}}, {})
+    listed = {metric["name"]: metric for metric in found["metrics"]}
+    assert list(listed) == [metric["name"] for metric in found["metrics"]]
+    assert {name: metric["definition"] for name, metric in listed.items()} == found["definitions"]
+    assert list(listed)[:2] == ["fvu", "explained_variance"]
+    values = {name: metric["value"] for name, metric in listed.items()}
+    assert (values["fvu"], values["ce.sae"], values["baselines.pca.fvu"]) == (found["fvu"], 1.5, 0.25)
+    assert values["ce.kl"] is None
+
+
+@pytest.mark.parametrize("kind", ["transcoder", "crosscoder"])
+def test_what_was_trained_comes_first_and_is_defined_in_its_own_words(make_sae: MakeSAE, kind: Kind) -> None:
+    about = {"kind": kind, "input_hooks": ["a"], "output_hooks": ["b"], "d_out": 8, "hooks": []}
+    splice = {"sae": 1.0, "recovered_vs_mean": 0.5}
+    found = summary(look(make_sae(), text_rows(5)), splice, {}, about, kind)
+    assert [metric["name"] for metric in found["metrics"]][:3] == ["kind", "input_hooks", "output_hooks"]
+    own = {"transcoder": ("ce.sae", "at the hook that is rebuilt"), "crosscoder": ("high_norm_fraction", "one hook or more")}
+    name, words = own[kind]
+    assert words in found["definitions"][name]
+    assert words not in definitions_for("sae", spliced=True)[name]
 
 
 def test_surveys_of_parts_add_to_that_of_the_whole(make_sae: MakeSAE, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 import torch
 
+from tasks.encode.pieces import Piece, cut
 from tasks.sae import SparseAutoencoder
 from tasks.score.contexts import show
 from tasks.score.examples import Contexts, Hits
-from tasks.score.pieces import Piece, cut, evenly, spread_rows
+from tasks.score.sample import evenly, spread_rows
 from tasks.score.text import Text
 from tasks.score.windows import HISTOGRAM_BINS, Around, windows
 from tasks.store.reader import Split

@@ -11,6 +11,7 @@ import torch
 
 from tasks.artifacts import parse_json, read_manifest
 from tasks.config import parse_config
+from tasks.encode.encode import encode_activations
 from tasks.errors import ArtifactError, InputError, SaemillError
 from tasks.harvest.config import ActivationsConfig
 from tasks.harvest.export import export_activations
@@ -19,7 +20,6 @@ from tasks.harvest.ingest import ingest
 from tasks.harvest.repair import take_out
 from tasks.harvest.sources import open_source
 from tasks.harvest.verify import verify
-from tasks.interchange.encode import encode_activations
 from tasks.progress import silent
 from tasks.sae import SAEConfig, SparseAutoencoder, save
 from tasks.sae.scaling import Weights

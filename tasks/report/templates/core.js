@@ -69,6 +69,12 @@ window.saemill = (function () {
     return value === 0 ? "0" : value.toLocaleString("en-US", { minimumSignificantDigits: digits, maximumSignificantDigits: digits });
   }
 
+  /** A value of a column of latents as that column says; ``more`` digits where there is room. */
+  function valueOf({ style, digits }, value, more = 0) {
+    if (style === "count") return number(value);
+    return style === "number" ? figure(value, digits + more) : percent(value, digits + more);
+  }
+
   function compact(value) {
     return value.toLocaleString("en-US", { notation: "compact", maximumSignificantDigits: 3 }).replace("K", "k");
   }
@@ -79,7 +85,7 @@ window.saemill = (function () {
     box.hidden = false;
   }
 
-  return { load, receive, h, svg, styled, number, figure, percent, compact, fail };
+  return { load, receive, h, svg, styled, number, figure, percent, valueOf, compact, fail };
 })();
 
 /* One tooltip for everything that has data-tip. */

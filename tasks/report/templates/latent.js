@@ -47,16 +47,11 @@
   }
 
   function facts(latent, index) {
-    const value = (name) => index.columns[name][latent];
-    const items = [
-      ["Density", percent(value("density"))],
-      ["Active rows", number(value("n_active"))],
-      ["Max activation", figure(value("max_activation"), 4)],
-      ["Mean when active", figure(value("mean_activation"), 4)],
-      ["Decoder norm", figure(value("decoder_norm"))],
-      ["Enc·dec cosine", figure(value("encoder_decoder_cosine"), 2)],
-    ];
-    return h("dl", { class: "card facts" }, items.map(([name, text]) => h("div", {}, h("dt", { text: name }), h("dd", { text }))));
+    const fact = (column) => {
+      const text = s.valueOf(column, index.columns[column.name][latent], 1);
+      return h("div", {}, h("dt", { "data-tip": column.tip, text: column.title }), h("dd", { text }));
+    };
+    return h("dl", { class: "card facts" }, index.shown.map(fact));
   }
 
   function body(latent, index, chunk) {

@@ -2,7 +2,7 @@
 
 /* The table of latents: filter, sort, page. Its order is also the order of previous and next in a latent's panel. */
 (function (s) {
-  const { h, number, figure, percent, styled } = s;
+  const { h, number, styled } = s;
   const PAGE = 50;
   const byId = (id) => document.getElementById(id);
   const state = { index: null, sort: "latent", descending: false, query: "", dead: false, page: 0, order: [], matches: null };
@@ -111,7 +111,7 @@
   }
 
   function row(latent) {
-    const { columns } = state.index;
+    const { columns, shown } = state.index;
     const dead = columns.n_active[latent] === 0;
     return h(
       "tr",
@@ -119,22 +119,17 @@
       h("th", { scope: "row", class: "c-latent" }, h("a", { href: `#latent/${latent}`, text: latent })),
       h("td", { class: "c-text" }, h("div", { class: "line", dir: "auto" }, contextOf(latent, dead))),
       h("td", { class: "c-promotes" }, h("div", { class: "line" }, promotesOf(latent))),
-      h("td", { class: "num c-density" }, density(columns.density[latent])),
-      cell(number(columns.n_active[latent])),
-      ...["max_activation", "mean_activation"].map((name) => cell(figure(columns[name][latent]))),
-      ...["decoder_norm", "encoder_decoder_cosine"].map((name) => cell(figure(columns[name][latent], 2))),
+      shown.map((column) => cell(column, columns[column.name][latent])),
     );
   }
 
-  function cell(text) {
-    return h("td", { class: "num", text });
-  }
-
-  function density(share) {
+  function cell(column, value) {
+    const text = s.valueOf(column, value);
+    if (column.style !== "density") return h("td", { class: "num", text });
     const bar = h("span", { class: "meter", "aria-hidden": "true" });
     // From one in a million to always, on a log scale.
-    const part = share > 0 ? Math.max(0.02, 1 + Math.log10(share) / 6) : 0;
-    return [percent(share, 2), styled(bar, "--part", part.toFixed(3))];
+    const part = value > 0 ? Math.max(0.02, 1 + Math.log10(value) / 6) : 0;
+    return h("td", { class: "num c-density" }, text, styled(bar, "--part", part.toFixed(3)));
   }
 
   function contextOf(latent, dead) {

@@ -11,9 +11,11 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Entries:
-    """Active latents of ``n`` rows, row after row, in no order within a row.
+    """The latents that a training step selects in ``n`` rows, row after row, in no order within a row.
 
-    Selection keeps NaN, which compares with nothing, so that a loss shows it.
+    They stay tensors on the step's device, since the gradients are sums over them. The codes of a finished SAE are
+    ``tasks.encode.codes.CSRCodes``: above 0, sorted, and in the machine's memory. Selection here keeps NaN, which compares
+    with nothing, so that a loss shows it.
     """
 
     values: Float[Tensor, "m"]

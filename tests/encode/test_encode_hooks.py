@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from tasks.artifacts import write_manifest
+from tasks.encode.encode import Encoded, encode_activations
 from tasks.errors import InputError
-from tasks.interchange.encode import Encoded, encode_activations
 from tasks.progress import silent
 from tasks.sae import load, save
 from tasks.store.objects import open_store

@@ -1,27 +1,30 @@
 """Activations through a finished SAE, to sparse codes in Parquet: ``saemill encode``.
 
-The result begins with ``codes.json``, which says what it is of, and ends with ``manifest.json``. Files are cut at row
-groups of the activations, each is written whole or not at all, and one that is there is not made again.
+The result begins with ``codes.json``, which says what it is of, and ends with ``manifest.json``. A file holds whole pieces
+of the activations' shards; it is written whole or not at all, and one that is there is not made again.
 """
 
 import hashlib
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from tasks.artifacts import MANIFEST, require_manifest, write_manifest
+from tasks.artifacts import MANIFEST, read_json, require_manifest, write_manifest
+from tasks.encode.chunks import encoded
+from tasks.encode.codes import CSRCodes
+from tasks.encode.files import FORMAT_VERSION, CodesFile, SplitName, files_of, to_parquet, to_table
+from tasks.encode.pieces import Piece
 from tasks.errors import ArtifactError, InputError
-from tasks.interchange.codes import FORMAT_VERSION, encode_rows, joined, to_parquet, to_table
-from tasks.interchange.cut import File, Span, SplitName, cut
-from tasks.interchange.transfer import sae_settings
 from tasks.progress import Listener, Progress
 from tasks.sae import SparseAutoencoder, load
-from tasks.sae.checkpoint import WEIGHTS
+from tasks.sae.checkpoint import CONFIG, WEIGHTS
 from tasks.store.ahead import ahead, read_ahead
 from tasks.store.claims import claim, sweep
 from tasks.store.faults import FAULTS, reason_of
@@ -29,7 +32,7 @@ from tasks.store.files import open_file
 from tasks.store.joined import AnySplit, open_split
 from tasks.store.manifest import require_hooks
 from tasks.store.objects import ObjectStore, open_store, require
-from tasks.store.schema import row_bytes
+from tasks.store.schema import Array, row_bytes
 from tasks.store.writer import Rows
 
 REQUEST = "codes.json"
@@ -75,7 +78,7 @@ def encode_activations(
         listener: is told how far it is.
         hook: whose rows; may be left out where the SAE's own hook is there, or one hook only.
         split: train or eval; None: both.
-        file_rows: about how many rows a file has.
+        file_rows: how many rows a file has at most, where a piece has no more.
 
     Raises:
         InputError: one of the inputs is not what it should be, they do not fit, or ``out`` holds something else.
@@ -86,7 +89,7 @@ def encode_activations(
     sources = {name: open_split(activations_uri, hooks, name) for name in splits}
     sae = load(sae_uri, "cuda" if torch.cuda.is_available() else "cpu")
     _require_fit(sae, sources[splits[0]], activations_uri)
-    files = [file for name in splits for file in cut(sources[name], name, file_rows)]
+    files = [file for name in splits for file in files_of(sources[name], name, file_rows)]
     if not files:
         raise InputError(f"{activations_uri} has no {' or '.join(splits)} rows to encode.")
     request = _request(sae_uri, activations_uri, hooks, splits, file_rows)
@@ -101,7 +104,7 @@ def encode_activations(
 
 def _chosen_hooks(sae_uri: str, activations_uri: str, hook: str | None) -> tuple[str, ...]:
     """The hook that is asked for, else the SAE's own, else the only one there is."""
-    settings, manifest = sae_settings(sae_uri), require_manifest(activations_uri)
+    settings, manifest = _sae_settings(sae_uri), require_manifest(activations_uri)
     if manifest.get("stage") != "activations":
         raise InputError(
             f"{activations_uri} is a directory of stage {manifest.get('stage')}; the URI of an activations directory was "
@@ -119,6 +122,14 @@ def _chosen_hooks(sae_uri: str, activations_uri: str, hook: str | None) -> tuple
         f"The SAE is of {', '.join(map(str, own))}, which {activations_uri} lacks; choose one with --hook: "
         f"{', '.join(there)}."
     )
+
+
+def _sae_settings(uri: str) -> dict[str, Any]:
+    """What ``config.json`` of an SAE directory says."""
+    settings = read_json(uri, CONFIG)
+    if settings is None or "arch" not in settings:
+        raise InputError(f"{uri} holds no SAE ({CONFIG} and {WEIGHTS}); give a directory as saemill train prints it.")
+    return settings
 
 
 def _require_fit(sae: SparseAutoencoder, source: AnySplit, activations_uri: str) -> None:
@@ -146,11 +157,21 @@ def _request(
 
 
 @dataclass(frozen=True, slots=True)
+class _Block:
+    """Rows [start, stop) of one shard, which are read at once."""
+
+    split: SplitName
+    shard: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Job:
     sae: SparseAutoencoder
     sources: Mapping[SplitName, AnySplit]
     store: ObjectStore
-    files: list[File]
+    files: list[CodesFile]
     there: Mapping[str, int]
     listener: Listener
 
@@ -181,33 +202,47 @@ class _Job:
             self.store.uri, {"stage": "codes", **request, "d_sae": self.sae.d_sae, "rows": rows, "files": entries}
         )
 
-    def _tables(self, files: list[File], facts: Mapping[str, str]) -> Iterator[Any]:
+    def _tables(self, files: list[CodesFile], facts: Mapping[str, str]) -> Iterator[pa.Table]:
         """The codes of each file, as a table."""
-
-        def read(at: tuple[File, Span]) -> Rows:
-            file, span = at
-            return self.sources[file.split].shard(span.shard, span.start, span.stop)
-
-        def size(at: tuple[File, Span]) -> int:
-            source = self.sources[at[0].split]
-            return at[1].rows * row_bytes(source.d_in, source.dtype)
-
-        spans = ((file, span) for file in files for span in file.spans)
-        found = read_ahead(read, spans, size, _AHEAD_BYTES, _READERS)
+        found = read_ahead(self._read, self._blocks(files), self._size, _AHEAD_BYTES, _READERS)
         for file in files:
-            places, codes = [], []
-            dtype = self.sources[file.split].dtype
-            for _ in file.spans:
-                rows = next(found)
-                codes.append(encode_rows(self.sae, rows, dtype))
-                places.append(replace(rows, activation=_NOTHING))  # which would be held otherwise
-            yield to_table(places, joined(codes), {**facts, "split": file.split})
+            places: list[Rows] = []
+            codes: list[CSRCodes] = []
+            for piece in file.pieces:
+                rows = islice(found, len(self._cuts(file, piece)))
+                blocks = _activations(rows, places)
+                codes += [chunk.codes for chunk in encoded(self.sae, blocks, self.sources[file.split].dtype)]
+            yield to_table(places, CSRCodes.joined(codes), {**facts, "split": file.split})
+
+    def _blocks(self, files: list[CodesFile]) -> Iterator[_Block]:
+        """All rows of the files in order, as they are read."""
+        for file in files:
+            for piece in file.pieces:
+                for start, stop in self._cuts(file, piece):
+                    yield _Block(file.split, piece.shard, start, stop)
+
+    def _cuts(self, file: CodesFile, piece: Piece) -> list[tuple[int, int]]:
+        return piece.at_row_groups(self.sources[file.split].shards[piece.shard]["row_groups"])
+
+    def _read(self, block: _Block) -> Rows:
+        return self.sources[block.split].shard(block.shard, block.start, block.stop)
+
+    def _size(self, block: _Block) -> int:
+        source = self.sources[block.split]
+        return (block.stop - block.start) * row_bytes(source.d_in, source.dtype)
+
+
+def _activations(blocks: Iterator[Rows], places: list[Rows]) -> Iterator[Array]:
+    """The activations of rows that are read; what else is known of these rows goes to ``places``."""
+    for rows in blocks:
+        places.append(replace(rows, activation=_NOTHING))  # with the activations, those of a whole file would be held
+        yield rows.activation
 
 
 _NOTHING = np.empty((0, 0), np.uint8)
 
 
-def _entry(store: ObjectStore, file: File) -> dict[str, Any]:
+def _entry(store: ObjectStore, file: CodesFile) -> dict[str, Any]:
     """What the manifest says of a file that an earlier call wrote.
 
     Raises:
@@ -224,7 +259,7 @@ def _entry(store: ObjectStore, file: File) -> dict[str, Any]:
     return _describe(file, store.get(file.key), active)
 
 
-def _describe(file: File, data: bytes | memoryview, active: int) -> dict[str, Any]:
+def _describe(file: CodesFile, data: bytes | memoryview, active: int) -> dict[str, Any]:
     sha256 = hashlib.sha256(data).hexdigest()
     return {"key": file.key, "rows": file.rows, "active": active, "size": len(data), "sha256": sha256}
 

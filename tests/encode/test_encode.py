@@ -18,9 +18,9 @@ import torch
 from flows.cli import main
 from tasks.artifacts import require_manifest
 from tasks.config import parse_config
+from tasks.encode.encode import Encoded, encode_activations
 from tasks.errors import ArtifactError, InputError
 from tasks.harvest.ingest import ingest
-from tasks.interchange.encode import Encoded, encode_activations
 from tasks.progress import Progress, silent
 from tasks.sae import load, save
 from tasks.store.joined import open_split
@@ -203,7 +203,7 @@ def test_a_killed_command_given_again_ends_as_an_undisturbed_one(
 ) -> None:
     uri, sae, out = activations(), trained("topk"), tmp_path / "codes"
     run = (
-        "import sys, time\nfrom tasks.interchange.encode import encode_activations\n"
+        "import sys, time\nfrom tasks.encode.encode import encode_activations\n"
         "encode_activations(*sys.argv[1:4], lambda progress: time.sleep(0.2), file_rows=40)"
     )
     # Each in a process of its own, as a user has it: threads, which change sums' last bits, are those of earlier tests here.
