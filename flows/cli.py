@@ -25,14 +25,14 @@ import typer
 from rich.console import Console
 from typer.exceptions import TyperException
 
+from flows.addresses import Placed
+from flows.config import PipelineConfig, load_config
 from flows.console import OnConsole, listening, logged_to, on_one_line, say, stdout_kept_clean
 from flows.interchange import encode, export_sae, import_sae
-from flows.pipeline import Call, Result, Stage, StageName, run_pipeline
+from flows.pipeline import Call, Result, StageName, run_pipeline
 from flows.status import describe_status, status_of
 from flows.sweep import SweepResult, run_sweep
 from flows.sweep import described as described_sweep
-from tasks.addresses import Addresses
-from tasks.config import PipelineConfig, load_config
 from tasks.errors import ArtifactError, InputError, SaemillError
 from tasks.harvest.export import CONTEXT, SplitName
 from tasks.harvest.formats import FormatName
@@ -416,11 +416,11 @@ def _require_server() -> None:
 def _called(console: Console, listener: Listener) -> Call:
     """How a stage is run: with a line that says where its result is, and not at all where that is finished."""
 
-    def call(stage: Stage, config: PipelineConfig, at: Addresses) -> None:
-        finished = stage.finished(at)
-        say(console, f"{stage.name}: {stage.out(at)}{' (finished earlier)' if finished else ''}")
+    def call(stage: Placed) -> None:
+        finished = stage.finished
+        say(console, f"{stage.name}: {stage.out}{' (finished earlier)' if finished else ''}")
         if not finished:
-            stage.run(config, at, listener)
+            stage.run(listener)
 
     return call
 

@@ -1,6 +1,6 @@
 """What each number of the summary is, exactly, in a sentence."""
 
-from tasks.score.roles import Kind
+from tasks.hook_roles import Kind
 
 DEFINITIONS = {
     "fvu": "Fraction of variance unexplained: the sum of ||x - x_hat||^2 over all scored rows, over the sum of "

@@ -47,7 +47,7 @@ def write_results(job: Job, out: str, sae: SparseAutoencoder, results: Results, 
     manifest = {
         "format_version": FORMAT_VERSION,
         "stage": "scores",
-        "recipe": {"score": job.config.score.recipe(), **_hooks(job.roles)},
+        "recipe": {"score": job.settings.recipe(), **_hooks(job.roles)},
         "sae": identity(job.sae),
         "activations": identity(job.activations),
         "tokens": None if job.tokens is None else identity(job.tokens),

@@ -11,7 +11,8 @@ import pytest
 
 from tasks.errors import ArtifactError, InputError
 from tasks.report.pages import asset
-from tasks.report.render import ASSETS, render
+from tasks.report.render import ASSETS
+from tests.composed import render
 from tests.report.stages import Stages, language_model_stages
 
 

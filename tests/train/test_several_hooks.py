@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.config import PipelineConfig, parse_config
+from flows.config import PipelineConfig, parse_config
 from tasks.errors import InputError
 from tasks.sae import SparseAutoencoder, load
 from tasks.sae.exchange import Alone
@@ -18,6 +18,7 @@ from tasks.train.checkpoints import checkpoint_name
 from tasks.train.loop import Run
 from tasks.train.state import run_to_files
 from tasks.train.worker import Worker
+from tests.composed import run_settings
 from tests.stored import store_hooks
 
 WIDTHS = {"early": 12, "late": 9}
@@ -50,7 +51,7 @@ def settings(sae: dict[str, Any] | None = None, **train: Any) -> PipelineConfig:
 
 
 def trained(config: PipelineConfig, activations: str, out: Path) -> SparseAutoencoder:
-    worker = Worker(config, activations, str(out), Alone())
+    worker = Worker(run_settings(config), activations, str(out), Alone())
     worker.finish(worker.train())
     return load(str(out))
 
@@ -103,7 +104,7 @@ def test_a_crosscoder_goes_on_from_a_checkpoint_as_if_never_stopped(activations:
             raise StoppedError
 
     with pytest.raises(StoppedError):
-        Worker(config, activations, str(tmp_path / "killed"), Alone()).train(on_checkpoint=keep)
+        Worker(run_settings(config), activations, str(tmp_path / "killed"), Alone()).train(on_checkpoint=keep)
     resumed, whole = (trained(config, activations, tmp_path / name) for name in ("killed", "undisturbed"))
     for ours, theirs in zip(resumed.parameters(), whole.parameters(), strict=True):
         assert torch.equal(ours, theirs)
@@ -111,7 +112,7 @@ def test_a_crosscoder_goes_on_from_a_checkpoint_as_if_never_stopped(activations:
 
 def test_a_width_is_that_of_all_hooks_together(activations: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"sae\.d_in is 12 but activations of early, late have 21 features"):
-        Worker(settings({"d_in": 12}, hooks=["early", "late"]), activations, str(tmp_path), Alone())
+        Worker(run_settings(settings({"d_in": 12}, hooks=["early", "late"])), activations, str(tmp_path), Alone())
 
 
 def test_what_is_read_cannot_be_the_target() -> None:
