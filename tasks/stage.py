@@ -27,7 +27,7 @@ class Recipe:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class StageProgress:
     """How much of an unfinished result is there."""
 
     done: int | None = None
@@ -100,9 +100,9 @@ class Stage(ABC):
         """
         return widths
 
-    def progress(self, out: str) -> Part | None:
+    def progress(self, out: str) -> StageProgress | None:
         """How much of an unfinished result is there; None where there is nothing yet."""
-        return Part() if next(open_store(out).list(), None) is not None else None
+        return StageProgress() if next(open_store(out).list(), None) is not None else None
 
     def finished(self, out: str) -> bool:
         """Whether the result is there, whole."""

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from tasks.artifacts import identity, to_json, write_manifest
-from tasks.hook_roles import HookRoles
+from tasks.hook_roles import ENTRY, HookRoles
 from tasks.sae.checkpoint import save
 from tasks.sae.exchange import Group
 from tasks.sae.model import SparseAutoencoder
@@ -33,6 +33,7 @@ def write_sae(config: RunSettings, plan: Plan, run: Run, scaling: Scaling, weigh
         summary["spikes"] = jumps
     provenance = {
         **hooks_of(config.hooks),
+        ENTRY: config.hooks.to_json(),
         "model": config.model,
         "revision": config.revision,
         "dtype": "float32",
