@@ -5,14 +5,14 @@ from dataclasses import asdict, dataclass
 
 from flows.config import PipelineConfig
 from flows.resolve import resolved
-from flows.stages import stages
+from flows.stages import score_stage, stages
 from tasks.artifacts import address
 from tasks.progress import Listener
 from tasks.stage import Stage
 from tasks.store.objects import open_store
 
 # Raised when the comparison comes to say something else of the same SAEs.
-_SWEEPS = 1
+_SWEEPS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,5 +86,5 @@ def placed(config: PipelineConfig, at: Addresses) -> Sequence[Placed]:
 
 def sweep_address(config: PipelineConfig, saes: Sequence[str]) -> str:
     """Where the comparison of a sweep's SAEs lies, which are given by their addresses."""
-    root, settings = open_store(config.storage).uri, {"version": _SWEEPS, "score": config.score.recipe()}
-    return address(root, "sweeps", config.name, settings, saes)
+    settings = score_stage(config).recipe().settings
+    return address(open_store(config.storage).uri, "sweeps", config.name, {"version": _SWEEPS, **settings}, saes)

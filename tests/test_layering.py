@@ -63,6 +63,7 @@ GROUND = {
     "precision",
     "progress",
     "ray_config",
+    "recipe",
     "settings",
     "stage",
     "store",

@@ -6,13 +6,15 @@ from typing import ClassVar
 
 from tasks.artifacts import address, read_manifest, require_manifest, root_of
 from tasks.harvest.config import ActivationsConfig, HarvestConfig
+from tasks.harvest.recipe import FIXED, FIXED_OF_MODEL, FIXED_OF_OWN, own_row_order, row_order
 from tasks.harvest.sources import source_identity, source_shape
 from tasks.hook_roles import OWN
 from tasks.lm.config import ModelConfig
 from tasks.lm.files import model_identity
 from tasks.progress import Listener
 from tasks.ray_config import RayConfig
-from tasks.stage import Part, Recipe, Stage, Widths
+from tasks.recipe import differing
+from tasks.stage import Recipe, Stage, StageProgress, Widths
 from tasks.store.manifest import require_hooks
 from tasks.store.objects import open_store
 from tasks.store.room import require_room
@@ -25,8 +27,8 @@ class HarvestStage(Stage):
     name: ClassVar[str] = "harvest"
     result: ClassVar[str] = "activations"
     folder: ClassVar[str] = "activations"
-    version: ClassVar[int] = 2
-    pool_version: ClassVar[int] = 1
+    version: ClassVar[int] = 3
+    pool_version: ClassVar[int] = 2
     """Raised when the code comes to give other rows for the same settings."""
     reads: ClassVar[tuple[str, ...]] = ("tokens", "shards")
 
@@ -74,7 +76,7 @@ class HarvestStage(Stage):
             require_room(root_of(out), self.most_tokens, list(found.values()), self.settings.dtype)
         return found
 
-    def progress(self, out: str) -> Part | None:
+    def progress(self, out: str) -> StageProgress | None:
         """Shards of this corpus that are there, be they of its own harvest or of an earlier one."""
         from tasks.harvest.shards import committed, planned_shards
 
@@ -82,19 +84,21 @@ class HarvestStage(Stage):
             return None
         wanted = {shard.commit_key for shard in planned_shards(self.tokens, self.settings.shard_tokens)}
         there = committed(self.shards) & wanted
-        return Part(len(there), len(wanted), "shards") if there else None
+        return StageProgress(len(there), len(wanted), "shards") if there else None
 
     def run(self, out: str, listener: Listener) -> None:
         """Harvest."""
         from tasks.harvest.on_ray import harvest
 
-        harvest(self.settings, self.model, self.cluster, self.tokens, self.shards, out, listener)
+        order = row_order(self.settings, self.model, model_identity(self.model))
+        harvest(self.settings, self.model, self.cluster, self.tokens, self.shards, out, listener, order)
 
     def _rows(self) -> Recipe:
         """What decides the rows of a shard, whatever the corpus that it is of."""
-        settings = {"harvest": self.settings.recipe(), "model": self.model.recipe()}
-        if len(self.settings.hooks) > 1:  # earlier versions left out each hook's own outliers
-            settings["tokens"] = "the same at all hooks"
+        settings = {
+            "harvest": differing(self.settings, FIXED, HarvestConfig.not_in_recipe),
+            "model": differing(self.model, FIXED_OF_MODEL, ModelConfig.not_in_recipe),
+        }
         return Recipe(settings, (model_identity(self.model),))
 
 
@@ -105,7 +109,7 @@ class IngestStage(Stage):
     name: ClassVar[str] = "harvest"
     result: ClassVar[str] = "activations"
     folder: ClassVar[str] = "activations"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     settings: ActivationsConfig
     shard_rows: int
@@ -115,8 +119,10 @@ class IngestStage(Stage):
 
     def recipe(self) -> Recipe:
         """Settings, how rows are cut, and the source's content."""
+        settings = differing(self.settings, FIXED_OF_OWN, ActivationsConfig.not_in_recipe)
         cut = {"shard_tokens": self.shard_rows, "row_group_rows": self.row_group_rows}
-        return Recipe({"activations": self.settings.recipe(), **cut}, (source_identity(self.settings),))
+        changed = {name: rows for name, rows in cut.items() if rows != FIXED[name]}
+        return Recipe({"activations": settings, "harvest": changed}, (source_identity(self.settings),))
 
     def places(self, root: str, name: str) -> dict[str, str]:
         """The activations, which keep their shards beside their manifest."""
@@ -132,18 +138,19 @@ class IngestStage(Stage):
             require_room(root_of(out), n_rows, [d_in], self.settings.dtype)
         return {OWN: d_in}
 
-    def progress(self, out: str) -> Part | None:
+    def progress(self, out: str) -> StageProgress | None:
         """Shards that are there; how many there will be is known when the rows have been counted."""
         from tasks.harvest.shards import committed
 
         there = committed(out)
-        return Part(len(there), None, "shards") if there else None
+        return StageProgress(len(there), None, "shards") if there else None
 
     def run(self, out: str, listener: Listener) -> None:
         """Ingest."""
         from tasks.harvest.ingest import Cut, ingest
 
-        ingest(self.settings, Cut(self.shard_rows, self.row_group_rows), out, listener)
+        order = own_row_order(self.settings, self.shard_rows, self.row_group_rows, source_identity(self.settings))
+        ingest(self.settings, Cut(self.shard_rows, self.row_group_rows), out, listener, order)
 
 
 def _harvested_widths(out: str) -> Widths:

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from tasks.progress import Listener
+from tasks.recipe import differing
 from tasks.report.about import About
+from tasks.report.recipe import FIXED
 from tasks.stage import Recipe, Stage
 
 
@@ -27,7 +29,7 @@ class ReportStage(Stage):
 
     def recipe(self) -> Recipe:
         """Settings, and the scores."""
-        return Recipe({"report": self.about.settings.recipe()}, (self.scores,))
+        return Recipe({"report": differing(self.about.settings, FIXED)}, (self.scores,))
 
     def run(self, out: str, listener: Listener) -> None:
         """Write the site."""

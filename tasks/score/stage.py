@@ -9,7 +9,9 @@ from tasks.hook_roles import HookRoles, require_known, roles_among
 from tasks.lm.config import ModelConfig
 from tasks.progress import Listener
 from tasks.ray_config import RayConfig
+from tasks.recipe import differing
 from tasks.score.config import ScoreConfig
+from tasks.score.recipe import FIXED, OF_TEXT
 from tasks.stage import Recipe, Stage
 from tasks.store.manifest import require_hooks
 from tasks.store.objects import shown
@@ -25,7 +27,7 @@ class ScoreStage(Stage):
     name: ClassVar[str] = "score"
     result: ClassVar[str] = "scores"
     folder: ClassVar[str] = "scores"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     reads: ClassVar[tuple[str, ...]] = ("tokens", "activations", "sae")
 
     settings: ScoreConfig
@@ -41,7 +43,8 @@ class ScoreStage(Stage):
 
     def recipe(self) -> Recipe:
         """Settings, and the SAE, which is of one set of activations."""
-        return Recipe({"score": self.settings.recipe()}, (self.sae,))
+        unread = ScoreConfig.not_in_recipe | (OF_TEXT if self.tokens is None else frozenset())
+        return Recipe({"score": differing(self.settings, FIXED, unread)}, (self.sae,))
 
     def job(self) -> "Job":
         """What each piece of work is given.

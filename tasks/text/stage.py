@@ -6,9 +6,11 @@ from typing import ClassVar
 from tasks.lm.config import ModelConfig
 from tasks.lm.files import model_identity
 from tasks.progress import Listener
+from tasks.recipe import differing
 from tasks.stage import Recipe, Stage, Widths
 from tasks.text.config import TextConfig
 from tasks.text.corpus import check_corpus, corpus_identity
+from tasks.text.recipe import FIXED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +20,7 @@ class TokenizeStage(Stage):
     name: ClassVar[str] = "tokenize"
     result: ClassVar[str] = "tokens"
     folder: ClassVar[str] = "tokens"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     settings: TextConfig
     model: ModelConfig
@@ -26,7 +28,8 @@ class TokenizeStage(Stage):
 
     def recipe(self) -> Recipe:
         """Settings, the corpus' content, and the model's."""
-        return Recipe({"text": self.settings.recipe()}, (corpus_identity(self.settings), model_identity(self.model)))
+        settings = {"text": differing(self.settings, FIXED, TextConfig.not_in_recipe)}
+        return Recipe(settings, (corpus_identity(self.settings), model_identity(self.model)))
 
     def check_inputs(self, out: str, widths: Widths) -> Widths:
         """Refuse a corpus without a document, or without the column that is to be read."""

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from tasks.errors import InputError
@@ -11,9 +11,10 @@ from tasks.machine import gib, memory_bytes
 from tasks.progress import Listener
 from tasks.ray_config import RayConfig
 from tasks.sae.config import SAEConfig
-from tasks.stage import Part, Recipe, Stage, Widths
+from tasks.stage import Recipe, Stage, StageProgress, Widths
 from tasks.store.objects import ObjectStore, open_store
 from tasks.train.config import TrainConfig
+from tasks.train.recipe import training_recipe
 from tasks.train.run_settings import RunSettings
 
 
@@ -24,7 +25,7 @@ class TrainStage(Stage):
     name: ClassVar[str] = "train"
     result: ClassVar[str] = "sae"
     folder: ClassVar[str] = "saes"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     reads: ClassVar[tuple[str, ...]] = ("activations", "tokens")
 
     settings: TrainConfig
@@ -43,8 +44,8 @@ class TrainStage(Stage):
 
     def recipe(self) -> Recipe:
         """Settings of the SAE and of its training, and the activations."""
-        settings = {"train": self.settings.recipe(), "sae": asdict(self.sae), "hook": self.hooks.first}
-        return Recipe(settings, (self.activations,))
+        settings = training_recipe(self.settings, self.sae)
+        return Recipe({**settings, "hooks": self.hooks.to_json()}, (self.activations,))
 
     @property
     def run_settings(self) -> RunSettings:
@@ -80,12 +81,12 @@ class TrainStage(Stage):
             self._check_memory(d_in, d_out)
         return widths
 
-    def progress(self, out: str) -> Part | None:
+    def progress(self, out: str) -> StageProgress | None:
         """Tokens seen up to the newest checkpoint."""
         if super().progress(out) is None:
             return None
         done = _checkpointed_steps(open_store(out)) * self.settings.batch_tokens
-        return Part(done, self.settings.tokens, "tokens")
+        return StageProgress(done, self.settings.tokens, "tokens")
 
     def run(self, out: str, listener: Listener) -> None:
         """Say what speaks against training on these activations, and train."""
