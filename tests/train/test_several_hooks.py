@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from flows.config import PipelineConfig, parse_config
+from tasks.artifacts import read_json
 from tasks.errors import InputError
+from tasks.hook_roles import ENTRY
 from tasks.sae import SparseAutoencoder, load
 from tasks.sae.exchange import Alone
 from tasks.store.joined import JoinedSplit
@@ -89,6 +91,9 @@ def test_a_transcoder_rebuilds_one_hook_from_another_better_than_a_linear_map(
     rows = held_out(activations, ["early", "late"])
     x, y = rows[:, :12], rows[:, 12:]
     assert fvu(y, sae(x)) < 0.7 * linear_fvu(x, y)
+    settings_kept = read_json(str(tmp_path), "config.json")
+    assert settings_kept is not None
+    assert settings_kept[ENTRY] == {"inputs": ["early"], "outputs": ["late"]}
 
 
 def test_a_crosscoder_goes_on_from_a_checkpoint_as_if_never_stopped(activations: str, tmp_path: Path) -> None:
