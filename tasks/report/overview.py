@@ -76,7 +76,7 @@ def title(about: About, inputs: Inputs) -> str:
     if about.settings.title is not None:
         return about.settings.title
     if not _of_a_model(inputs):
-        return f"Latents of {_source_name(about)}"
+        return f"Latents of {_source_name(about, inputs)}"
     return f"{_model(inputs)} · {places(inputs.roles, arrow=True)}"
 
 
@@ -150,7 +150,7 @@ def _origin(about: About, inputs: Inputs) -> str:
     widths = [sum(hooks[hook]["d_in"] for hook in ends) for ends in (roles.inputs, roles.outputs)]
     features = f"{widths[0]:,} features" if widths[0] == widths[1] else f"{widths[0]:,} and {widths[1]:,} features"
     rows = (inputs.sae.get("training") or {}).get("tokens", about.train_tokens)
-    at = f"{places(roles)} of {_model(inputs)}" if _of_a_model(inputs) else f"from {_source_name(about)}"
+    at = f"{places(roles)} of {_model(inputs)}" if _of_a_model(inputs) else f"from {_source_name(about, inputs)}"
     if rows is None:
         origin = inputs.sae.get("imported_from")
         return f"{f'imported from {origin}' if origin else 'used'} for activations ({features}) {at}"
@@ -175,8 +175,9 @@ def _of_a_model(inputs: Inputs) -> bool:
     return inputs.tokens is not None or inputs.activations.get("model") is not None
 
 
-def _source_name(about: About) -> str:
-    return (about.source or "activations").rstrip("/").rsplit("/", 1)[-1]
+def _source_name(about: About, inputs: Inputs) -> str:
+    """Of the file or folder of the user's own activations, else of the directory that holds them."""
+    return (about.source or inputs.addresses["activations"]).rstrip("/").rsplit("/", 1)[-1]
 
 
 def _lookup(summary: Json, name: str) -> Any:

@@ -21,13 +21,13 @@ from tasks.ray_config import RayConfig
 from tasks.sae import load
 from tasks.score.config import ScoreConfig
 from tasks.score.examples import choose
+from tasks.score.job import Job
 from tasks.score.pieces import Piece
 from tasks.score.results import Results, write_results
 from tasks.score.stability import Stability
 from tasks.score.survey import Survey
 from tasks.score.work import (
     SPLICE_SEQUENCES,
-    Job,
     baseline_k,
     measure_baselines,
     measure_splice,

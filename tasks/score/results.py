@@ -12,13 +12,13 @@ from jaxtyping import Int64
 from tasks.artifacts import identity, require_manifest, to_json, write_manifest
 from tasks.sae import SparseAutoencoder
 from tasks.score.directions import directions
+from tasks.score.job import Job
 from tasks.score.roles import Roles
 from tasks.score.splice import SpliceSums
 from tasks.score.stats import ReconstructionSums
 from tasks.score.summary import summary
 from tasks.score.survey import Survey
 from tasks.score.tables import WeightColumns, examples_table, heatmap_table, latents_table, to_parquet
-from tasks.score.work import Job
 from tasks.store.objects import open_store
 
 FORMAT_VERSION = 1

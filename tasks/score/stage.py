@@ -1,7 +1,7 @@
 """The fourth stage: an SAE measured on held-out activations."""
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from tasks.artifacts import read_json, require_manifest
 from tasks.errors import InputError
@@ -11,13 +11,11 @@ from tasks.progress import Listener
 from tasks.ray_config import RayConfig
 from tasks.recipe import differing
 from tasks.score.config import ScoreConfig
+from tasks.score.job import Job
 from tasks.score.recipe import FIXED, OF_TEXT
 from tasks.stage import Recipe, Stage
 from tasks.store.manifest import require_hooks
 from tasks.store.objects import shown
-
-if TYPE_CHECKING:
-    from tasks.score.work import Job
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,15 +44,13 @@ class ScoreStage(Stage):
         unread = ScoreConfig.not_in_recipe | (OF_TEXT if self.tokens is None else frozenset())
         return Recipe({"score": differing(self.settings, FIXED, unread)}, (self.sae,))
 
-    def job(self) -> "Job":
+    def job(self) -> Job:
         """What each piece of work is given.
 
         Raises:
             InputError: the SAE and the activations do not belong together.
             ArtifactError: the SAE or the activations are unfinished or damaged.
         """
-        from tasks.score.work import Job  # torch takes seconds
-
         there = require_hooks(self.activations, require_manifest(self.activations))
         if self.hooks is not None:
             hooks = require_known(self.hooks, there, self.activations)
@@ -69,6 +65,13 @@ class ScoreStage(Stage):
             model=None if self.model is None else self.model.absolute(),
         )
 
+    def run(self, out: str, listener: Listener) -> None:
+        """Score."""
+        from tasks.score.on_ray import score
+
+        if not self.finished(out):
+            score(self.job(), self.cluster, out, listener)
+
     def _sae_settings(self) -> dict[str, Any]:
         settings = read_json(self.sae, "config.json")
         if settings is None:
@@ -77,10 +80,3 @@ class ScoreStage(Stage):
                 "saemill train or saemill import prints it."
             )
         return settings
-
-    def run(self, out: str, listener: Listener) -> None:
-        """Score."""
-        from tasks.score.on_ray import score
-
-        if not self.finished(out):
-            score(self.job(), self.cluster, out, listener)

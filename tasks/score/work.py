@@ -1,7 +1,6 @@
 """The pieces of work that scoring consists of, as plain functions of small arguments: any process can do any of them."""
 
 import functools
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,19 +10,17 @@ from jaxtyping import Bool, Float32, Int64
 
 from tasks.artifacts import require_manifest
 from tasks.errors import ArtifactError
-from tasks.hook_roles import HookRoles
 from tasks.lm.config import ModelConfig
 from tasks.precision import here
 from tasks.sae import SparseAutoencoder, load
 from tasks.score.baselines import affordable_rows, baselines, fit_training_rows
-from tasks.score.config import ScoreConfig
 from tasks.score.contexts import show
 from tasks.score.directions import directions
 from tasks.score.examples import Contexts
+from tasks.score.job import Job
 from tasks.score.linear import linear_baselines
 from tasks.score.logits import neighbours, promoted_and_suppressed, unembedding
-from tasks.score.pieces import Piece, cut, evenly, spread_rows
-from tasks.score.roles import Roles, roles_of
+from tasks.score.pieces import Piece, evenly, spread_rows
 from tasks.score.splice import SpliceSums, splice
 from tasks.score.stability import Stability, stability
 from tasks.score.strings import load_strings
@@ -37,40 +34,6 @@ from tasks.store.schema import to_float32
 
 SPLICE_SEQUENCES = 8
 """Sequences per piece of splicing work; fixed, so that the sums do not depend on the number of workers."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """What is scored, and with which settings; small, since every piece of work gets it."""
-
-    settings: ScoreConfig
-    hooks: HookRoles
-    """Of the SAE, by the names that the activations have for them."""
-    sae: str
-    activations: str
-    tokens: str | None = None
-    """None: there is no text to be shown."""
-    model: ModelConfig | None = None
-    """The model of the activations, with an absolute path. None: latents are not told in tokens, nor is it spliced."""
-
-    def split(self, name: str) -> AnySplit:
-        """The train or eval rows of the hooks that the SAE was trained on, side by side."""
-        return open_split(self.activations, self.hooks.all, name)
-
-    @property
-    def roles(self) -> Roles:
-        """Which hooks are read and which are rebuilt."""
-        return roles_of(self.hooks, self.split("train"))
-
-    @property
-    def pieces(self) -> list[Piece]:
-        """All held-out rows that are scored."""
-        return cut(self.split("eval"), self.settings.max_tokens)
-
-    def statistics(self, split: str) -> list[dict[str, Any]]:
-        """Recorded statistics of the activations at each hook that is rebuilt."""
-        hooks = require_manifest(self.activations)["hooks"]
-        return [hooks[hook]["statistics"][split] for hook in self.hooks.outputs]
 
 
 def survey_piece(job: Job, piece: Piece) -> Survey:
