@@ -25,14 +25,16 @@ import typer
 from rich.console import Console
 from typer.exceptions import TyperException
 
+from flows import direct
+from flows.addresses import Placed
+from flows.config import PipelineConfig, load_config
 from flows.console import OnConsole, listening, logged_to, on_one_line, say, stdout_kept_clean
+from flows.direct import Given
 from flows.interchange import encode, export_sae, import_sae
-from flows.pipeline import Call, Result, Stage, StageName, run_pipeline
+from flows.pipeline import Call, Result, StageName, run_pipeline
 from flows.status import describe_status, status_of
 from flows.sweep import SweepResult, run_sweep
 from flows.sweep import described as described_sweep
-from tasks.addresses import Addresses
-from tasks.config import PipelineConfig, load_config
 from tasks.errors import ArtifactError, InputError, SaemillError
 from tasks.harvest.export import CONTEXT, SplitName
 from tasks.harvest.formats import FormatName
@@ -89,6 +91,31 @@ Storage = Annotated[
 ]
 ActivationsUri = Annotated[
     str, typer.Argument(metavar="URI", help="An activations directory, as saemill harvest prints it.")
+]
+ConfigOrSae = Annotated[
+    str,
+    typer.Argument(
+        metavar="CONFIG|SAE_URI",
+        help="YAML file of settings, or an SAE directory, as saemill train or saemill import prints it.",
+        autocompletion=_complete_config,
+    ),
+]
+OfActivations = Annotated[
+    str | None, typer.Argument(metavar="[ACTIVATIONS_URI]", help="With SAE_URI: an activations directory.")
+]
+OfScores = Annotated[str | None, typer.Argument(metavar="[SCORES_URI]", help="With SAE_URI: its scores.")]
+OfTokens = Annotated[
+    str | None, typer.Option("--tokens", metavar="URI", help="With SAE_URI: the tokens that were harvested, for their text.")
+]
+ReadHook = Annotated[
+    str | None, typer.Option("--hook", metavar="HOOK", help="With SAE_URI: the hook that it reads. Left out: as it says.")
+]
+RebuiltHook = Annotated[
+    str | None, typer.Option("--target-hook", metavar="HOOK", help="With SAE_URI: the hook that a transcoder rebuilds.")
+]
+OutUri = Annotated[
+    str | None,
+    typer.Option("--out", metavar="URI", help="With SAE_URI: where to. Left out: beside the activations, by its content."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, last, on stdout.")]
 
@@ -189,15 +216,59 @@ def train(config: ConfigPath, overrides: Overrides = None, storage: Storage = No
 
 
 @app.command()
-def score(config: ConfigPath, overrides: Overrides = None, storage: Storage = None, as_json: AsJson = False) -> None:
-    """Score the SAE's latents, after what that needs, and print where the scores are."""
-    _run_until("score", config, overrides, storage, as_json)
+def score(
+    config: ConfigOrSae,
+    activations: OfActivations = None,
+    tokens: OfTokens = None,
+    hook: ReadHook = None,
+    target_hook: RebuiltHook = None,
+    out: OutUri = None,
+    overrides: Overrides = None,
+    storage: Storage = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score an SAE's latents, and print where the scores are.
+
+    Of CONFIG that is done after what it needs. An SAE_URI, be it trained or imported, is scored on ACTIVATIONS_URI without
+    a configuration; --set takes settings of score, model and ray. With --tokens its latents are shown in their text and
+    told in tokens, and it is spliced into the model, which --set model.name names where the SAE knows it by another name.
+    """
+    given = Given(config, activations, tokens, hook, target_hook, out, storage, tuple(overrides or ()))
+    if activations is None:
+        given.require_nothing_beside("score")
+        _run_until("score", config, overrides, storage, as_json)
+        return
+    with stdout_kept_clean():
+        found = direct.score(given)
+    typer.echo(json.dumps(direct.scores_as_json(found)) if as_json else found)
 
 
 @app.command()
-def report(config: ConfigPath, overrides: Overrides = None, storage: Storage = None, as_json: AsJson = False) -> None:
-    """Write the report, after what it needs, and print its path."""
-    _run_until("report", config, overrides, storage, as_json)
+def report(
+    config: ConfigOrSae,
+    activations: OfActivations = None,
+    scores: OfScores = None,
+    tokens: OfTokens = None,
+    out: OutUri = None,
+    overrides: Overrides = None,
+    storage: Storage = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the report, and print its path.
+
+    Of CONFIG that is done after what it needs. Of an SAE_URI, be it trained or imported, ACTIVATIONS_URI and SCORES_URI
+    are enough; --set takes settings of report.
+    """
+    given = Given(config, activations, tokens, None, None, out, storage, tuple(overrides or ()))
+    if activations is None:
+        given.require_nothing_beside("report")
+        _run_until("report", config, overrides, storage, as_json)
+        return
+    if scores is None:
+        raise InputError("SCORES_URI is missing, which saemill score SAE_URI ACTIVATIONS_URI prints: it comes last.")
+    with stdout_kept_clean():
+        found = direct.report(given, scores)
+    typer.echo(json.dumps({"report": found}) if as_json else f"{found}/index.html")
 
 
 @app.command()
@@ -416,11 +487,11 @@ def _require_server() -> None:
 def _called(console: Console, listener: Listener) -> Call:
     """How a stage is run: with a line that says where its result is, and not at all where that is finished."""
 
-    def call(stage: Stage, config: PipelineConfig, at: Addresses) -> None:
-        finished = stage.finished(at)
-        say(console, f"{stage.name}: {stage.out(at)}{' (finished earlier)' if finished else ''}")
+    def call(stage: Placed) -> None:
+        finished = stage.finished
+        say(console, f"{stage.name}: {stage.out}{' (finished earlier)' if finished else ''}")
         if not finished:
-            stage.run(config, at, listener)
+            stage.run(listener)
 
     return call
 

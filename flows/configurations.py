@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from tasks.config import PipelineConfig, load_config
+from flows.config import PipelineConfig, load_config
 from tasks.errors import InputError
 from tasks.store.objects import open_store
 

@@ -12,9 +12,9 @@ from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 from pydantic import MISSING, BaseModel, ConfigDict, Field, ValidationError
 
+from flows.config import PipelineConfig, load_config
 from flows.configurations import load_stored, offered
 from flows.pipeline import StageName
-from tasks.config import PipelineConfig, load_config
 from tasks.errors import InputError
 from tasks.sae.architectures.names import NAMES
 

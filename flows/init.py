@@ -3,10 +3,10 @@
 import shlex
 from pathlib import Path
 
-from tasks.config import PipelineConfig, parse_config
+from flows.config import PipelineConfig, parse_config
+from flows.preflight import check
 from tasks.draft import draft
 from tasks.errors import InputError
-from tasks.preflight import check
 from tasks.yaml_file import parse, shown
 
 

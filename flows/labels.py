@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from tasks.config import PipelineConfig
+from flows.config import PipelineConfig
 from tasks.lm.config import ModelConfig
 
 
@@ -37,7 +37,7 @@ def _tags(config: PipelineConfig, archs: Iterable[str]) -> list[str]:
 def _studied(config: PipelineConfig) -> str:
     if config.activations.source is not None:
         return Path(config.activations.source).name
-    read = "+".join(_short(hook) for hook in config.input_hooks)
+    read = "+".join(_short(hook) for hook in config.roles.inputs)
     target = "" if config.train.target_hook is None else f"->{_short(config.train.target_hook)}"
     return f"{_model(config.model)} {read}{target}"
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from rich.console import Console
 
+from flows.addresses import addresses
+from flows.config import PipelineConfig
 from flows.console import listening
-from tasks.addresses import addresses
-from tasks.config import PipelineConfig
 from tasks.harvest.export import Exported, SplitName, export_activations
 from tasks.harvest.formats import FormatName
 from tasks.harvest.gc import Collected

@@ -22,15 +22,15 @@ from prefect.client.schemas.objects import State
 from prefect.exceptions import MissingContextError
 from prefect.states import Completed, Failed
 
+from flows.addresses import Placed
+from flows.config import PipelineConfig
 from flows.console import describe, logged_to
 from flows.form import PipelineForm, SweepForm, takes
 from flows.labels import run_name, run_tags, sweep_name, sweep_tags
 from flows.pace import Pace
-from flows.pipeline import Result, Stage, StageName, run_pipeline, stages
+from flows.pipeline import Result, StageName, run_pipeline
 from flows.reports import link_to
 from flows.sweep import Step, Sweep, SweepResult, described, run_sweep
-from tasks.addresses import Addresses
-from tasks.config import PipelineConfig
 from tasks.errors import InputError, SaemillError
 from tasks.progress import Listener, Progress
 from tasks.secret import masked
@@ -153,25 +153,22 @@ class _InRunsLog(logging.Handler):
 
 
 @task(retries=2, retry_delay_seconds=[10, 60], persist_result=False, cache_policy=NO_CACHE)
-def run_stage(name: StageName, config: PipelineConfig, at: Addresses) -> str | State[str]:
+def run_stage(stage: Placed) -> str | State[str]:
     """Run one stage; the URI of what it wrote."""
-    (stage,) = (stage for stage in stages(config) if stage.name == name)
-    out = stage.out(at)
-    if stage.finished(at):
+    out = stage.out
+    if stage.finished:
         return Completed(name="FinishedEarlier", message=f"{out} was finished before.", data=out)
 
     def work() -> str:
         get_run_logger().info("writing %s", out)
-        stage.run(config, at, _listener(name))
+        stage.run(_listener(stage.name))
         return out
 
     return in_a_sentence(work, InputError)  # all else is worth another try
 
 
-def _call(stage: Stage, config: PipelineConfig, at: Addresses) -> None:
-    run_stage.with_options(name=stage.name, task_run_name=stage.name, timeout_seconds=TIMEOUT_S[stage.name])(
-        stage.name, config, at
-    )
+def _call(stage: Placed) -> None:
+    run_stage.with_options(name=stage.name, task_run_name=stage.name, timeout_seconds=TIMEOUT_S[stage.name])(stage)
 
 
 @task(retries=2, retry_delay_seconds=[10, 60], persist_result=False, cache_policy=NO_CACHE)

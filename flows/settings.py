@@ -9,7 +9,7 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from tasks.config import PipelineConfig
+from flows.config import PipelineConfig
 from tasks.config_errors import unknown
 from tasks.errors import InputError
 

@@ -4,19 +4,22 @@ Each SAE lies where ``saemill train`` would have written it, so what is there al
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
+from flows.addresses import Addresses, addresses, sweep_address
+from flows.config import PipelineConfig
 from flows.pipeline import Call, run_pipeline
-from tasks.addresses import Addresses, addresses, sweep_address
+from flows.resolve import resolved
+from flows.stages import score_stage, train_stage
 from tasks.artifacts import read_json, read_manifest, relative, require_manifest
-from tasks.config import PipelineConfig
 from tasks.errors import InputError
 from tasks.progress import Listener
-from tasks.resolve import resolved
+from tasks.train.sweep.config import SweepConfig
 
 if TYPE_CHECKING:
+    from tasks.report.sweep import AboutSweep
     from tasks.train.sweep.members import Member
 
 
@@ -66,9 +69,10 @@ def run_sweep(config: PipelineConfig, call: Call, do: Callable[[Step, Sweep], No
     from tasks.train.sweep.members import members
 
     given, config = config, resolved(config)
-    found = members(config)
+    found = members(config.sweep, config.sae, config.train)
     run_pipeline(given, call, until="harvest")  # as given: it tells what was left to it
-    sweep = Sweep(config, found, tuple(addresses(member.config).sae for member in found), addresses(config))
+    saes = tuple(addresses(run_of(config, member)).sae for member in found)
+    sweep = Sweep(config, found, saes, addresses(config))
     do(train, sweep)
     do(compare, sweep)
     return result(sweep)
@@ -76,16 +80,19 @@ def run_sweep(config: PipelineConfig, call: Call, do: Callable[[Step, Sweep], No
 
 def train(sweep: Sweep, listener: Listener) -> None:
     """Train those SAEs that are not there, unless the sweep is finished."""
-    from tasks.harvest.hygiene import warn
-    from tasks.train.sweep.on_ray import train_sweep
+    from tasks.store.hygiene import warn
+    from tasks.train.sweep.on_ray import Target, train_sweep
 
     if read_manifest(sweep.report) is not None:
         return
-    for hook in sweep.config.hooks:
+    for hook in sweep.config.roles.all:
         warn(sweep.at.activations, hook)
-    train_sweep(
-        sweep.config, sweep.members, sweep.saes, sweep.at.activations, sweep.report, listener, tokens=sweep.at.tokens
-    )
+    in_common = train_stage(sweep.config).run_settings
+    targets = [
+        Target(member.label, train_stage(run_of(sweep.config, member)).run_settings, sae)
+        for member, sae in zip(sweep.members, sweep.saes, strict=True)
+    ]
+    train_sweep(in_common, targets, sweep.at.activations, sweep.report, listener, tokens=sweep.at.tokens)
 
 
 def compare(sweep: Sweep, listener: Listener) -> None:
@@ -103,18 +110,33 @@ def compare(sweep: Sweep, listener: Listener) -> None:
             "No SAE of the sweep has a finite loss; what was found of each is told above. Lower sweep.lr or train.lr."
         )
     pairs = _pairs(sweep, done)
-    figures, matches = compare(
-        sweep.config,
-        sweep.at.activations,
-        [sweep.saes[i] for i in done],
-        [(sweep.saes[a], sweep.saes[b]) for a, b in pairs],
-        listener,
-    )
+    first = replace(score_stage(sweep.config), activations=sweep.at.activations, sae=sweep.saes[done[0]]).job()
+    jobs = [replace(first, sae=sweep.saes[i]) for i in done]
+    figures, matches = compare(jobs, sweep.config.ray, [(sweep.saes[a], sweep.saes[b]) for a, b in pairs], listener)
     held_out = {i: asdict(found) for i, found in zip(done, figures, strict=True)}
     rows = [_row(sweep, i, held_out.get(i)) for i in range(len(sweep.saes))]
     seeds = [{**_pair(sweep, a, b), **asdict(found)} for (a, b), found in zip(pairs, matches, strict=True)]
     table, stability = pa.Table.from_pylist(rows, pa.schema(TABLE)), pa.Table.from_pylist(seeds, pa.schema(STABILITY))
-    render_sweep(sweep.config, sweep.at.activations, table, stability, sweep.report)
+    render_sweep(about_sweep(sweep.config), sweep.at.activations, table, stability, sweep.report)
+
+
+def run_of(config: PipelineConfig, member: "Member") -> PipelineConfig:
+    """The settings of a run of its own that trains one SAE of the sweep."""
+    return config.model_copy(update={"sae": member.sae, "train": member.train, "sweep": SweepConfig()})
+
+
+def about_sweep(config: PipelineConfig) -> "AboutSweep":
+    """What the page tells of a sweep beside its tables."""
+    from tasks.report.sweep import AboutSweep
+
+    own = config.activations.source
+    return AboutSweep(
+        name=config.name,
+        source=(own or config.model.label).rstrip("/").rpartition("/")[2],
+        hooks=() if own is not None else config.roles.all,
+        train_tokens=config.train.tokens,
+        shown=config.model_dump(mode="json"),
+    )
 
 
 def result(sweep: Sweep) -> SweepResult:

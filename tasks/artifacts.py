@@ -30,6 +30,11 @@ def address(root: str, stage: str, name: str, settings: Mapping[str, Any], input
     return f"{root.rstrip('/')}/{stage}/{name}-{recipe_hash(settings, [identity(i) for i in inputs])}"
 
 
+def root_of(uri: str) -> str:
+    """The root below which a result lies that is named as above."""
+    return uri.rstrip("/").rsplit("/", 2)[0]
+
+
 def identity(uri: str) -> str:
     """The part of an address that does not depend on storage or name: its hash (other strings stay as they are)."""
     head, dash, tail = uri.rpartition("-")

@@ -132,8 +132,8 @@ def ray_cluster(s3: str) -> Iterator[None]:
     """
     import ray
 
-    from tasks.config import RayConfig
     from tasks.on_ray import connect
+    from tasks.ray_config import RayConfig
 
     # Ray Train looks after its workers every 2 s, and each run waits for several looks.
     with pytest.MonkeyPatch.context() as environment:

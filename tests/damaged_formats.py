@@ -17,14 +17,13 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from flows.config import PipelineConfig, parse_config
 from flows.hooks import listed
-from tasks.config import PipelineConfig, parse_config
 from tasks.encode.encode import encode_activations
 from tasks.errors import SaemillError
 from tasks.harvest.config import ActivationsConfig
 from tasks.harvest.export import export_activations
 from tasks.harvest.gc import gc
-from tasks.harvest.ingest import ingest
 from tasks.harvest.repair import take_out
 from tasks.harvest.sources import open_source, source_identity
 from tasks.harvest.verify import verify
@@ -42,9 +41,9 @@ from tasks.store.objects import open_store
 from tasks.store.reader import Split
 from tasks.text.config import TextConfig
 from tasks.text.corpus import Corpus, check_corpus, corpus_identity
-from tasks.text.tokenize import tokenize
 from tasks.train.checkpoint import read_run
 from tasks.train.worker import Worker
+from tests.composed import ingest, run_settings, tokenize
 from tests.damaged_files import Format
 
 D_IN, D_SAE = 6, 24
@@ -261,13 +260,14 @@ def make_checkpoint(folder: Path) -> None:
     from tasks.train.checkpoint import write_run
 
     make_lake(folder)
-    worker = Worker(settings(folder), str(folder / LAKE), str(folder / "saes"), OneProcess())
-    found = worker.train(on_checkpoint=lambda _: None)
+    found = Worker(run_settings(settings(folder)), str(folder / LAKE), str(folder / "saes"), OneProcess()).train(
+        on_checkpoint=lambda _: None
+    )
     write_run(found, open_store(str(folder)), "checkpoints/", 1)
 
 
 def read_checkpoint(folder: Path) -> None:
-    worker = Worker(settings(folder), str(folder / LAKE), str(folder / "saes"), OneProcess())
+    worker = Worker(run_settings(settings(folder)), str(folder / LAKE), str(folder / "saes"), OneProcess())
     store = open_store(str(folder))
     read_run(store, "checkpoints/step-000000000010", worker.plan)
 

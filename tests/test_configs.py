@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.addresses import addresses
-from tasks.config import load_config
+from flows.addresses import addresses
+from flows.config import load_config
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -21,5 +21,5 @@ def test_the_transcoder_and_the_crosscoder_share_one_harvest(monkeypatch: pytest
     transcoder, crosscoder = (load_config(f"configs/{name}.yaml") for name in ("transcoder", "crosscoder"))
     assert addresses(transcoder).shards == addresses(crosscoder).shards
     assert transcoder.text == crosscoder.text
-    assert (transcoder.input_hooks, transcoder.output_hooks) == (("model.layers.8.mlp:input",), ("model.layers.8.mlp",))
-    assert crosscoder.hooks == crosscoder.output_hooks == ("model.layers.4", "model.layers.8", "model.layers.12")
+    assert (transcoder.roles.inputs, transcoder.roles.outputs) == (("model.layers.8.mlp:input",), ("model.layers.8.mlp",))
+    assert crosscoder.roles.all == crosscoder.roles.outputs == ("model.layers.4", "model.layers.8", "model.layers.12")

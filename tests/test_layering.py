@@ -35,6 +35,12 @@ def test_prefect_is_imported_only_in_flows() -> None:
     assert {name for name in users("prefect") if not name.startswith("flows/")} == set()
 
 
+def test_what_runs_a_pipeline_is_unknown_to_its_stages() -> None:
+    assert users("flows")
+    assert {name for name in users("flows") if not name.startswith("flows/")} == set()
+    assert [path for path in PYTHON if "PipelineConfig" in path.read_text() and path.parts[len(ROOT.parts)] == "tasks"] == []
+
+
 def test_nothing_is_unpickled() -> None:
     assert users("pickle") | users("joblib") | users("dill") == set()
 
@@ -52,7 +58,21 @@ def test_the_maths_knows_torch_and_little_else(path: Path) -> None:
 
 
 # What each stage may import of ours beside its own package and the shared ground.
-GROUND = {"artifacts", "config", "errors", "latent_columns", "precision", "progress", "settings", "store", "on_ray"}
+GROUND = {
+    "artifacts",
+    "errors",
+    "hook_roles",
+    "latent_columns",
+    "machine",
+    "on_ray",
+    "precision",
+    "progress",
+    "ray_config",
+    "recipe",
+    "settings",
+    "stage",
+    "store",
+}
 STAGES = {
     "text": {"lm"},
     "lm": set(),

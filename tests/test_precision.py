@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasks.addresses import addresses
-from tasks.config import PipelineConfig, parse_config
+from flows.addresses import addresses
+from flows.config import PipelineConfig, parse_config
+from flows.resolve import resolved, settled
 from tasks.gpus import asked_of_the_driver, visible_gpus
 from tasks.precision import Machine, described, on_cpus, on_gpus, this_machine
-from tasks.resolve import resolved, settled
 
 # As /proc/cpuinfo shows them, in which each core repeats the same.
 ZEN_3 = "model name\t: AMD EPYC 7763\nflags\t\t: fpu sse2 f16c avx2 fma vaes\n\nprocessor\t: 1\nmodel name\t: B\n"
@@ -184,8 +184,8 @@ def test_this_machine_says_what_it_is() -> None:
 
 
 def test_the_nodes_of_a_cluster_are_asked(ray_cluster: None) -> None:
+    from flows.resolve import _machine_of_node
     from tasks.on_ray import ask_nodes
-    from tasks.resolve import _machine_of_node
 
     assert ask_nodes(_machine_of_node) == [this_machine(gpus=False)]
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasks import preflight
-from tasks.config import PipelineConfig, parse_config
+from flows.config import PipelineConfig, parse_config
+from flows.preflight import check, check_reachable
 from tasks.errors import InputError
 from tasks.machine import memory_bytes
-from tasks.preflight import check, check_reachable
+from tasks.train import stage
 
 
 @pytest.fixture
@@ -32,9 +32,9 @@ def test_an_sae_that_this_machine_cannot_hold_is_refused_before_training(own: di
 def test_memory_is_counted_by_weights_and_two_moments(own: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
     needed = 3 * 4 * (8 + 8 + 1) * 32_000_000
     config = parse_config(own | {"sae": {"d_sae": 32_000_000}})
-    monkeypatch.setattr(preflight, "memory_bytes", lambda: needed)
+    monkeypatch.setattr(stage, "memory_bytes", lambda: needed)
     check(config)
-    monkeypatch.setattr(preflight, "memory_bytes", lambda: needed - 1)
+    monkeypatch.setattr(stage, "memory_bytes", lambda: needed - 1)
     with pytest.raises(InputError, match=r"Lower sae\.d_sae"):
         check(config)
 

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from flows.cli import main
+from flows.config import PipelineConfig, parse_config
 from flows.console import OnConsole
-from tasks.config import PipelineConfig, parse_config
 from tasks.errors import InputError, SaemillError
 from tasks.secret import holds_secret, masked
 

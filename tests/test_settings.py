@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from tasks.config import PipelineConfig, load_config, parse_config
+from flows.config import PipelineConfig, load_config, parse_config
 from tasks.errors import InputError
 from tasks.sae.config import SAEConfig
 

@@ -37,13 +37,20 @@ class HookRows:
 
 
 def commit_shard(
-    store: ObjectStore, shard: Shard, hooks: Mapping[str, HookRows], row_group_rows: int, **observed: object
+    store: ObjectStore,
+    shard: Shard,
+    hooks: Mapping[str, HookRows],
+    row_group_rows: int,
+    *,
+    order: str | None = None,
+    **observed: object,
 ) -> None:
     """Store a shard's rows, then its commit record; a record that is there already wins and nothing is lost.
 
-    ``observed`` (seconds, attempt, ...) is kept in the record, and never in the manifest.
+    ``order`` seeds the order of the rows, None being the hash of the recipe that made them. ``observed`` (seconds,
+    attempt, ...) is kept in the record, and never in the manifest.
     """
-    objects = {hook: _put(store, shard, found, row_group_rows) for hook, found in hooks.items()}
+    objects = {hook: _put(store, shard, found, row_group_rows, order) for hook, found in hooks.items()}
     record = {
         "shard": shard.identity(),
         "objects": objects,
@@ -119,10 +126,10 @@ def _records(uri: str, shards: Sequence[Shard]) -> Iterator[tuple[Shard, dict[st
             yield from zip(some, pool.map(read, some), strict=True)
 
 
-def _put(store: ObjectStore, shard: Shard, found: HookRows, row_group_rows: int) -> dict[str, Any]:
-    order = row_order(found.row_format.recipe, shard, len(found.rows))
+def _put(store: ObjectStore, shard: Shard, found: HookRows, row_group_rows: int, order: str | None) -> dict[str, Any]:
+    rows = found.rows.take(row_order(order or found.row_format.recipe, shard, len(found.rows)))
     row_format = replace(found.row_format, shard=shard.name)
-    encoded = encode_shard(found.rows.take(order), row_format, row_group_rows)
+    encoded = encode_shard(rows, row_format, row_group_rows)
     key = shard.data_key(row_format.hook, encoded.sha256)
     store.put(key, encoded.data)
     return {

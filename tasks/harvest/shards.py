@@ -94,11 +94,11 @@ def committed(uri: str) -> set[str]:
     return {info.key for info in open_store(uri).list("commits/")}
 
 
-def row_order(recipe: str, shard: Shard, rows: int) -> "np.ndarray[Any, np.dtype[np.int64]]":
-    """The order in which a shard's rows are stored: permuted for train (seeded by the recipe), as they came for eval."""
+def row_order(seed: str, shard: Shard, rows: int) -> "np.ndarray[Any, np.dtype[np.int64]]":
+    """The order in which a shard's rows are stored: permuted for train (seeded by hex digits), as they came for eval."""
     if shard.split != "train":
         return np.arange(rows)
-    return np.random.default_rng([int(recipe, 16), int(shard.content, 16)]).permutation(rows)
+    return np.random.default_rng([int(seed, 16), int(shard.content, 16)]).permutation(rows)
 
 
 def _cuts(first: int, segments: Sequence[int], size: int) -> Iterator[tuple[int, int]]:

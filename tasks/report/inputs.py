@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from tasks.artifacts import read_json, require_manifest
 from tasks.errors import ArtifactError
+from tasks.hook_roles import HookRoles, roles_among, roles_in_scores
 from tasks.latent_columns import described
 from tasks.store.faults import FAULTS, reason_of
 from tasks.store.objects import open_store, require
@@ -28,6 +29,7 @@ EXAMPLE_COLUMNS = (
     "peak",
 )
 CURVE_COLUMNS = ("tokens",)
+_NO_CURVE = pa.table({"tokens": pa.array([], pa.int64())})
 HEATMAP_COLUMNS = ("label", "latent", "activation")
 
 Json = dict[str, Any]
@@ -44,6 +46,8 @@ class Inputs:
     activations: Json
     sae: Json
     """config.json of saes/."""
+    roles: HookRoles
+    """Hooks that the SAE reads and rebuilds."""
     summary: Json
     shuffle: Json | None
     """How well the training batches were mixed, where it was measured."""
@@ -68,24 +72,31 @@ class Inputs:
 
 
 def read_inputs(tokens: str | None, activations: str, sae: str, scores: str) -> Inputs:
-    """Read what the report shows; the stages' manifests must be there.
+    """Read what the report shows; the stages' manifests must be there, but for that of an imported SAE, which has none.
 
     Raises:
         ArtifactError: a directory is unfinished, or a file of it is missing, damaged or lacks a column.
+        InputError: it is not known at which hooks of the activations the SAE was scored.
     """
     addresses = {"tokens": tokens, "activations": activations, "sae": sae, "scores": scores}
     present = {stage: uri for stage, uri in addresses.items() if uri is not None}
-    manifests = {stage: require_manifest(uri) for stage, uri in present.items()}
+    manifests = {stage: require_manifest(uri) for stage, uri in present.items() if stage != "sae"}
+    settings, summary = _require_json(sae, "config.json"), _require_json(scores, "summary.json")
+    hooks = manifests["activations"]["hooks"]
+    is_imported = settings.get("imported_from") is not None
+    if not is_imported:
+        require_manifest(sae)
     has_heatmap = open_store(scores).head("heatmap.parquet") is not None
     return Inputs(
         addresses=present,
         tokens=manifests.get("tokens"),
         activations=manifests["activations"],
-        sae=_require_json(sae, "config.json"),
-        summary=_summary(scores),
+        sae=settings,
+        roles=roles_in_scores(summary) or roles_among(hooks, settings, sae, activations),
+        summary=summary,
         shuffle=read_json(sae, "shuffle.json"),
         runs={stage: read_json(uri, "run.json") or {} for stage, uri in present.items()},
-        curve=read_table(sae, "curve.parquet", CURVE_COLUMNS),
+        curve=_NO_CURVE if is_imported else read_table(sae, "curve.parquet", CURVE_COLUMNS),
         latents=_sorted_latents(scores),
         examples=_sorted_examples(scores),
         heatmap=read_table(scores, "heatmap.parquet", HEATMAP_COLUMNS) if has_heatmap else None,

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from tasks.config import PipelineConfig
+from tasks.hook_roles import HookRoles
 from tasks.report.inputs import Inputs
 from tasks.sae.architectures.names import find
 
@@ -29,9 +29,9 @@ def noun(inputs: Inputs) -> str:
     return f"{found.title if found else arch} {'skip ' if inputs.sae.get('skip') else ''}{name}"
 
 
-def places(config: PipelineConfig, arrow: bool = False) -> str:
+def places(roles: HookRoles, arrow: bool = False) -> str:
     """The hooks, such as 'from a to b' or 'at a, b and c'; with ``arrow`` as a heading, 'a → b' or 'a, b, c'."""
-    inputs, outputs = config.input_hooks, config.output_hooks
+    inputs, outputs = roles.inputs, roles.outputs
     if inputs == outputs:
         return ", ".join(inputs) if arrow else f"at {joined(inputs)}"
     return f"{joined(inputs)} → {joined(outputs)}" if arrow else f"from {joined(inputs)} to {joined(outputs)}"

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.config import PipelineConfig
 from tasks.report import older_scores
+from tasks.report.about import About
 from tasks.report.inputs import Inputs
 from tasks.report.kinds import keeps_k, noun, places, short
 from tasks.report.numbers import compact, number, percent, shown
@@ -30,22 +30,22 @@ class Metric:
     definition: str
 
 
-def title(config: PipelineConfig, inputs: Inputs) -> str:
+def title(about: About, inputs: Inputs) -> str:
     """Heading of the report."""
-    if config.report.title is not None:
-        return config.report.title
-    if inputs.tokens is None:
-        return f"Latents of {_source_name(config)}"
-    return f"{_model(inputs)} · {places(config, arrow=True)}"
+    if about.settings.title is not None:
+        return about.settings.title
+    if not _of_a_model(inputs):
+        return f"Latents of {_source_name(about, inputs)}"
+    return f"{_model(inputs)} · {places(inputs.roles, arrow=True)}"
 
 
-def sentence(config: PipelineConfig, inputs: Inputs) -> str:
+def sentence(about: About, inputs: Inputs) -> str:
     """What was made of what, in one sentence."""
     sae, name = inputs.sae, noun(inputs)
     k = f" (k = {sae['k']})" if keeps_k(inputs) and "k" in sae else ""
     article = "An" if name.startswith("L1") else "A"
     return (
-        f"{article} {name} with {inputs.n_latents:,} latents{k}, trained on {_activations(config, inputs)}, "
+        f"{article} {name} with {inputs.n_latents:,} latents{k}, {_origin(about, inputs)}, "
         f"scored on {number(inputs.summary.get('tokens'))} {_scored_rows(inputs)}."
     )
 
@@ -104,14 +104,19 @@ def ce_rows(summary: Json) -> list[tuple[str, str]]:
     return rows
 
 
-def _activations(config: PipelineConfig, inputs: Inputs) -> str:
-    hooks = inputs.activations["hooks"]
-    widths = [sum(hooks[hook]["d_in"] for hook in ends) for ends in (config.input_hooks, config.output_hooks)]
+def _origin(about: About, inputs: Inputs) -> str:
+    """On how many activations of what the SAE was trained; of an imported one, for which it is used."""
+    hooks, roles = inputs.activations["hooks"], inputs.roles
+    widths = [sum(hooks[hook]["d_in"] for hook in ends) for ends in (roles.inputs, roles.outputs)]
     features = f"{widths[0]:,} features" if widths[0] == widths[1] else f"{widths[0]:,} and {widths[1]:,} features"
-    rows = (inputs.sae.get("training") or {}).get("tokens", config.train.tokens)
-    if inputs.tokens is None:
-        return f"{rows:,} activations ({features}) from {_source_name(config)}"
-    return f"the activations ({features}) of {rows:,} tokens {places(config)} of {_model(inputs)}"
+    rows = (inputs.sae.get("training") or {}).get("tokens", about.train_tokens)
+    at = f"{places(roles)} of {_model(inputs)}" if _of_a_model(inputs) else f"from {_source_name(about, inputs)}"
+    if rows is None:
+        origin = inputs.sae.get("imported_from")
+        return f"{f'imported from {origin}' if origin else 'used'} for activations ({features}) {at}"
+    if not _of_a_model(inputs):
+        return f"trained on {rows:,} activations ({features}) {at}"
+    return f"trained on the activations ({features}) of {rows:,} tokens {at}"
 
 
 def _scored_rows(inputs: Inputs) -> str:
@@ -125,8 +130,14 @@ def _model(inputs: Inputs) -> str:
     return name.rstrip("/").rsplit("/", 1)[-1]
 
 
-def _source_name(config: PipelineConfig) -> str:
-    return (config.activations.source or "activations").rstrip("/").rsplit("/", 1)[-1]
+def _of_a_model(inputs: Inputs) -> bool:
+    """Whether the activations were harvested, rather than the user's own."""
+    return inputs.tokens is not None or inputs.activations.get("model") is not None
+
+
+def _source_name(about: About, inputs: Inputs) -> str:
+    """Of the file or folder of the user's own activations, else of the directory that holds them."""
+    return (about.source or inputs.addresses["activations"]).rstrip("/").rsplit("/", 1)[-1]
 
 
 def _lookup(summary: Json, name: str) -> Any:

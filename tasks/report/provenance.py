@@ -1,11 +1,11 @@
 """Where the numbers come from: tokens left out, the statistics of the activations, times, settings, addresses."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
-from tasks.config import PipelineConfig
 from tasks.report.inputs import Inputs
 from tasks.report.numbers import compact, duration, number, percent
 
@@ -116,9 +116,9 @@ def time_rows(inputs: Inputs) -> Rows:
     return rows
 
 
-def settings_yaml(config: PipelineConfig) -> str:
+def settings_yaml(settings: Mapping[str, Any]) -> str:
     """The resolved settings, in the form that `saemill run` takes."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
+    return yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True, width=100)
 
 
 def _part(count: int, total: int) -> str:

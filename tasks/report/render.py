@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from tasks.artifacts import identity, read_manifest, to_json, write_manifest
-from tasks.config import PipelineConfig
 from tasks.report import details, figures, kinds, overview, provenance, tables
+from tasks.report.about import About
 from tasks.report.contexts import Contexts
 from tasks.report.inputs import Inputs, read_inputs
 from tasks.report.javascript import data_file
@@ -30,13 +30,14 @@ ASSETS = (
 )
 
 
-def render(config: PipelineConfig, tokens: str | None, activations: str, sae: str, scores: str, out: str) -> None:
+def render(about: About, tokens: str | None, activations: str, sae: str, scores: str, out: str) -> None:
     """Write the site to ``out``, its manifest last; nothing happens where it is finished already.
 
     Files are written under their final names and always with the same bytes, so a killed run is simply repeated.
 
     Raises:
         ArtifactError: a directory of an earlier stage is unfinished or damaged.
+        InputError: the SAE and the activations do not belong together.
     """
     if read_manifest(out) is not None:
         return
@@ -44,18 +45,18 @@ def render(config: PipelineConfig, tokens: str | None, activations: str, sae: st
     inputs = read_inputs(tokens, activations, sae, scores)
     store = open_store(out)
     files: dict[str, dict[str, Any]] = {}
-    for key, content in site(config, inputs):
+    for key, content in site(about, inputs):
         store.put(key, content)
         files[key] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     store.put("run.json", to_json({"seconds": time.monotonic() - began, "tokens_per_second": None}))
-    write_manifest(out, _manifest(config, inputs, files))
+    write_manifest(out, _manifest(about, inputs, files))
 
 
-def site(config: PipelineConfig, inputs: Inputs) -> Iterator[tuple[str, bytes]]:
+def site(about: About, inputs: Inputs) -> Iterator[tuple[str, bytes]]:
     """Key and content of every file of the site."""
     contexts = Contexts(inputs.examples, inputs.n_latents)
-    panels = tables.with_panel(inputs.latents, config.report.max_latents)
-    statistics = inputs.activations["hooks"][config.hook].get("statistics", {}).get("train", {})
+    panels = tables.with_panel(inputs.latents, about.settings.max_latents)
+    statistics = inputs.activations["hooks"][inputs.roles.first].get("statistics", {}).get("train", {})
     for name in ASSETS:
         yield f"assets/{name}", asset(name)
     charts = {
@@ -71,19 +72,19 @@ def site(config: PipelineConfig, inputs: Inputs) -> Iterator[tuple[str, bytes]]:
         yield _data("heatmap", figures.heat_map(inputs.heatmap))
     for name, chunk in details.chunks(inputs.latents, contexts, panels):
         yield _data(name, chunk)
-    yield "index.html", _page(config, inputs, charts)
+    yield "index.html", _page(about, inputs, charts)
 
 
 def _data(name: str, value: Any) -> tuple[str, bytes]:
     return f"data/{name}.js", data_file(name, value)
 
 
-def _page(config: PipelineConfig, inputs: Inputs, charts: dict[str, Any]) -> bytes:
-    hook = inputs.activations["hooks"][config.hook]
+def _page(about: About, inputs: Inputs, charts: dict[str, Any]) -> bytes:
+    hook = inputs.activations["hooks"][inputs.roles.first]
     return page(
         "index.html",
-        title=overview.title(config, inputs),
-        sentence=overview.sentence(config, inputs),
+        title=overview.title(about, inputs),
+        sentence=overview.sentence(about, inputs),
         cards=overview.cards(inputs),
         metrics=overview.metrics(inputs.summary),
         ce=overview.ce_rows(inputs.summary),
@@ -99,29 +100,29 @@ def _page(config: PipelineConfig, inputs: Inputs, charts: dict[str, Any]) -> byt
         corpus=provenance.corpus_rows(inputs.tokens),
         packing=provenance.packing(inputs.tokens),
         masks=provenance.mask_rows(hook),
-        norms=_norms(config, inputs),
-        first_hook=config.hook if len(config.hooks) > 1 else None,
+        norms=_norms(inputs),
+        first_hook=inputs.roles.first if len(inputs.roles.all) > 1 else None,
         mixing=provenance.mixing_rows(inputs.shuffle),
         times=provenance.time_rows(inputs),
-        settings=provenance.settings_yaml(config),
+        settings=provenance.settings_yaml(about.shown),
         addresses=inputs.addresses,
         scripts=[name for name in ASSETS if name.endswith(".js")],
     )
 
 
-def _norms(config: PipelineConfig, inputs: Inputs) -> list[tuple[str, provenance.Rows]]:
+def _norms(inputs: Inputs) -> list[tuple[str, provenance.Rows]]:
     """Heading and content of each table of norms: one for each hook."""
-    hooks, summary = config.hooks, inputs.summary
+    hooks, summary = inputs.roles.all, inputs.summary
     if len(hooks) == 1:
         return [("Norms", provenance.norm_rows(inputs.activations["hooks"][hooks[0]], summary))]
     return [(f"Norms at {hook}", provenance.norm_rows(inputs.activations["hooks"][hook], {})) for hook in hooks]
 
 
-def _manifest(config: PipelineConfig, inputs: Inputs, files: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _manifest(about: About, inputs: Inputs, files: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {
         "format_version": FORMAT_VERSION,
         "stage": "report",
-        "title": overview.title(config, inputs),
+        "title": overview.title(about, inputs),
         "entry": "index.html",
         "inputs": {stage: identity(uri) for stage, uri in inputs.addresses.items()},
         "files": files,

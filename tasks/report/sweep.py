@@ -3,8 +3,8 @@
 import hashlib
 import io
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.artifacts import identity, read_manifest, require_manifest, write_manifest
-from tasks.config import PipelineConfig
 from tasks.report.numbers import DASH, compact, duration, number, percent
 from tasks.report.pages import asset, page
 from tasks.report.provenance import settings_yaml
@@ -31,11 +30,26 @@ Json = dict[str, Any]
 Row = dict[str, Any]
 
 
-def render_sweep(config: PipelineConfig, activations: str, table: pa.Table, stability: pa.Table, out: str) -> None:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AboutSweep:
+    """What is told of a sweep beside its tables."""
+
+    name: str
+    source: str
+    """Name of the model, or of the file of the user's own activations."""
+    hooks: tuple[str, ...] = ()
+    """None for the user's own activations."""
+    train_tokens: int
+    """Rows that each SAE sees."""
+    shown: Mapping[str, Any] = field(default_factory=dict)
+    """All settings, by group."""
+
+
+def render_sweep(about: AboutSweep, activations: str, table: pa.Table, stability: pa.Table, out: str) -> None:
     """Write the page, the tables and, last, the manifest; nothing happens where it is finished already.
 
     Args:
-        config: of the sweep.
+        about: what is told of the sweep beside its tables.
         activations: what the SAEs were trained on; its manifest says whether any rows are held out.
         table: a row per SAE: member, arch, d_sae, k, l1_coefficient, lr, seed, state (finished or diverged), fvu, l0,
             dead_fraction (None where it diverged), training_seconds, sae (its address as seen from ``out``).
@@ -49,47 +63,45 @@ def render_sweep(config: PipelineConfig, activations: str, table: pa.Table, stab
         return
     store, files = open_store(out), dict[str, Json]()
     eval_is_train = bool(require_manifest(activations).get("eval_is_train"))
-    for key, content in _files(config, table, stability, eval_is_train):
+    for key, content in _files(about, table, stability, eval_is_train):
         store.put(key, content)
         files[key] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    title = f"Sweep {config.name}"
+    title = f"Sweep {about.name}"
     manifest = {"format_version": FORMAT_VERSION, "stage": "sweeps", "title": title, "entry": "index.html", "files": files}
     write_manifest(out, manifest | {"activations": identity(activations), "saes": table["sae"].to_pylist()})
 
 
-def _files(config: PipelineConfig, table: pa.Table, stability: pa.Table, eval_is_train: bool) -> Iterator[tuple[str, bytes]]:
+def _files(about: AboutSweep, table: pa.Table, stability: pa.Table, eval_is_train: bool) -> Iterator[tuple[str, bytes]]:
     for name in ("site.css", "sweep.css", "icon.svg"):
         yield f"assets/{name}", asset(name)
     for key, rows in ((TABLE, table), (STABILITY, stability)):
         sink = io.BytesIO()
         pq.write_table(rows, sink)
         yield key, sink.getvalue()
-    yield "index.html", _page(config, table.to_pylist(), stability.to_pylist(), eval_is_train)
+    yield "index.html", _page(about, table.to_pylist(), stability.to_pylist(), eval_is_train)
 
 
-def _page(config: PipelineConfig, rows: list[Row], pairs: list[Row], eval_is_train: bool) -> bytes:
-    own = config.activations.source is not None
-    source = (config.activations.source or config.model.label).rstrip("/").rpartition("/")[2]
+def _page(about: AboutSweep, rows: list[Row], pairs: list[Row], eval_is_train: bool) -> bytes:
     return page(
         "sweep.html",
-        title=f"{config.name}: {len(rows)} SAEs of {source if own else ' + '.join(config.hooks)}",
-        sentence=_sentence(config, rows, source, eval_is_train),
+        title=f"{about.name}: {len(rows)} SAEs of {' + '.join(about.hooks) or about.source}",
+        sentence=_sentence(about, rows, eval_is_train),
         varied=[VARIED[name] for name in varied(rows)] + (["Seed"] if _differ(rows, "seed") else []),
         rows=table_rows(rows),
         chart=chart(rows),
         pairs=stability_rows(pairs),
-        settings=settings_yaml(config),
+        settings=settings_yaml(about.shown),
         files=[TABLE, STABILITY],
     )
 
 
-def _sentence(config: PipelineConfig, rows: list[Row], source: str, eval_is_train: bool) -> str:
+def _sentence(about: AboutSweep, rows: list[Row], eval_is_train: bool) -> str:
     diverged = sum(row["state"] != "finished" for row in rows)
     lost = f" {diverged} of them ended with a loss that was not finite." if diverged else ""
     scored = "the training rows themselves" if eval_is_train else "held-out rows"
     return (
-        f"Trained on the same {config.train.tokens:,} activations of {source}, in the same order and in one pass; FVU, L0 "
-        f"and dead latents are those of {scored}.{lost}"
+        f"Trained on the same {about.train_tokens:,} activations of {about.source}, in the same order and in one pass; FVU, "
+        f"L0 and dead latents are those of {scored}.{lost}"
     )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from tasks.score.roles import Kind
+from tasks.hook_roles import Kind
 
 DEFINITIONS = {
     "fvu": "Fraction of variance unexplained: the sum of ||x - x_hat||^2 over all scored rows, over the sum of "

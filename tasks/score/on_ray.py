@@ -4,7 +4,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
 from typing import Any
@@ -14,19 +14,20 @@ import torch
 from ray.exceptions import RayTaskError
 
 from tasks.artifacts import read_manifest
-from tasks.config import PipelineConfig
 from tasks.encode.pieces import Piece
 from tasks.errors import ArtifactError, SaemillError
 from tasks.on_ray import cluster_cpus, connect
 from tasks.progress import Listener, Progress
+from tasks.ray_config import RayConfig
 from tasks.sae import load
+from tasks.score.config import ScoreConfig
 from tasks.score.examples import choose
+from tasks.score.job import Job
 from tasks.score.results import Results, write_results
 from tasks.score.stability import Stability
 from tasks.score.survey import Survey
 from tasks.score.work import (
     SPLICE_SEQUENCES,
-    Job,
     baseline_k,
     measure_baselines,
     measure_splice,
@@ -44,29 +45,26 @@ _SMALL_FLOP = 1e11
 """Five seconds of one core."""
 
 
-def score(config: PipelineConfig, tokens: str | None, activations: str, sae: str, out: str, listener: Listener) -> None:
+def score(job: Job, cluster: RayConfig, out: str, listener: Listener) -> None:
     """Score an SAE on held-out rows and write scores/ to ``out``; does nothing where it is finished.
-
-    ``tokens`` is None for activations of the user's own, which have no text and no model.
 
     Raises:
         ArtifactError: an input is damaged, or SAE and activations do not fit.
     """
     if read_manifest(out) is not None:
         return
-    connect(config.ray)
+    connect(cluster)
     began = time.monotonic()
-    job = Job(config.model_copy(update={"model": config.model.absolute()}), tokens, activations, sae)
     results = _measure(job, listener)
     seconds = time.monotonic() - began
-    write_results(job, out, load(sae), results, seconds)
+    write_results(job, out, load(job.sae), results, seconds)
     logger.info("scored %d rows in %.1f s: %s", results.survey.latents.n_tokens, seconds, out)
 
 
 def _measure(job: Job, listener: Listener) -> Results:
     pieces, sequences = job.pieces, splice_sequences(job)
     if not pieces:
-        raise ArtifactError(f"{job.activations} has no held-out rows of {job.config.hook}. Harvest again.")
+        raise ArtifactError(f"{job.activations} has no held-out rows of {job.hooks.first}. Harvest again.")
     groups = [sequences[i : i + SPLICE_SEQUENCES] for i in range(0, len(sequences), SPLICE_SEQUENCES)]
     pool = _Pool(_at_once(job, pieces), 2 * len(pieces) + len(groups) + 2, listener)
     try:
@@ -75,7 +73,7 @@ def _measure(job: Job, listener: Listener) -> Results:
         weights = pool.submit(read_weights, job)
         survey = reduce(add, pool.results(surveys))
         baselines = pool.submit(measure_baselines, job, baseline_k(job, survey.latents.l0))
-        contexts = choose(survey.evidence, job.config.score)
+        contexts = choose(survey.evidence, job.settings)
         inside = [contexts.between(piece.first, piece.first + piece.rows) for piece in pieces]
         shown = [
             pool.submit(show_piece, job, piece, part, survey.latents.largest)
@@ -98,10 +96,13 @@ def _at_once(job: Job, pieces: Sequence[Piece]) -> int | None:
 
     A process takes 5 s of a slow CPU to start (Zen 3), so that less work than that is left to one.
     """
-    split = job.split("eval")
-    products = 6 * sum(piece.rows for piece in pieces) * split.d_in * job.config.sae.d_sae
-    small = job.tokens is None and products < _SMALL_FLOP
-    return job.config.score.tasks_in_flight or (1 if small else None)
+    small = job.tokens is None and _flop(job, pieces) < _SMALL_FLOP
+    return job.settings.tasks_in_flight or (1 if small else None)
+
+
+def _flop(job: Job, pieces: Sequence[Piece]) -> int:
+    """Of encoding and decoding the pieces' rows."""
+    return 6 * sum(piece.rows for piece in pieces) * job.split("eval").d_in * load(job.sae).d_sae
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,24 +115,35 @@ class HeldOut:
 
 
 def compare(
-    config: PipelineConfig, activations: str, saes: Sequence[str], pairs: Sequence[tuple[str, str]], listener: Listener
+    jobs: Sequence[Job], cluster: RayConfig, pairs: Sequence[tuple[str, str]], listener: Listener
 ) -> tuple[list[HeldOut], list[Stability]]:
     """The figures of SAEs of one set of activations on its held-out rows, and what pairs of SAEs have in common.
+
+    Args:
+        jobs: one for each SAE, with the same settings and activations.
+        cluster: where the work runs.
+        pairs: URIs of SAEs.
+        listener: is told how far it is.
 
     Raises:
         ArtifactError: an input is damaged, or an SAE and the activations do not fit.
     """
-    connect(config.ray)
-    least = config.score.model_copy(update={"top_contexts": 1, "quantiles": 0})  # of the evidence, which is not kept here
-    jobs = [Job(config.model_copy(update={"score": least}), None, activations, sae) for sae in saes]
+    connect(cluster)
+    jobs = [replace(job, settings=_least(job.settings)) for job in jobs]
     pieces = jobs[0].pieces if jobs else []
-    pool = _Pool(config.score.tasks_in_flight, len(jobs) * len(pieces) + len(pairs), listener)
+    limit = jobs[0].settings.tasks_in_flight if jobs else None
+    pool = _Pool(limit, len(jobs) * len(pieces) + len(pairs), listener)
     try:
         surveys = [[pool.submit(survey_piece, job, piece) for piece in pieces] for job in jobs]
         matches = [pool.submit(measure_stability, *pair) for pair in pairs]
         return [_held_out(reduce(add, pool.results(parts))) for parts in surveys], list(pool.results(matches))
     finally:
         pool.stop()
+
+
+def _least(settings: ScoreConfig) -> ScoreConfig:
+    """The same with as little evidence as can be, which is not kept here."""
+    return settings.model_copy(update={"top_contexts": 1, "quantiles": 0})
 
 
 def _held_out(found: Survey) -> HeldOut:

@@ -13,13 +13,13 @@ from tasks.artifacts import identity, require_manifest, to_json, write_manifest
 from tasks.sae import SparseAutoencoder
 from tasks.score.columns import Latents, latents_table
 from tasks.score.directions import directions
+from tasks.score.job import Job
 from tasks.score.roles import Roles
 from tasks.score.splice import SpliceSums
 from tasks.score.stats import ReconstructionSums
 from tasks.score.summary import summary
 from tasks.score.survey import Survey
 from tasks.score.tables import WeightColumns, examples_table, heatmap_table, to_parquet
-from tasks.score.work import Job
 from tasks.store.objects import open_store
 
 FORMAT_VERSION = 1
@@ -48,7 +48,7 @@ def write_results(job: Job, out: str, sae: SparseAutoencoder, results: Results, 
     manifest = {
         "format_version": FORMAT_VERSION,
         "stage": "scores",
-        "recipe": {"score": job.config.score.recipe(), **_hooks(job.roles)},
+        "recipe": {"score": job.settings.recipe(), **_hooks(job.roles)},
         "sae": identity(job.sae),
         "activations": identity(job.activations),
         "tokens": None if job.tokens is None else identity(job.tokens),

@@ -2,15 +2,12 @@
 
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Float64
 
-from tasks.config import PipelineConfig
+from tasks.hook_roles import HookRoles, Kind
 from tasks.store.joined import AnySplit
-
-Kind = Literal["sae", "transcoder", "crosscoder"]
 
 
 def _whole() -> slice:
@@ -34,20 +31,20 @@ class Roles:
     """What features are multiplied by so that all hooks weigh alike, its geometric mean being 1; None: nothing."""
 
 
-def roles_of(config: PipelineConfig, training: AnySplit) -> Roles:
+def roles_of(hooks: HookRoles, training: AnySplit) -> Roles:
     """The roles of the hooks in rows of ``training``, whose statistics say how much each hook varies.
 
     A crosscoder's features are scaled as in training, each hook's by the root of its width over its variance.
     """
-    inputs, outputs = config.input_hooks, config.output_hooks
-    if inputs == outputs and len(inputs) == 1:
+    inputs, outputs = hooks.inputs, hooks.outputs
+    if hooks.kind == "sae":
         return Roles(inputs=inputs, outputs=outputs)
-    widths = {hook: part.d_in for hook, part in zip(config.hooks, training.parts, strict=True)}
-    d_in, d_out = (sum(widths[hook] for hook in hooks) for hooks in (inputs, outputs))
+    widths = {hook: part.d_in for hook, part in zip(hooks.all, training.parts, strict=True)}
+    d_in, d_out = (sum(widths[hook] for hook in names) for names in (inputs, outputs))
     total = sum(widths.values())
     ends = np.cumsum([0, *(widths[hook] for hook in outputs)]).tolist()
     return Roles(
-        kind="crosscoder" if inputs == outputs else "transcoder",
+        kind=hooks.kind,
         inputs=inputs,
         outputs=outputs,
         reads=slice(0, d_in),

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from tasks.hook_roles import Kind
 from tasks.score.definitions import definitions_for, metrics
-from tasks.score.roles import Kind
 from tasks.score.stats import DENSITY_EDGES, LatentSums
 from tasks.score.survey import Survey
 

@@ -1,7 +1,6 @@
 """The pieces of work that scoring consists of, as plain functions of small arguments: any process can do any of them."""
 
 import functools
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,8 +9,7 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 
 from tasks.artifacts import require_manifest
-from tasks.config import PipelineConfig
-from tasks.encode.pieces import Piece, cut
+from tasks.encode.pieces import Piece
 from tasks.errors import ArtifactError
 from tasks.lm.config import ModelConfig
 from tasks.precision import here
@@ -20,9 +18,9 @@ from tasks.score.baselines import affordable_rows, baselines, fit_training_rows
 from tasks.score.contexts import show
 from tasks.score.directions import directions
 from tasks.score.examples import Contexts
+from tasks.score.job import Job
 from tasks.score.linear import linear_baselines
 from tasks.score.logits import neighbours, promoted_and_suppressed, unembedding
-from tasks.score.roles import Roles, roles_of
 from tasks.score.sample import evenly, spread_rows
 from tasks.score.splice import SpliceSums, splice
 from tasks.score.stability import Stability, stability
@@ -39,35 +37,6 @@ SPLICE_SEQUENCES = 8
 """Sequences per piece of splicing work; fixed, so that the sums do not depend on the number of workers."""
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What is scored, and with which settings; small, since every piece of work gets it."""
-
-    config: PipelineConfig
-    tokens: str | None
-    activations: str
-    sae: str
-
-    def split(self, name: str) -> AnySplit:
-        """The train or eval rows of the hooks that the SAE was trained on, side by side."""
-        return open_split(self.activations, self.config.hooks, name)
-
-    @property
-    def roles(self) -> Roles:
-        """Which hooks are read and which are rebuilt."""
-        return roles_of(self.config, self.split("train"))
-
-    @property
-    def pieces(self) -> list[Piece]:
-        """All held-out rows that are scored."""
-        return cut(self.split("eval"), self.config.score.max_tokens)
-
-    def statistics(self, split: str) -> list[dict[str, Any]]:
-        """Recorded statistics of the activations at each hook that is rebuilt."""
-        hooks = require_manifest(self.activations)["hooks"]
-        return [hooks[hook]["statistics"][split] for hook in self.config.output_hooks]
-
-
 def survey_piece(job: Job, piece: Piece) -> Survey:
     """Sums and evidence of a piece's rows.
 
@@ -78,7 +47,7 @@ def survey_piece(job: Job, piece: Piece) -> Survey:
     _require_fit(job, sae)
     rows = split.shard(piece.shard, piece.start, piece.stop)
     medians = [statistics["median_norm"] for statistics in job.statistics("eval")]
-    return survey(sae, rows, split.dtype, piece, medians, job.config.score, roles)
+    return survey(sae, rows, split.dtype, piece, medians, job.settings, roles)
 
 
 def measure_stability(a: str, b: str) -> Stability:
@@ -90,8 +59,8 @@ def show_piece(
     job: Job, piece: Piece, contexts: Contexts, largest: Float32[np.ndarray, "d_sae"]
 ) -> tuple[pa.Table, Int64[np.ndarray, "d_sae bins"]]:
     """The rows of examples.parquet for contexts whose peaks lie in the piece, and its share of the histograms."""
-    reach = job.config.score.context_tokens
-    around = Around.read(open_split(job.activations, job.config.input_hooks, "eval"), piece, reach)
+    reach = job.settings.context_tokens
+    around = Around.read(open_split(job.activations, job.hooks.inputs, "eval"), piece, reach)
     sequence = around.rows.sequence
     first, n = int(sequence.min()), int(sequence.max() - sequence.min()) + 1
     text = read_text(job.tokens, first, n) if job.tokens is not None else None
@@ -108,7 +77,7 @@ def baseline_k(job: Job, l0: float) -> int:
 def measure_baselines(job: Job, k: int) -> dict[str, dict[str, Any]]:
     """FVU of the baselines, and of the SAE on the same rows."""
     split, sae, roles = job.split("eval"), _sae(job.sae), job.roles
-    wanted = min(job.config.score.baseline_tokens, affordable_rows(k, sae.d_in))
+    wanted = min(job.settings.baseline_tokens, affordable_rows(k, sae.d_in))
     rows = torch.tensor(to_float32(spread_rows(split, job.pieces, wanted), split.dtype))
     if roles.kind == "transcoder":
         return linear_baselines(sae, fit_training_rows(job.split("train"), 0), rows, k)
@@ -118,10 +87,11 @@ def measure_baselines(job: Job, k: int) -> dict[str, dict[str, Any]]:
 
 def read_weights(job: Job) -> WeightColumns:
     """What the latents' weights say: tokens by the unembedding (of several hooks, at the last), and neighbours."""
-    sae, config, roles = _sae(job.sae), job.config.score, job.roles
+    sae, config, roles = _sae(job.sae), job.settings, job.roles
     near = neighbour_lists(neighbours(directions(sae, roles).decoder, config.neighbours))
     last = sae.W_dec[:, roles.parts[-1]]
-    head = unembedding(_model(job.config.model), last.shape[1]) if job.tokens is not None else None
+    known = job.model if job.tokens is not None else None
+    head = unembedding(_model(known), last.shape[1]) if known is not None else None
     if head is None or job.tokens is None:
         return WeightColumns(token_lists(None, None, sae.d_sae), token_lists(None, None, sae.d_sae), near)
     strings = load_strings(job.tokens)
@@ -130,22 +100,23 @@ def read_weights(job: Job) -> WeightColumns:
 
 
 def splice_sequences(job: Job) -> list[int]:
-    """The held-out sequences on which the SAE is spliced into the model; none where there is no text.
+    """The held-out sequences on which the SAE is spliced into the model; none where there is no text or no model.
 
     Nor for a crosscoder: what it reads at its later hooks would change with what it puts in at the earlier ones.
     """
-    if job.tokens is None or len(job.config.output_hooks) > 1:
+    if job.tokens is None or job.model is None or len(job.hooks.outputs) > 1:
         return []
     tokens = require_manifest(job.tokens)
-    wanted = max(1, job.config.score.splice_tokens // tokens["context_length"])
+    wanted = max(1, job.settings.splice_tokens // tokens["context_length"])
     first, n = tokens["n_sequences"]["train"], tokens["n_sequences"]["eval"]
     return [int(sequence) + first for sequence in evenly(n, wanted)]
 
 
 def measure_splice(job: Job, sequences: list[int]) -> SpliceSums | None:
     """Cross-entropies on some sequences; None where the model is no causal LM."""
-    model = _model(job.config.model)
-    if model.get_output_embeddings() is None or job.tokens is None:
+    assert job.model is not None and job.tokens is not None  # else there are no such sequences
+    model = _model(job.model)
+    if model.get_output_embeddings() is None:
         return None
     token_ids = np.concatenate([read_sequences(job.tokens, sequence, 1) for sequence in sequences])
     mean = torch.tensor(job.statistics("train")[0]["mean"], dtype=torch.float32)
@@ -156,7 +127,7 @@ def measure_splice(job: Job, sequences: list[int]) -> SpliceSums | None:
 
 
 def _require_fit(job: Job, sae: SparseAutoencoder) -> None:
-    ends = {"takes d_in": (sae.d_in, job.config.input_hooks), "gives d_out": (sae.d_out, job.config.output_hooks)}
+    ends = {"takes d_in": (sae.d_in, job.hooks.inputs), "gives d_out": (sae.d_out, job.hooks.outputs)}
     for does, (width, hooks) in ends.items():
         found = open_split(job.activations, hooks, "eval").d_in
         if width != found:

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from tasks.artifacts import read_manifest, to_json, write_manifest
-from tasks.config import PipelineConfig
 from tasks.errors import InputError
+from tasks.lm.config import ModelConfig
 from tasks.lm.limits import check_tokens, check_vocabulary
 from tasks.lm.load import known_tokens, load_tokenizer, model_identity
 from tasks.progress import Listener, Progress
@@ -34,8 +34,8 @@ _BATCH_DOCUMENTS = 1024
 _SEEN_DIGITS = 32  # 128 bits: among 1e12 texts, two differ but agree in them with a probability of 1.5e-15
 
 
-def tokenize(config: PipelineConfig, out: str, listener: Listener) -> None:
-    """Write the tokens directory of ``config.text`` for ``config.model``'s tokenizer; nothing if it is finished.
+def tokenize(text: TextConfig, model: ModelConfig, out: str, listener: Listener) -> None:
+    """Write the tokens directory of a corpus for a model's tokenizer; nothing if it is finished.
 
     Everything is made in a scratch folder first, so nothing is written where the corpus turns out to be too small.
 
@@ -46,13 +46,13 @@ def tokenize(config: PipelineConfig, out: str, listener: Listener) -> None:
     if read_manifest(out) is not None:
         return
     began = time.monotonic()
-    tokenizer = load_tokenizer(config.model)
-    known = known_tokens(config.model)
+    tokenizer = load_tokenizer(model)
+    known = known_tokens(model)
     if known is not None:
         check_vocabulary(tokenizer, known)
     with tempfile.TemporaryDirectory(prefix="saemill-tokens-") as scratch:
         folder = Path(scratch)
-        work = _Work(config.text, tokenizer, known, folder, listener)
+        work = _Work(text, tokenizer, known, folder, listener)
         work.run()
         work.refuse_an_empty_split()
         tokenizer.save_pretrained(folder / "tokenizer")
@@ -60,9 +60,9 @@ def tokenize(config: PipelineConfig, out: str, listener: Listener) -> None:
     seconds, n_tokens = time.monotonic() - began, sum(work.n_tokens.values())
     open_store(out).put("run.json", to_json({"seconds": seconds, "tokens_per_second": n_tokens / seconds}))
     recipe = {
-        "text": config.text.recipe(),
-        "model_identity": model_identity(config.model),
-        "corpus_identity": corpus_identity(config.text),
+        "text": text.recipe(),
+        "model_identity": model_identity(model),
+        "corpus_identity": corpus_identity(text),
     }
     write_manifest(out, {**work.facts(), "recipe": recipe, "sha256": hashes})
 

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from tasks.artifacts import identity, to_json, write_manifest
-from tasks.config import PipelineConfig
+from tasks.hook_roles import ENTRY, HookRoles
 from tasks.sae.architectures.registry import architecture
 from tasks.sae.checkpoint import save
 from tasks.sae.mesh import ProcessGroup
@@ -16,13 +16,14 @@ from tasks.store.objects import open_store
 from tasks.train.curve import curve_to_parquet, spikes
 from tasks.train.loop import Run
 from tasks.train.plan import Plan
+from tasks.train.run_settings import RunSettings
 from tasks.train.train_state import TrainState
 
 CURVE = "curve.parquet"
 SAE_FILES = ("sae.safetensors", "config.json", CURVE)
 
 
-def write_sae(config: PipelineConfig, plan: Plan, run: Run, scaling: Scaling, weights: Weights, out: str) -> dict[str, Any]:
+def write_sae(config: RunSettings, plan: Plan, run: Run, scaling: Scaling, weights: Weights, out: str) -> dict[str, Any]:
     """Write weights, settings and curve; return what the manifest says."""
     summary = {"tokens": run.state.step * plan.batch_rows, "steps": run.state.step, "lr": plan.lr} | {
         name: value for name, value in asdict(run.curve[-1]).items() if name in ("loss", "fvu", "l0", "dead_fraction")
@@ -31,9 +32,10 @@ def write_sae(config: PipelineConfig, plan: Plan, run: Run, scaling: Scaling, we
     if jumps:
         summary["spikes"] = jumps
     provenance = {
-        **hooks_of(config),
-        "model": config.model.name if config.activations.source is None else None,
-        "revision": config.model.revision if config.activations.source is None else None,
+        **hooks_of(config.hooks),
+        ENTRY: config.hooks.to_json(),
+        "model": config.model,
+        "revision": config.revision,
         "dtype": "float32",
         "scale": _common(scaling),
         "dead_after_tokens": plan.dead_after,
@@ -46,11 +48,11 @@ def write_sae(config: PipelineConfig, plan: Plan, run: Run, scaling: Scaling, we
     return {"training": summary, "objects": objects}
 
 
-def close(config: PipelineConfig, activations: str, out: str, found: dict[str, Any], timing: dict[str, Any]) -> None:
+def close(config: RunSettings, activations: str, out: str, found: dict[str, Any], timing: dict[str, Any]) -> None:
     """Write run.json and, with what ``write_sae`` found, the manifest: from now on the SAE below ``out`` is finished."""
     open_store(out).put("run.json", to_json(timing))
-    recipe = {"sae": config.model_dump(mode="json")["sae"], "train": config.train.recipe()}
-    inputs = {"activations": identity(activations), **hooks_of(config)}
+    recipe = {"sae": asdict(config.sae), "train": config.train.recipe()}
+    inputs = {"activations": identity(activations), **hooks_of(config.hooks)}
     write_manifest(out, {"format_version": 1, "stage": "saes", "recipe": recipe, **inputs, **found})
 
 
@@ -69,12 +71,11 @@ def finished_weights(plan: Plan, state: TrainState, scaling: Scaling, latents: P
     return fold(parameters, source, output, kind.finished(parameters, state.buffers, folding(parameters, source)))
 
 
-def hooks_of(config: PipelineConfig) -> dict[str, Any]:
+def hooks_of(roles: HookRoles) -> dict[str, Any]:
     """The hook that is read, for a crosscoder all of them in their order, and for a transcoder the one that is rebuilt."""
-    inputs, outputs = config.input_hooks, config.output_hooks
-    several = {"hooks": list(inputs)} if len(inputs) > 1 else {}
-    target = {"target_hook": outputs[0]} if outputs != inputs else {}
-    return {"hook": config.hook, **several, **target}
+    several = {"hooks": list(roles.inputs)} if len(roles.inputs) > 1 else {}
+    target = {"target_hook": roles.outputs[0]} if roles.outputs != roles.inputs else {}
+    return {"hook": roles.first, **several, **target}
 
 
 def _common(scaling: Scaling) -> float | list[float]:

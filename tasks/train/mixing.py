@@ -3,10 +3,10 @@
 import logging
 
 from tasks.artifacts import to_json
-from tasks.config import PipelineConfig
 from tasks.store.objects import open_store
 from tasks.store.reader import Split
 from tasks.store.shuffle import shuffle_quality
+from tasks.train.config import TrainConfig
 
 logger = logging.getLogger(__name__)
 
@@ -15,11 +15,12 @@ SHUFFLE = "shuffle.json"
 MOST_ROWS = 20_000_000
 
 
-def tell_mixing(config: PipelineConfig, activations: str, tokens: str | None, *outs: str) -> None:
+def tell_mixing(settings: TrainConfig, hook: str, activations: str, tokens: str | None, *outs: str) -> None:
     """Measure the first batches that the run will see, say the result in the log, and write it below each of ``outs``.
 
     Args:
-        config: its training batches, lanes and seed.
+        settings: batches, lanes and seed.
+        hook: whose rows are read.
         activations: what is trained on.
         tokens: the tokens that were harvested; without them, sequences stand for documents.
         outs: directories of SAEs that are trained on these batches.
@@ -28,13 +29,12 @@ def tell_mixing(config: PipelineConfig, activations: str, tokens: str | None, *o
         ArtifactError: the activations are unfinished or damaged.
         InputError: there are fewer rows than lanes.
     """
-    if Split(activations, config.hook, "train").rows > MOST_ROWS:
+    if Split(activations, hook, "train").rows > MOST_ROWS:
         logger.info("shuffle: not measured on more than %s rows", f"{MOST_ROWS:,}")
         return
-    settings = config.train
     found = shuffle_quality(
         activations,
-        config.hook,
+        hook,
         batch_rows=settings.batch_tokens,
         lanes=settings.lanes,
         seed=settings.seed,

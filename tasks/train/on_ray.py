@@ -12,7 +12,6 @@ import ray.train.torch
 import torch
 
 from tasks.artifacts import read_manifest
-from tasks.config import PipelineConfig
 from tasks.errors import ArtifactError, InputError
 from tasks.on_ray import connect
 from tasks.progress import Listener, Progress
@@ -28,12 +27,13 @@ from tasks.train.job.stored import drop_forgotten_checkpoints, drop_unusable_sna
 from tasks.train.loggers import open_loggers
 from tasks.train.loop import Run, StoppedError, ignore
 from tasks.train.mixing import tell_mixing
+from tasks.train.run_settings import RunSettings
 from tasks.train.worker import Worker
 
 _TELL_S = 1.0
 
 
-def train(config: PipelineConfig, activations: str, out: str, listener: Listener, tokens: str | None = None) -> None:
+def train(config: RunSettings, activations: str, out: str, listener: Listener, tokens: str | None = None) -> None:
     """Train the SAE of ``config`` on ``activations`` and write it below ``out``; nothing happens where it is finished.
 
     A run that was killed goes on from its newest checkpoint below ``out``. ``tokens``, where there are any, tell which
@@ -48,8 +48,8 @@ def train(config: PipelineConfig, activations: str, out: str, listener: Listener
         return
     started = time.perf_counter()
     connect(config.ray)
-    check_room(config)
-    tell_mixing(config, activations, tokens, out)
+    check_room(config.train)
+    tell_mixing(config.train, config.hooks.first, activations, tokens, out)
     drop_unusable_snapshot(out)
     finished = supervise(config, _work, {"activations": activations}, out, lambda told: listener(told[0]))
     prune(open_store(out), f"{CHECKPOINTS}/", config.train.keep_checkpoints)
@@ -112,7 +112,7 @@ def _listener(task: dict[str, Any], worker: Worker, rank: int) -> Iterator[Calla
 class _Teller:
     """Tells the job how far training is, at most once a second."""
 
-    def __init__(self, config: PipelineConfig, job: Any) -> None:
+    def __init__(self, config: RunSettings, job: Any) -> None:
         self._total = config.train.tokens
         self._job = job
         self._first: tuple[float, int] | None = None

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tasks.config import PipelineConfig
 from tasks.errors import InputError
 from tasks.sae.mesh import Mesh
 from tasks.sae.scaling import Scaling, scaling, side_by_side
@@ -22,6 +21,7 @@ from tasks.train.finish import finished_weights, write_sae
 from tasks.train.loop import Run, ignore, train
 from tasks.train.nonfinite import NotFiniteError, explain
 from tasks.train.plan import plan
+from tasks.train.run_settings import RunSettings
 from tasks.train.timing import accounts
 from tasks.train.train_state import initial_state, share_state
 
@@ -34,7 +34,7 @@ class Worker:
 
     def __init__(
         self,
-        config: PipelineConfig,
+        config: RunSettings,
         activations: str,
         out: str,
         mesh: Mesh,
@@ -53,11 +53,11 @@ class Worker:
         self.device = device
         rows, parts = mesh.data, mesh.latents
         self._reader = self._open(rows.rank * parts.world_size + parts.rank, rows.world_size * parts.world_size)
-        widths = dict(zip(config.hooks, (part.d_in for part in self._reader.parts), strict=True))
-        d_in, d_out = (sum(widths[hook] for hook in hooks) for hooks in (config.input_hooks, config.output_hooks))
+        widths = dict(zip(config.hooks.all, (part.d_in for part in self._reader.parts), strict=True))
+        d_in, d_out = (sum(widths[hook] for hook in hooks) for hooks in (config.hooks.inputs, config.hooks.outputs))
         if config.sae.d_in not in (None, d_in):
             raise InputError(
-                f"sae.d_in is {config.sae.d_in} but activations of {', '.join(config.input_hooks)} have {d_in} features. "
+                f"sae.d_in is {config.sae.d_in} but activations of {', '.join(config.hooks.inputs)} have {d_in} features. "
                 "Leave sae.d_in empty or correct it."
             )
         self.plan = plan(config.sae, config.train, d_in, d_out)
@@ -129,7 +129,7 @@ class Worker:
         settings = self.config.train
         return LaneReader(
             self.activations,
-            self.config.hooks,
+            self.config.hooks.all,
             batch_rows=settings.batch_tokens,
             lanes=settings.lanes,
             seed=settings.seed,

@@ -10,7 +10,7 @@ import sys
 import ray
 from ray.cluster_utils import Cluster
 
-from tasks.config import PipelineConfig
+from flows.config import PipelineConfig
 from tests.benchmarks.harvest_rivals import Work, on_ray
 
 

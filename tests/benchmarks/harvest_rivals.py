@@ -17,17 +17,16 @@ import numpy.typing as npt
 import ray
 import torch
 
+from flows.config import PipelineConfig, parse_config
 from tasks.artifacts import read_json, require_manifest
-from tasks.config import PipelineConfig, parse_config
-from tasks.harvest.on_ray import harvest
 from tasks.harvest.pool.actor import IN_FLIGHT, Harvester, Job
 from tasks.harvest.shards import planned_shards
 from tasks.lm.load import load_model
 from tasks.progress import silent
 from tasks.store.files import read_sequences
 from tasks.store.objects import open_store
-from tasks.text.tokenize import tokenize
 from tests.benchmarks.rounds import Contender, per_second
+from tests.composed import harvest, tokenize
 
 ROOT = Path(__file__).parents[2]
 HOOK, MORE_HOOKS = "model.layers.8", ["model.layers.4", "model.layers.6"]
@@ -65,8 +64,15 @@ class Work:
 
     def job(self, config: PipelineConfig, root: str) -> Job:
         """What an actor is given; its shards come to lie below ``root``."""
-        special = require_manifest(self.tokens)["special_token_ids"]
-        return Job(config, config.model, self.tokens, f"{root}/shards/bench-{'a' * 12}", special, 0.0)
+        return Job(
+            settings=config.harvest,
+            model=config.model,
+            tokens=self.tokens,
+            out=f"{root}/shards/bench-{'a' * 12}",
+            context_length=CONTEXT,
+            special_token_ids=require_manifest(self.tokens)["special_token_ids"],
+            gpus=0.0,
+        )
 
 
 def work_of(folder: str, model: str, tokens: int, threads: int, shard_tokens: int = 32_768) -> Work:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import ray
 
-from tasks.config import RayConfig
 from tasks.on_ray import connect
+from tasks.ray_config import RayConfig
 from tests.harvest.commands import Command, write_config
 from tests.harvest.random_kills import survive
 

@@ -26,7 +26,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tasks.config import load_config
+from flows.config import load_config
 from tasks.errors import InputError
 from tasks.interchange.formats import NAMES, FormatName
 from tasks.interchange.transfer import export_sae, import_sae
@@ -38,6 +38,7 @@ from tasks.store.schema import to_float32
 from tasks.train.worker import Worker
 from tests.benchmarks.harness import arguments, environment, finish
 from tests.benchmarks.peers_venv import PEERS, make_venv
+from tests.composed import run_settings
 
 ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / "configs/transcoder.yaml")
@@ -205,7 +206,7 @@ def trained(sae: Sae, activations: str, scratch: Path, tokens: int) -> str:
     out = f"{scratch}/saes/{sae.name}"
     if Path(out, "config.json").exists():
         return out
-    worker = Worker(config, activations, out, OneProcess())
+    worker = Worker(run_settings(config), activations, out, OneProcess())
     run = worker.train()
     worker.finish(run)
     print(f"{sae.name}: {json.dumps({'fvu': run.curve[-1].fvu, 'l0': run.curve[-1].l0})}", flush=True)

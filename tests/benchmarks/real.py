@@ -24,8 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flows.config import PipelineConfig, load_config
 from tasks.artifacts import identity
-from tasks.config import PipelineConfig, load_config
 from tasks.sae import load
 from tasks.sae.architectures.names import NAMES
 from tasks.sae.config import SAEConfig
@@ -47,6 +47,7 @@ from tests.benchmarks.peers_venv import PEERS as PEER_VENVS
 from tests.benchmarks.peers_venv import make_venv
 from tests.benchmarks.real_scores import deviation, scores, usual_rows
 from tests.benchmarks.recorded import recorded
+from tests.composed import run_settings
 
 ROOT = Path(__file__).parents[2]
 HOOK = "model.layers.8"
@@ -138,7 +139,7 @@ def ours(uri: str, arch: str, options: argparse.Namespace, rows: Tensor) -> dict
     overrides = [f"train.tokens={options.tokens}", f"sae.arch={arch}", *options.set]
     config = load_config(ROOT / "configs/demo.yaml", overrides)
     with tempfile.TemporaryDirectory() as out:
-        worker = Worker(config, uri, out, OneProcess())
+        worker = Worker(run_settings(config), uri, out, OneProcess())
         began = time.monotonic()
         run = worker.train(lambda run: _tell(arch, run.curve[-1], worker.plan.n_steps))
         seconds = time.monotonic() - began

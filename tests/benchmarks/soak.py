@@ -95,8 +95,8 @@ def soak(folder: Path, minutes: float, seed: int) -> tuple[list[dict[str, Any]],
     """Measurements of each resource, and what happened."""
     import ray
 
-    from tasks.config import RayConfig
     from tasks.on_ray import connect
+    from tasks.ray_config import RayConfig
 
     connect(RayConfig(num_cpus=4))
     session = Path(ray._private.worker._global_node.get_session_dir_path())

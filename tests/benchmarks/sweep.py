@@ -17,18 +17,17 @@ from typing import Any
 
 import torch
 
-from tasks.addresses import addresses
+from flows.addresses import addresses
+from flows.config import PipelineConfig, load_config
 from tasks.artifacts import read_json
-from tasks.config import PipelineConfig, load_config
 from tasks.on_ray import connect
 from tasks.progress import silent
 from tasks.sae.mesh import OneProcess
 from tasks.store.objects import open_store
-from tasks.train.on_ray import train
-from tasks.train.sweep.members import Member, members
 from tasks.train.sweep.on_ray import train_sweep
 from tasks.train.worker import Worker
 from tests.benchmarks.harness import arguments, environment, finish
+from tests.composed import members, run_of, run_settings, targets, train
 
 ROOT = Path(__file__).parents[2]
 GRID = ["sweep.d_sae=[1152, 2304, 3456, 4608]", "sweep.k=[16, 32]"]
@@ -48,11 +47,13 @@ def main() -> None:
         train(_warm_up(config), activations, f"{folder}/warm-{'0' * 12}", silent)  # compiles kernels, imports everywhere
         found = members(config)
         swept = {member.label: f"{folder}/swept/{i}" for i, member in enumerate(found)}
-        sweep_seconds = _seconds(
-            lambda: train_sweep(config, found, list(swept.values()), activations, f"{folder}/sweep", silent)
-        )
-        separate = {member.label: _separate(member, i, activations, folder) for i, member in enumerate(found)}
-        equal = {member.label: _equal(member, swept[member.label], activations, folder) for member in found}
+        goals = targets(config, found, list(swept.values()))
+        sweep_seconds = _seconds(lambda: train_sweep(run_settings(config), goals, activations, f"{folder}/sweep", silent))
+        runs = {member.label: run_of(config, member) for member in found}
+        separate = {
+            label: _separate(run, f"{folder}/separate/{i}", activations) for i, (label, run) in enumerate(runs.items())
+        }
+        equal = {label: _equal(run, swept[label], activations, folder) for label, run in runs.items()}
     checks = {
         "sweep_seconds": sweep_seconds,
         "separate_seconds": sum(separate.values()),
@@ -80,16 +81,16 @@ def _warm_up(config: PipelineConfig) -> PipelineConfig:
     return config.model_copy(update={"train": config.train.model_copy(update={"tokens": 4 * config.train.batch_tokens})})
 
 
-def _separate(member: Member, index: int, activations: str, folder: str) -> float:
-    return _seconds(lambda: train(member.config, activations, f"{folder}/separate/{index}", silent))
+def _separate(config: PipelineConfig, out: str, activations: str) -> float:
+    return _seconds(lambda: train(config, activations, out, silent))
 
 
-def _equal(member: Member, swept: str, activations: str, folder: str) -> bool:
+def _equal(config: PipelineConfig, swept: str, activations: str, folder: str) -> bool:
     """Whether one worker by itself writes the same SAE, with as many threads as a worker of the sweep has."""
-    torch.set_num_threads(max(1, int(member.config.train.cpus_per_worker)))
-    worker = Worker(member.config, activations, f"{folder}/alone/{addresses(member.config).sae[-12:]}", OneProcess())
+    torch.set_num_threads(max(1, int(config.train.cpus_per_worker)))
+    worker = Worker(run_settings(config), activations, f"{folder}/alone/{addresses(config).sae[-12:]}", OneProcess())
     worker.finish(worker.train())
-    assert read_json(swept, "manifest.json") is not None, f"{member.label} did not end"
+    assert read_json(swept, "manifest.json") is not None, f"{swept} did not end"
     names = ("sae.safetensors", "curve.parquet")
     return all(open_store(worker.out).get(name) == open_store(swept).get(name) for name in names)
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import ray
 
-from tasks.config import RayConfig
 from tasks.on_ray import connect
+from tasks.ray_config import RayConfig
 from tests.benchmarks.harness import environment
 from tests.train.random_kills import commands, survive
 

@@ -15,13 +15,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tasks.config import load_config
+from flows.config import load_config
 from tasks.sae.mesh import OneProcess
 from tasks.store.objects import open_store
 from tasks.train.loop import Run
 from tasks.train.timing import Timing
 from tasks.train.worker import Worker
 from tests.benchmarks.harness import arguments, environment, finish
+from tests.composed import run_settings
 from tests.conftest import s3_server
 
 ROOT = Path(__file__).parents[2]
@@ -75,7 +76,7 @@ def _in_a_bucket(storage: str, activations: str) -> str:
 def _waited(settings: list[str], activations: str, out: str) -> dict[str, Any]:
     """Shares of the time from the first tenth of the steps to the last."""
     seen: list[Timing] = []
-    worker = Worker(load_config(ROOT / "configs/demo.yaml", settings), activations, out, OneProcess())
+    worker = Worker(run_settings(load_config(ROOT / "configs/demo.yaml", settings)), activations, out, OneProcess())
 
     def note(run: Run) -> None:
         if run.state.step * 10 >= worker.plan.n_steps:

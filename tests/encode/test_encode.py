@@ -16,16 +16,16 @@ import pytest
 import torch
 
 from flows.cli import main
+from flows.config import parse_config
 from tasks.artifacts import require_manifest
-from tasks.config import parse_config
 from tasks.encode.encode import Encoded, encode_activations
 from tasks.errors import ArtifactError, InputError
-from tasks.harvest.ingest import ingest
 from tasks.progress import Progress, silent
 from tasks.sae import load, save
 from tasks.store.joined import open_split
 from tasks.store.objects import open_store
 from tasks.store.schema import to_float32
+from tests.composed import ingest
 from tests.interchange.conftest import D_IN, D_SAE, Make, assert_near
 from tests.patience import PATIENCE_S
 

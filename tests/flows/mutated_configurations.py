@@ -295,9 +295,9 @@ def _code(given: Case) -> int:
     import huggingface_hub
 
     from flows import cli
-    from tasks.config import load_config
-    from tasks.preflight import check
-    from tasks.train.sweep.members import members
+    from flows.config import load_config
+    from flows.preflight import check
+    from tests.composed import members
 
     os.environ |= {
         "HF_HUB_OFFLINE": "1",

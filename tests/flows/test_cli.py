@@ -9,9 +9,9 @@ import pytest
 
 from flows import cli
 from flows.cli import main
+from flows.config import load_config
 from flows.console import stdout_kept_clean
 from flows.pipeline import Result
-from tasks.config import load_config
 from tasks.errors import ArtifactError
 
 ROOT = Path(__file__).parents[2]

@@ -9,12 +9,12 @@ from playwright.sync_api import Locator, Page
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools import validate
 
+from flows.config import load_config
 from flows.configurations import load_stored, offer
 from flows.form import Form, NightlyForm, PipelineForm, SweepForm
 from flows.nightly import nightly
 from flows.on_prefect import pipeline, sweep
 from tasks.artifacts import read_json
-from tasks.config import load_config
 from tasks.errors import InputError
 from tests.conftest import ROOT
 from tests.flows.conftest import Served

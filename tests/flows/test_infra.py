@@ -17,9 +17,9 @@ from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools import validate
 from pydantic import BaseModel
 
+from flows.config import load_config
 from flows.deployments import DEFAULT_CRON, ONE_AT_A_TIME, offered
 from flows.form import NightlyForm, PipelineForm, SweepForm
-from tasks.config import load_config
 from tests.flows.conftest import Served
 from tests.sampled import every_case
 

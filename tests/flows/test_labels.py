@@ -1,7 +1,7 @@
 """What runs are called and tagged by where they are listed."""
 
+from flows.config import parse_config
 from flows.labels import run_tags, sweep_tags
-from tasks.config import parse_config
 
 SWEPT = {
     "name": "mine",

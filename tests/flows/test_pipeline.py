@@ -1,13 +1,17 @@
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
-from flows.pipeline import Stage, StageName, result, run_pipeline, stages
-from tasks.addresses import Addresses, addresses
+from flows.addresses import Placed, addresses
+from flows.config import PipelineConfig, parse_config
+from flows.pipeline import StageName, result, run_pipeline
+from flows.stages import stages
 from tasks.artifacts import to_json, write_manifest
-from tasks.config import PipelineConfig, parse_config
 from tasks.progress import Listener, silent
+from tasks.stage import Recipe, Stage
 from tasks.store.objects import open_store
 
 
@@ -26,7 +30,7 @@ def finish(uri: str, **objects: dict[str, object]) -> None:
 
 def test_text_is_tokenized_and_harvested_before_training() -> None:
     config = parse_config({"text": {"source": "x.txt"}})
-    assert [(stage.name, stage.writes) for stage in stages(config)] == [
+    assert [(stage.name, stage.result) for stage in stages(config)] == [
         ("tokenize", "tokens"),
         ("harvest", "activations"),
         ("train", "sae"),
@@ -43,7 +47,7 @@ def test_own_activations_take_the_place_of_text_and_harvest(own: PipelineConfig)
 def test_the_stages_up_to_the_one_asked_for_are_called_in_order(own: PipelineConfig, until: StageName, n: int) -> None:
     called: list[str] = []
 
-    def call(stage: Stage, config: PipelineConfig, at: Addresses) -> None:
+    def call(stage: Placed) -> None:
         called.append(stage.name)
 
     run_pipeline(own, call, until)
@@ -71,17 +75,29 @@ def test_the_summary_is_the_scores_with_the_rates_of_harvest_and_training(own: P
     }
 
 
-def test_what_a_signal_raises_while_ray_waits_comes_out_as_it_is(own: PipelineConfig) -> None:
-    def wait_in_ray(config: PipelineConfig, at: Addresses, listener: Listener) -> None:
-        raise SystemError("returned a result with an exception set") from KeyboardInterrupt()
+@dataclass(frozen=True)
+class Raising(Stage):
+    """A stage whose work ends in a SystemError with a cause."""
 
+    name: ClassVar[str] = "train"
+    result: ClassVar[str] = "sae"
+    folder: ClassVar[str] = "saes"
+    version: ClassVar[int] = 1
+
+    cause: BaseException
+
+    def recipe(self) -> Recipe:
+        return Recipe({})
+
+    def run(self, out: str, listener: Listener) -> None:
+        raise SystemError("returned a result with an exception set") from self.cause
+
+
+def test_what_a_signal_raises_while_ray_waits_comes_out_as_it_is(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        Stage("train", "sae", wait_in_ray).run(own, addresses(own), silent)
+        Placed(Raising(cause=KeyboardInterrupt()), str(tmp_path)).run(silent)
 
 
-def test_a_system_error_of_another_kind_stays_one(own: PipelineConfig) -> None:
-    def fail(config: PipelineConfig, at: Addresses, listener: Listener) -> None:
-        raise SystemError("a bug in C") from ValueError()
-
-    with pytest.raises(SystemError, match="a bug in C"):
-        Stage("train", "sae", fail).run(own, addresses(own), silent)
+def test_a_system_error_of_another_kind_stays_one(tmp_path: Path) -> None:
+    with pytest.raises(SystemError, match="with an exception set"):
+        Placed(Raising(cause=ValueError()), str(tmp_path)).run(silent)

@@ -13,8 +13,8 @@ from playwright.sync_api import Page
 
 from flows import password
 from flows.cli import main
+from flows.config import parse_config
 from flows.configurations import absolute
-from tasks.config import parse_config
 from tests.conftest import ROOT
 from tests.flows.conftest import TOY, Served
 from tests.patience import PATIENCE_S

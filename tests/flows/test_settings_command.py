@@ -12,10 +12,10 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from flows.cli import main
+from flows.config import PipelineConfig, load_config
 from flows.console import on_one_line
-from tasks.config import PipelineConfig, load_config
+from flows.preflight import check
 from tasks.draft import _yaml
-from tasks.preflight import check
 from tasks.yaml_file import parse
 
 ROOT = Path(__file__).parents[2]

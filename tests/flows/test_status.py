@@ -3,10 +3,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from flows.addresses import Addresses
+from flows.config import PipelineConfig, parse_config
 from flows.status import StageStatus, describe_status, status_at
-from tasks.addresses import Addresses
 from tasks.artifacts import write_manifest
-from tasks.config import PipelineConfig, parse_config
 from tasks.harvest.shards import planned_shards
 from tasks.store.objects import open_store
 

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from flows import cli
-from flows.pipeline import Stage, run_pipeline
+from flows.addresses import Placed, addresses
+from flows.config import load_config
+from flows.pipeline import run_pipeline
 from flows.sweep import SweepResult, described
-from tasks.addresses import Addresses, addresses
 from tasks.artifacts import resolve
-from tasks.config import PipelineConfig, load_config
 from tasks.progress import silent
-from tasks.train.sweep.members import members
+from tests.composed import members, run_of
 from tests.conftest import LOOPBACK, watched_listening
 from tests.flows.test_cli import DEMO, ROOT, exit_code
 
@@ -65,7 +65,8 @@ def test_a_sweep_of_the_toy_is_told_on_a_page_with_the_figures_of_single_runs(
     ]
     assert all(0 <= pair["shared"] <= 1 and 0 < pair["mmcs"] <= 1.000001 for pair in found["stability"])
 
-    config = members(load_config(TOY, SETTINGS, str(tmp_path)))[1].config
+    whole = load_config(TOY, SETTINGS, str(tmp_path))
+    config = run_of(whole, members(whole)[1])
     assert resolve(found["saes"][1]["sae"], found["report"]) == addresses(config).sae
     summary = run_pipeline(config, _only_score, until="score").summary
     assert {name: found["saes"][1][name] for name in ("fvu", "l0", "dead_fraction")} == {
@@ -78,9 +79,9 @@ def test_a_sweep_of_the_toy_is_told_on_a_page_with_the_figures_of_single_runs(
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
 
 
-def _only_score(stage: Stage, config: PipelineConfig, at: Addresses) -> None:
-    assert stage.finished(at) == (stage.name != "score")
-    stage.run(config, at, silent)
+def _only_score(stage: Placed) -> None:
+    assert stage.finished == (stage.name != "score")
+    stage.run(silent)
 
 
 def test_the_command_is_listed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,8 +15,8 @@ import psutil
 import yaml
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from tasks.addresses import addresses
-from tasks.config import PipelineConfig, load_config
+from flows.addresses import addresses
+from flows.config import PipelineConfig, load_config
 from tasks.harvest.verify import verify
 from tasks.progress import silent
 from tasks.store.objects import ObjectStore, open_store

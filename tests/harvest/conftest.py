@@ -11,12 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from flows.config import PipelineConfig, parse_config
 from tasks.artifacts import write_manifest
-from tasks.config import PipelineConfig, parse_config
-from tasks.harvest.ingest import ingest
-from tasks.harvest.on_ray import harvest
 from tasks.progress import Progress, silent
 from tasks.store.objects import ObjectStore, open_store
+from tests.composed import harvest, ingest
 
 CONTEXT = 8
 SPECIAL = 0

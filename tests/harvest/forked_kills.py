@@ -18,13 +18,14 @@ from typing import Any
 import transformers  # noqa: F401 - before the fork
 from transformers import LlamaForCausalLM  # noqa: F401 - likewise
 
-from tasks.config import PipelineConfig
+from flows.config import PipelineConfig
 from tasks.harvest import on_ray
 from tasks.harvest.pool.actor import IN_FLIGHT, Harvester, Job
 from tasks.harvest.shards import Shard
 from tasks.harvest.verify import verify
 from tasks.progress import silent
 from tasks.store.objects import open_store
+from tests.composed import harvest
 from tests.harvest import kill_points
 from tests.harvest.conftest import places, tiny_config
 
@@ -57,7 +58,7 @@ def fork(config: PipelineConfig, tokens: str, shards: str, out: str, *, armed: b
         if armed:
             kill_points.arm()
             kill_points.arm_command()
-        on_ray.harvest(config, tokens, shards, out, silent)
+        harvest(config, tokens, shards, out, silent)
         code = 0
     finally:
         os._exit(code)

@@ -13,10 +13,10 @@ from typing import Any
 import ray
 from ray.cluster_utils import Cluster
 
-from tasks.harvest.on_ray import harvest
 from tasks.harvest.verify import verify
 from tasks.progress import silent
 from tasks.store.objects import open_store
+from tests.composed import harvest
 from tests.harvest.commands import until
 from tests.harvest.conftest import places, tiny_config
 from tests.harvest.kill_points import FOLDER

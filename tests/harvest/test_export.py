@@ -15,16 +15,16 @@ import pytest
 from safetensors.torch import load
 
 from flows.cli import main
+from flows.config import parse_config
 from tasks.artifacts import require_manifest
-from tasks.config import parse_config
 from tasks.errors import ArtifactError, InputError, SaemillError
 from tasks.harvest.export import Exported, export_activations
 from tasks.harvest.formats import FormatName
-from tasks.harvest.ingest import ingest
 from tasks.progress import Progress, silent
 from tasks.store.objects import ObjectStore, open_store
 from tasks.store.reader import Split
 from tasks.store.schema import to_float32
+from tests.composed import ingest
 from tests.harvest.conftest import Harvested
 
 ROWS, WIDTH, CONTEXT = 256, 5, 4

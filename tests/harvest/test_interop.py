@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from flows.config import parse_config
 from tasks.artifacts import require_manifest
-from tasks.config import parse_config
-from tasks.harvest.ingest import ingest
 from tasks.progress import silent
 from tasks.store.reader import Split
 from tasks.store.schema import to_float32
+from tests.composed import ingest
 from tests.harvest.conftest import Harvested
 
 LISTED = '''

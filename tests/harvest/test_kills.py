@@ -10,9 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tasks.harvest.on_ray import harvest
 from tasks.progress import silent
 from tasks.store.objects import ObjectStore, open_store
+from tests.composed import harvest
 from tests.conftest import s3_server
 from tests.harvest.conftest import Harvested, places, tiny_config
 from tests.patience import PATIENCE_S

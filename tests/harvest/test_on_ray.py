@@ -7,14 +7,14 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
+from flows.config import PipelineConfig
 from tasks.artifacts import read_json, require_manifest
-from tasks.config import PipelineConfig
 from tasks.errors import InputError
-from tasks.harvest.on_ray import harvest
 from tasks.progress import silent
 from tasks.store.files import read_sequences
 from tasks.store.objects import open_store
 from tasks.store.reader import Split
+from tests.composed import harvest
 from tests.harvest.conftest import Harvested, places
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]

@@ -18,7 +18,7 @@ from tasks.harvest.pool.actor import IN_FLIGHT, Harvester, Job
 from tasks.harvest.pool.tries import Tries
 from tasks.harvest.shards import Shard, planned_shards
 from tests.conftest import ROOT
-from tests.harvest.conftest import places, tiny_config
+from tests.harvest.conftest import CONTEXT, places, tiny_config
 from tests.harvest.kill_points import environment
 from tests.patience import PATIENCE_S
 from tests.turns import kill_through_ray
@@ -99,7 +99,15 @@ def test_many_given_up_are_counted_and_only_some_named() -> None:
 def harvester(tiny_llama: str, tokens_directory: Callable[[str], str], tmp_path: Path) -> tuple[Harvester, list[Shard]]:
     config = tiny_config(tiny_llama, str(tmp_path))
     tokens = tokens_directory(str(tmp_path))
-    job = Job(config, config.model, tokens, places(str(tmp_path))[0], [0], gpus=0)
+    job = Job(
+        settings=config.harvest,
+        model=config.model,
+        tokens=tokens,
+        out=places(str(tmp_path))[0],
+        context_length=CONTEXT,
+        special_token_ids=[0],
+        gpus=0,
+    )
     return Harvester(job), planned_shards(tokens, config.harvest.shard_tokens)
 
 

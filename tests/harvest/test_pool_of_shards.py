@@ -11,13 +11,13 @@ import pytest
 
 from tasks.artifacts import read_json, require_manifest, write_manifest
 from tasks.harvest.gc import gc
-from tasks.harvest.on_ray import harvest
 from tasks.harvest.repair import settle, take_out
 from tasks.harvest.verify import verify
 from tasks.progress import silent
 from tasks.store.files import read_sequences
 from tasks.store.objects import open_store
 from tasks.store.reader import Split
+from tests.composed import harvest
 from tests.harvest.conftest import CONTEXT, SPECIAL, Harvested, places, tiny_config
 from tests.harvest.test_verify import flip
 

@@ -5,16 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from flows.addresses import addresses
 from flows.lake import described_repair, repaired
-from tasks.addresses import addresses
 from tasks.errors import InputError
-from tasks.harvest.ingest import ingest
 from tasks.harvest.named import commit_key
-from tasks.harvest.on_ray import harvest
 from tasks.harvest.repair import BEFORE, Repaired, settle, take_out
 from tasks.harvest.verify import verify
 from tasks.progress import silent
 from tasks.store.objects import LocalStore, ObjectStore, open_store
+from tests.composed import harvest, ingest
 from tests.harvest.conftest import Harvested, lake_config
 from tests.harvest.test_verify import data_keys, flip, rewrite
 

@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.config import PipelineConfig, parse_config
-from tasks.report.render import render
+from flows.config import PipelineConfig, parse_config
+from tests.composed import render
 
 TEXT = (
     "The state of the Union is strong because our people are strong . We have seen a year of peace with foreign "

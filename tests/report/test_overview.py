@@ -6,6 +6,7 @@ import pytest
 
 from tasks.report import overview, provenance
 from tasks.report.inputs import Inputs, read_inputs
+from tests.composed import about
 from tests.report.stages import SUMMARY, Stages
 
 
@@ -58,7 +59,7 @@ def test_masks_tell_how_many_tokens_of_each_split_they_took(inputs: Inputs) -> N
 
 
 def test_settings_are_shown_as_yaml_that_loads_again(stages: Stages, tmp_path: Path) -> None:
-    from tasks.config import load_config
+    from flows.config import load_config
 
-    (tmp_path / "config.yaml").write_text(provenance.settings_yaml(stages.config))
+    (tmp_path / "config.yaml").write_text(provenance.settings_yaml(about(stages.config).shown))
     assert load_config(tmp_path / "config.yaml") == stages.config

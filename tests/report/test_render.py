@@ -12,7 +12,8 @@ import pytest
 from tasks.errors import ArtifactError, InputError
 from tasks.latent_columns import KEY
 from tasks.report.pages import asset
-from tasks.report.render import ASSETS, render
+from tasks.report.render import ASSETS
+from tests.composed import render
 from tests.report.stages import Stages, language_model_stages
 
 

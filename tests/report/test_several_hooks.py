@@ -10,9 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 from playwright.sync_api import expect
 
-from tasks.config import PipelineConfig, parse_config
+from flows.config import PipelineConfig, parse_config
 from tasks.report import figures, kinds, overview
 from tasks.report.inputs import Inputs, read_inputs
+from tests.composed import about
 from tests.report.conftest import Open
 from tests.report.stages import SUMMARY, Stages, language_model_stages
 
@@ -80,23 +81,23 @@ def inputs_of(stages: Stages) -> Inputs:
 
 def test_a_transcoder_is_named_with_both_its_hooks(transcoder: Stages) -> None:
     inputs = inputs_of(transcoder)
-    assert overview.title(transcoder.config, inputs) == f"SmolLM2-135M-Instruct · {MLP[0]} → {MLP[1]}"
-    said = overview.sentence(transcoder.config, inputs)
+    assert overview.title(about(transcoder.config), inputs) == f"SmolLM2-135M-Instruct · {MLP[0]} → {MLP[1]}"
+    said = overview.sentence(about(transcoder.config), inputs)
     assert said.startswith("A TopK skip transcoder with 70 latents (k = 32), trained on the activations (576 features) of ")
     assert f"tokens from {MLP[0]} to {MLP[1]} of SmolLM2-135M-Instruct, scored on" in said
 
 
 def test_a_crosscoder_is_named_with_all_its_hooks(crosscoder: Stages) -> None:
     inputs = inputs_of(crosscoder)
-    assert overview.title(crosscoder.config, inputs) == "SmolLM2-135M-Instruct · " + ", ".join(LAYERS)
-    said = overview.sentence(crosscoder.config, inputs)
+    assert overview.title(about(crosscoder.config), inputs) == "SmolLM2-135M-Instruct · " + ", ".join(LAYERS)
+    said = overview.sentence(about(crosscoder.config), inputs)
     assert "A TopK crosscoder with 70 latents (k = 32), trained on the activations (1,728 features)" in said
     assert "at model.layers.4, model.layers.8 and model.layers.12 of" in said
 
 
 def test_an_sae_of_one_hook_is_named_as_ever(stages: Stages) -> None:
     assert kinds.noun(inputs_of(stages)) == "TopK sparse autoencoder"
-    assert kinds.places(stages.config) == "at model.layers.8"
+    assert kinds.places(inputs_of(stages).roles) == "at model.layers.8"
 
 
 def test_baselines_of_a_transcoder_are_linear_maps(transcoder: Stages) -> None:

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from playwright.sync_api import expect
 
-from flows.sweep import STABILITY, TABLE
-from tasks.config import parse_config
+from flows.config import parse_config
+from flows.sweep import STABILITY, TABLE, about_sweep
 from tasks.report.sweep import BOTTOM, LEFT, RIGHT, TOP, Axis, chart, front, render_sweep, table_rows, varied
 from tests.report.conftest import Open
 
@@ -45,7 +45,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pa.Table.from_pylist([*ROWS, LOST], pa.schema(TABLE)),
         pa.Table.from_pylist(PAIRS, pa.schema(STABILITY)),
     )
-    render_sweep(config, activations(out / "activations", eval_is_train=False), table, stability, str(out))
+    render_sweep(about_sweep(config), activations(out / "activations", eval_is_train=False), table, stability, str(out))
     return out
 
 
@@ -97,7 +97,7 @@ def test_the_manifest_names_every_file_and_its_hash(page: Path) -> None:
 def test_a_finished_page_is_left_alone(page: Path) -> None:
     before, rows = (page / "index.html").read_bytes(), pa.Table.from_pylist([], pa.schema(TABLE))
     config = parse_config({"name": "other", "activations": {"source": "rows.npy"}})
-    render_sweep(config, "nowhere", rows, pa.Table.from_pylist([], pa.schema(STABILITY)), str(page))
+    render_sweep(about_sweep(config), "nowhere", rows, pa.Table.from_pylist([], pa.schema(STABILITY)), str(page))
     assert (page / "index.html").read_bytes() == before
 
 
@@ -106,7 +106,11 @@ def test_the_page_says_on_which_rows_saes_are_compared(eval_is_train: bool, word
     config = parse_config({"activations": {"source": "rows.npy"}})
     table, none = pa.Table.from_pylist(ROWS, pa.schema(TABLE)), pa.Table.from_pylist([], pa.schema(STABILITY))
     render_sweep(
-        config, activations(tmp_path / "activations", eval_is_train=eval_is_train), table, none, str(tmp_path / "x")
+        about_sweep(config),
+        activations(tmp_path / "activations", eval_is_train=eval_is_train),
+        table,
+        none,
+        str(tmp_path / "x"),
     )
     text = (tmp_path / "x/index.html").read_text()
     assert words in text

@@ -16,7 +16,7 @@ from transformers import (
     OlmoForCausalLM,
 )
 
-from tasks.score import codes
+from tasks.encode import chunks
 from tasks.score.logits import neighbours, promoted_and_suppressed, unembedding
 
 D, VOCABULARY = 16, 50
@@ -104,7 +104,7 @@ def test_what_is_more_than_a_norm_promotes_no_tokens() -> None:
 def test_chunks_of_latents_do_not_change_the_lists(monkeypatch: pytest.MonkeyPatch) -> None:
     model, W_dec = llama(), torch.randn(50, D)
     whole = promoted_and_suppressed(W_dec, unembedding(model, D), 3)[0], neighbours(W_dec, 4)
-    monkeypatch.setattr(codes, "_CHUNK_ROWS", 16)
+    monkeypatch.setattr(chunks, "_CHUNK_ROWS", 16)
     parts = promoted_and_suppressed(W_dec, unembedding(model, D), 3)[0], neighbours(W_dec, 4)
     for a, b in zip(whole, parts, strict=True):
         assert a.index.tolist() == b.index.tolist()

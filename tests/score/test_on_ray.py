@@ -11,18 +11,17 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from flows.config import PipelineConfig, parse_config
 from tasks.artifacts import read_manifest, write_manifest
-from tasks.config import PipelineConfig, parse_config
 from tasks.errors import ArtifactError
-from tasks.harvest.ingest import ingest
 from tasks.lm.config import ModelConfig
 from tasks.lm.hooks import capture
 from tasks.lm.load import load_model
 from tasks.progress import Progress, silent
 from tasks.sae import save
-from tasks.score.on_ray import score
 from tasks.store.objects import open_store
 from tasks.store.writer import Rows
+from tests.composed import ingest, score
 from tests.score.conftest import D_IN, D_SAE, MakeSAE, StoreRows
 
 CONTEXT, VOCABULARY, HOOK = 12, 64, "model.layers.0"

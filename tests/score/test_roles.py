@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.config import PipelineConfig, parse_config
+from flows.config import PipelineConfig, parse_config
 from tasks.score.directions import directions
 from tasks.score.rebuilt import Rebuilt
 from tasks.score.roles import Roles, roles_of
@@ -37,7 +37,7 @@ def activations(tmp_path: Path) -> str:
 
 def roles(activations: str, **train: Any) -> Roles:
     settings = config(**train)
-    return roles_of(settings, open_split(activations, settings.hooks, "train"))
+    return roles_of(settings.roles, open_split(activations, settings.roles.all, "train"))
 
 
 def test_an_sae_of_one_hook_reads_and_rebuilds_all_columns(activations: str) -> None:

@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from flows.config import parse_config
 from tasks.artifacts import parse_json, read_manifest
-from tasks.config import parse_config
 from tasks.encode.encode import encode_activations
 from tasks.errors import ArtifactError, InputError, SaemillError
 from tasks.harvest.config import ActivationsConfig
 from tasks.harvest.export import export_activations
 from tasks.harvest.gc import gc
-from tasks.harvest.ingest import ingest
 from tasks.harvest.repair import take_out
 from tasks.harvest.sources import open_source
 from tasks.harvest.verify import verify
@@ -24,6 +23,7 @@ from tasks.progress import silent
 from tasks.sae import SAEConfig, SparseAutoencoder, save
 from tasks.sae.scaling import Weights
 from tasks.store.reader import Split
+from tests.composed import ingest
 
 Change = Callable[[dict[str, Any]], None]
 ROWS = np.random.default_rng(0).normal(size=(300, 6)).astype(np.float32)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tasks.preflight import check_storage
+from flows.preflight import check_storage
 from tasks.store.objects import open_store
 from tasks.store.probe import require_create_only
 from tests.patience import PATIENCE_S
@@ -59,7 +59,7 @@ def careless() -> Iterator[tuple[str, dict[str, bytes]]]:
 
 def test_a_server_that_ignores_create_only_puts_is_refused_by_name(careless: tuple[str, dict[str, bytes]]) -> None:
     endpoint, stored = careless
-    script = "from tasks.preflight import check_storage; check_storage('s3://lake/runs')"
+    script = "from flows.preflight import check_storage; check_storage('s3://lake/runs')"
     reach = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
     environment = os.environ | reach | {"AWS_ENDPOINT_URL": endpoint}
     done = subprocess.run(

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasks.addresses import addresses
-from tasks.config import load_config
+from flows.addresses import addresses
+from flows.config import load_config
+from flows.preflight import check
 from tasks.errors import InputError
-from tasks.preflight import check
 from tasks.store import room
 from tasks.store.objects import open_store
 from tasks.store.room import bytes_needed, free_bytes, require_room

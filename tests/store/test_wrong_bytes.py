@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasks.config import parse_config
+from flows.config import parse_config
 from tasks.errors import SaemillError
-from tasks.harvest.ingest import ingest
 from tasks.harvest.verify import verify
 from tasks.progress import silent
 from tasks.store.objects import S3Store, open_store
 from tasks.store.reader import Split
+from tests.composed import ingest
 
 
 @pytest.mark.s3

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer
 
+from flows.config import PipelineConfig
 from tasks.artifacts import read_manifest
-from tasks.config import PipelineConfig
 from tasks.errors import InputError
 from tasks.progress import silent
 from tasks.text.pack import Packer
-from tasks.text.tokenize import tokenize
+from tests.composed import tokenize
 from tests.text.conftest import save
 
 SPLITS = ("train", "eval")

@@ -6,14 +6,14 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import AutoTokenizer
 
+from flows.config import PipelineConfig
 from tasks.artifacts import read_manifest
-from tasks.config import PipelineConfig
 from tasks.errors import InputError
 from tasks.progress import silent
 from tasks.text.chat import ChatTemplate
 from tasks.text.config import TextConfig
 from tasks.text.corpus import Corpus, check_corpus
-from tasks.text.tokenize import tokenize
+from tests.composed import tokenize
 
 TALK = [{"role": "user", "content": "Hi \U0001f600"}, {"role": "assistant", "content": "Hello!"}]
 PLAIN = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}"

@@ -7,13 +7,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from flows.config import PipelineConfig
 from tasks.artifacts import read_manifest
-from tasks.config import PipelineConfig
 from tasks.progress import silent
 from tasks.text.documents import Document
 from tasks.text.pack import text_hash
 from tasks.text.segments import Cuts
-from tasks.text.tokenize import tokenize
+from tests.composed import tokenize
 
 SETTINGS = {"context_length": 8, "eval_fraction": 0.4, "segment_tokens": 1500}
 

@@ -8,16 +8,16 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import AutoTokenizer
 
+from flows.config import PipelineConfig
 from tasks.artifacts import read_json, read_manifest
-from tasks.config import PipelineConfig
 from tasks.errors import InputError
 from tasks.lm.load import load_tokenizer
 from tasks.progress import silent
 from tasks.store.objects import open_store
 from tasks.text.encode import separator_and_prefix, special_token_ids
 from tasks.text.pack import text_hash
-from tasks.text.tokenize import tokenize
 from tasks.text.writer import ROW_GROUP_SEQUENCES, SEQUENCES, SequencesWriter
+from tests.composed import tokenize
 
 TEXTS = [f"Document {i} says {'ab' * (i % 7)} and é." for i in range(40)]
 ROWS = [{"text": text, "who": f"<{i}>"} for i, text in enumerate(TEXTS)] + [{"text": "", "who": "nobody"}]

@@ -5,13 +5,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from flows.config import PipelineConfig
 from tasks.artifacts import read_manifest
-from tasks.config import PipelineConfig
 from tasks.errors import InputError
 from tasks.progress import silent
 from tasks.text.config import TextConfig
 from tasks.text.corpus import Corpus, check_corpus, corpus_identity
-from tasks.text.tokenize import tokenize
+from tests.composed import tokenize
 
 DAYS = [date(2026, 11, 1) + timedelta(days=i) for i in range(10)]
 ROWS = [{"text": f"{day} {i}", "when": day.isoformat()} for i in range(6) for day in DAYS]  # as unsorted as can be

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks.config import PipelineConfig, parse_config
-from tasks.harvest.ingest import ingest
+from flows.config import PipelineConfig, parse_config
 from tasks.progress import silent
+from tests.composed import ingest
 
 CHECKED = {"test_loop", "test_distributed", "test_options", "test_several_hooks"}
 """Files whose tests check shapes: every architecture, and workers by rows and by latents."""

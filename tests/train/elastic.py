@@ -14,6 +14,7 @@ from ray.cluster_utils import Cluster
 from tasks.sae import load
 from tasks.sae.mesh import OneProcess
 from tasks.train.worker import Worker
+from tests.composed import run_settings
 from tests.harvest.commands import kill_tree, until
 from tests.patience import PATIENCE_S
 from tests.train.conftest import make_run
@@ -52,7 +53,7 @@ def main(folder: str) -> None:
     cluster.add_node(num_cpus=1)
     settings = {"tokens": BATCH * STEPS, "checkpoint_every_tokens": BATCH * EVERY, "max_failures": 5}
     config, activations = make_run(Path(folder), workers=2, min_workers=1, **settings)
-    alone = Worker(config, activations, f"{folder}/alone", OneProcess())
+    alone = Worker(run_settings(config), activations, f"{folder}/alone", OneProcess())
     alone.finish(alone.train())
     on_cluster = config.ray.model_copy(update={"address": cluster.address, "num_cpus": None})
     config = config.model_copy(update={"ray": on_cluster})

@@ -25,6 +25,7 @@ from tasks.train.distributed import TorchMesh
 from tasks.train.finish import close
 from tasks.train.loop import Run
 from tasks.train.worker import Worker
+from tests.composed import run_settings
 from tests.harvest.commands import until
 from tests.sampled import every_case
 from tests.train.conftest import make_run
@@ -43,8 +44,8 @@ def work(command: Command, rank: int, meeting: Path) -> None:
     points = Points(command.folder, 0)
     arm_in_process(points)
     before(dist, "barrier", "commit", points)
-    mesh = TorchMesh(command.config.train.latent_shards, WORKERS)
-    trainer = Worker(command.config, command.activations, command.out, mesh)
+    exchange = TorchMesh(command.config.train.latent_shards, WORKERS)
+    trainer = Worker(run_settings(command.config), command.activations, command.out, exchange)
 
     def keep(run: Run) -> None:
         if mesh.data.rank == 0:
@@ -107,14 +108,18 @@ def survive(command: Command, points: Sequence[str]) -> None:
             killed(pid)
     pids = start(command, len(points))
     assert [ended(pid) for pid in pids] == [0] * WORKERS
-    close(command.config, command.activations, command.out, json.loads((command.folder / "found.json").read_text()), {})
+    found = json.loads((command.folder / "found.json").read_text())
+    close(run_settings(command.config), command.activations, command.out, found, {})
 
 
 def main(folder: str) -> None:
     """Survive all points in one run and, where every case is wanted, each alone; by rows and by latents."""
     survived = []
     torch.set_num_threads(1)
-    Worker(*make_run(Path(folder)), f"{folder}/warm", OneProcess()).train()  # what is imported late is so before the forks
+    config, activations = make_run(Path(folder))
+    Worker(
+        run_settings(config), activations, f"{folder}/warm", OneProcess()
+    ).train()  # what is imported late is so before the forks
     for latent_shards in (1, 2):
         settings = {"tokens": 32 * STEPS, "checkpoint_every_tokens": 32 * EVERY, "workers": 2, "max_failures": 5}
         config, activations = make_run(Path(folder), latent_shards=latent_shards, **settings)

@@ -23,7 +23,8 @@ import tasks.train.checkpoint as checkpoint
 import tasks.train.loop as loop
 import tasks.train.on_ray as on_ray
 import tasks.train.worker as worker
-from tasks.config import PipelineConfig
+from flows.config import PipelineConfig
+from flows.stages import train_stage
 from tasks.on_ray import connect
 from tasks.progress import silent
 
@@ -175,7 +176,7 @@ def main(folder: str) -> None:
     config = PipelineConfig.model_validate(said["config"])
     connect(config.ray)
     Points(Path(folder), 0).reach("connected")
-    on_ray.train(config, said["activations"], said["out"], silent)
+    on_ray.train(train_stage(config).run_settings, said["activations"], said["out"], silent)
 
 
 if __name__ == "__main__":

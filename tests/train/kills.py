@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from tasks.config import PipelineConfig
+from flows.config import PipelineConfig
 from tasks.store.objects import open_store
 from tasks.train.checkpoint_names import checkpoint_name
 from tests.conftest import ROOT

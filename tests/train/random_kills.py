@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from tasks.config import PipelineConfig
+from flows.config import PipelineConfig
 from tests.harvest.commands import kill_tree
 from tests.patience import PATIENCE_S
 from tests.train.conftest import make_run

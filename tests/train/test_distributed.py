@@ -8,11 +8,12 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from tasks.config import PipelineConfig
+from flows.config import PipelineConfig
 from tasks.sae.architectures.names import NAMES
 from tasks.sae.mesh import Mesh, OneProcess
 from tasks.train.distributed import TorchMesh
 from tasks.train.worker import Worker
+from tests.composed import run_settings
 from tests.conftest import free_port
 
 Trained = dict[str, dict[str, torch.Tensor]]
@@ -21,7 +22,7 @@ Trained = dict[str, dict[str, torch.Tensor]]
 def _train(configs: Mapping[str, PipelineConfig], activations: str, out: str, mesh: Mesh) -> Trained:
     found = {}
     for arch, config in configs.items():
-        run = Worker(config, activations, f"{out}/{arch}", mesh).train()
+        run = Worker(run_settings(config), activations, f"{out}/{arch}", exchange).train()
         curve = torch.tensor([[row.fvu, row.l0, row.dead_fraction] for row in run.curve])
         found[arch] = {"weights": run.state.parameters.flat, "silent": run.state.silent, "curve": curve}
     return found

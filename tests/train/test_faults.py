@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasks.config import PipelineConfig, parse_config
+from flows.config import PipelineConfig, parse_config
 from tasks.errors import InputError
 from tasks.sae.mesh import OneProcess
 from tasks.store.reader import Split
@@ -13,6 +13,7 @@ from tasks.store.writer import Rows
 from tasks.train.loop import Run
 from tasks.train.nonfinite import NotFiniteError
 from tasks.train.worker import Worker
+from tests.composed import run_settings
 from tests.stored import store_hooks
 
 
@@ -30,7 +31,7 @@ def stored(tmp_path: Path, bad: float | None = None, **train: object) -> tuple[P
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_row_that_is_not_finite_is_named_with_its_step_and_shard(tmp_path: Path, value: float) -> None:
     config, uri = stored(tmp_path, value)
-    worker, checkpoints = Worker(config, uri, str(tmp_path / "out"), OneProcess()), list[int]()
+    worker, checkpoints = Worker(run_settings(config), uri, str(tmp_path / "out"), OneProcess()), list[int]()
     key = Split(uri, "source", "train").shards[1]["key"]
     with pytest.raises(InputError, match=rf"loss is nan at step \d+ of 12 .*row 37 of {key} is not finite") as caught:
         worker.train(on_checkpoint=lambda run: checkpoints.append(run.state.step))
@@ -45,7 +46,7 @@ def test_where_all_rows_are_finite_the_largest_is_named_and_the_rate_blamed(tmp_
     steep = config.train.model_copy(update={"lr": 1e30})  # settings would refuse it
     config = config.model_copy(update={"train": steep})
     with pytest.raises(InputError, match=r"All 16 rows .* row \d+ of source/train/\S+, has \d+\.\d times .*Lower train\.lr"):
-        Worker(config, uri, str(tmp_path / "out"), OneProcess()).train()
+        Worker(run_settings(config), uri, str(tmp_path / "out"), OneProcess()).train()
 
 
 def test_a_gradient_that_overflows_where_the_loss_does_not_is_refused_too(tmp_path: Path) -> None:
@@ -64,7 +65,7 @@ def test_a_gradient_that_overflows_where_the_loss_does_not_is_refused_too(tmp_pa
 
 def test_every_row_s_place_is_where_it_was_read_from(tmp_path: Path) -> None:
     config, uri = stored(tmp_path)
-    reader = Worker(config, uri, str(tmp_path / "out"), OneProcess())._reader
+    reader = Worker(run_settings(config), uri, str(tmp_path / "out"), OneProcess())._reader
     split = Split(uri, "source", "train")
     x = {shard["key"]: split.shard(number).activation for number, shard in enumerate(split.shards)}
     (rows,) = reader.batches(7, 1)

@@ -23,9 +23,9 @@ import pytest
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from tasks.config import PipelineConfig
+from flows.config import PipelineConfig
+from flows.preflight import check
 from tasks.errors import InputError
-from tasks.preflight import check
 from tasks.store.objects import open_store
 from tasks.train import loggers
 from tasks.train.checkpoint import newest_run, run_to_files
@@ -35,6 +35,7 @@ from tasks.train.loggers import open_loggers, settings_of
 from tasks.train.loggers.wandb import log_records
 from tasks.train.loop import Run, ignore, train
 from tasks.train.plan import plan
+from tests.composed import run_settings
 from tests.patience import PATIENCE_S
 from tests.train.conftest import pipeline
 from tests.train.test_loop import D_IN, SCALING, batches, start
@@ -84,7 +85,7 @@ def go(
         for name, data in run_to_files(run).items():
             store.put(f"checkpoints/{checkpoint_name(run.state.step)}/{name}", data)
 
-    with open_loggers(config, p, out, str(folder), warn) as log:
+    with open_loggers(run_settings(config), p, out, str(folder), warn) as log:
 
         def on_row(run: Run) -> None:
             log(run)
@@ -298,7 +299,7 @@ def test_addresses_of_loggers_which_may_hold_passwords_are_not_logged(tmp_path: 
         pipeline(tmp_path, mlflow="https://me:s3cr3t@host/")
     assert "s3cr3t" not in str(refused.value)
     config = pipeline(tmp_path, mlflow="https://somewhere/")
-    settings = settings_of(config, plan(config.sae, config.train, D_IN))
+    settings = settings_of(run_settings(config), plan(config.sae, config.train, D_IN))
     assert settings["train.workers"] == 1
     assert "somewhere" not in json.dumps(settings)
 
@@ -394,7 +395,7 @@ def test_a_logger_that_breaks_is_dropped_with_one_warning_and_the_weights_are_th
     p, soft = plan(config.sae, config.train, D_IN), resource.getrlimit(resource.RLIMIT_FSIZE)
     run = start(p)
     try:
-        with open_loggers(config, p, f"{tmp_path}/saes/tiny-{HASH}", str(tmp_path), warn) as log:
+        with open_loggers(run_settings(config), p, f"{tmp_path}/saes/tiny-{HASH}", str(tmp_path), warn) as log:
 
             def on_row(run: Run) -> None:
                 log(run)

@@ -18,8 +18,8 @@ from tasks.errors import InputError, SaemillError
 from tasks.progress import Progress, silent
 from tasks.sae import load
 from tasks.sae.mesh import OneProcess
-from tasks.train.on_ray import train
 from tasks.train.worker import Worker
+from tests.composed import run_settings, train
 from tests.patience import PATIENCE_S
 from tests.train.kills import CONTROLLER, JOB, titled
 from tests.turns import kill_through_ray
@@ -37,7 +37,7 @@ def test_two_workers_train_the_sae_of_one_and_write_it_whole(_shared, tiny_run, 
     out, heard = str(tmp_path / "saes"), list[Progress]()
     train(config, activations, out, heard.append)
 
-    alone = Worker(config, activations, str(tmp_path / "alone"), OneProcess())
+    alone = Worker(run_settings(config), activations, str(tmp_path / "alone"), OneProcess())
     alone.finish(alone.train())
     rows = torch.randn(50, 6, generator=torch.Generator().manual_seed(0)) + 3
     assert torch.allclose(load(out).encode(rows), load(str(tmp_path / "alone")).encode(rows), atol=2e-3)
@@ -72,7 +72,7 @@ def test_two_workers_with_half_the_latents_each_train_the_sae_of_one_too(_shared
     config, activations = tiny_run(workers=2, latent_shards=2, checkpoint_every_tokens=640)
     out = str(tmp_path / "saes")
     train(config, activations, out, silent)
-    alone = Worker(config, activations, str(tmp_path / "alone"), OneProcess())
+    alone = Worker(run_settings(config), activations, str(tmp_path / "alone"), OneProcess())
     alone.finish(alone.train())
     rows = torch.randn(50, 6, generator=torch.Generator().manual_seed(0)) + 3
     assert torch.allclose(load(out).encode(rows), load(str(tmp_path / "alone")).encode(rows), atol=2e-3)

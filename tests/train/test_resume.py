@@ -20,6 +20,7 @@ from tasks.train.checkpoint import newest_run, read_run, run_to_files
 from tasks.train.checkpoint_names import checkpoint_name
 from tasks.train.loop import Run, StoppedError
 from tasks.train.worker import Worker
+from tests.composed import run_settings
 from tests.patience import PATIENCE_S
 
 
@@ -33,7 +34,9 @@ def keep(out: str, run: Run) -> None:
 
 
 def train_to_the_end(config, activations: str, out: Path) -> Run:
-    return Worker(config, activations, str(out), OneProcess()).train(on_checkpoint=lambda run: keep(str(out), run))
+    return Worker(run_settings(config), activations, str(out), OneProcess()).train(
+        on_checkpoint=lambda run: keep(str(out), run)
+    )
 
 
 def assert_equal_bits(a: Run, b: Run) -> None:
@@ -56,7 +59,9 @@ def test_a_run_killed_at_any_step_ends_with_the_bits_of_an_undisturbed_one(arch,
 
     out = str(tmp_path / "two")
     with pytest.raises(KilledError):
-        Worker(config, activations, out, OneProcess()).train(on_row=stop, on_checkpoint=lambda run: keep(out, run))
+        Worker(run_settings(config), activations, out, OneProcess()).train(
+            on_row=stop, on_checkpoint=lambda run: keep(out, run)
+        )
     assert_equal_bits(train_to_the_end(config, activations, tmp_path / "two"), undisturbed)
 
 
@@ -64,7 +69,7 @@ def test_a_run_killed_at_any_step_ends_with_the_bits_of_an_undisturbed_one(arch,
 def test_a_run_told_to_stop_saves_where_it_is_and_ends_with_the_bits_of_an_undisturbed_one(arch, tiny_run, tmp_path):
     config, activations = tiny_run(sae={"arch": arch}, tokens=32 * 780)
     out = str(tmp_path / "two")
-    worker = Worker(config, activations, out, OneProcess())
+    worker = Worker(run_settings(config), activations, out, OneProcess())
     assert worker.plan.log_every == 3
     looks, saved = iter(range(100)), list[tuple[int, int]]()
 
@@ -88,14 +93,16 @@ def test_a_process_killed_with_sigkill_goes_on_from_its_checkpoint(tiny_run, tmp
     code = f"""
         import os, signal
         from pathlib import Path
-        from tasks.config import PipelineConfig
-        from tasks.sae.mesh import OneProcess
+        from flows.config import PipelineConfig
+        from tasks.sae.exchange import Alone
         from tasks.train.worker import Worker
+        from tests.composed import run_settings
         from tests.train.test_resume import keep
 
         config = PipelineConfig.model_validate_json(Path({str(tmp_path / "config.json")!r}).read_text())
         kill = lambda run: os.kill(os.getpid(), signal.SIGKILL) if run.state.step == 22 else None
-        Worker(config, {activations!r}, {str(out)!r}, OneProcess()).train(kill, lambda run: keep({str(out)!r}, run))
+        worker = Worker(run_settings(config), {activations!r}, {str(out)!r}, OneProcess())
+        worker.train(kill, lambda run: keep({str(out)!r}, run))
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=Path(__file__).parents[2], timeout=PATIENCE_S)
     assert done.returncode == -signal.SIGKILL
@@ -107,7 +114,7 @@ def test_a_checkpoint_that_was_cut_short_is_passed_over(tiny_run, tmp_path, capl
     config, activations = tiny_run(checkpoint_every_tokens=5 * 32)
     out = tmp_path / "one"
     train_to_the_end(config, activations, out)
-    plan = Worker(config, activations, str(out), OneProcess()).plan
+    plan = Worker(run_settings(config), activations, str(out), OneProcess()).plan
     cut = out / "checkpoints" / checkpoint_name(40) / "state.safetensors"
     cut.write_bytes(cut.read_bytes()[:1000])
     with pytest.raises(ArtifactError, match="not the file"):
@@ -125,7 +132,7 @@ def test_a_whole_checkpoint_that_this_machine_cannot_hold_is_not_passed_over(whe
     """Training would begin again at an older step, or at the first one, without a word."""
     config, activations = tiny_run(checkpoint_every_tokens=20 * 32)
     train_to_the_end(config, activations, tmp_path / "one")
-    plan = Worker(config, activations, str(tmp_path / "one"), OneProcess()).plan
+    plan = Worker(run_settings(config), activations, str(tmp_path / "one"), OneProcess()).plan
 
     def fail(*_: Any, **__: Any) -> None:
         raise error("CUDA out of memory")
@@ -138,7 +145,7 @@ def test_a_whole_checkpoint_that_this_machine_cannot_hold_is_not_passed_over(whe
 def test_memory_that_does_not_hold_the_files_is_no_fault_of_the_checkpoint(tiny_run, tmp_path, monkeypatch):
     config, activations = tiny_run(checkpoint_every_tokens=20 * 32)
     train_to_the_end(config, activations, tmp_path / "one")
-    plan = Worker(config, activations, str(tmp_path / "one"), OneProcess()).plan
+    plan = Worker(run_settings(config), activations, str(tmp_path / "one"), OneProcess()).plan
 
     def fail(*_: Any) -> None:
         raise MemoryError
@@ -152,7 +159,7 @@ def test_memory_that_does_not_hold_the_files_is_no_fault_of_the_checkpoint(tiny_
 def test_facts_that_no_run_writes_are_refused_before_a_run_is_made_of_them(name, value, tiny_run, tmp_path):
     config, activations = tiny_run(checkpoint_every_tokens=20 * 32)
     train_to_the_end(config, activations, tmp_path / "one")
-    plan = Worker(config, activations, str(tmp_path / "one"), OneProcess()).plan
+    plan = Worker(run_settings(config), activations, str(tmp_path / "one"), OneProcess()).plan
     facts = tmp_path / "one/checkpoints" / checkpoint_name(40) / "state.json"
     facts.write_text(json.dumps(json.loads(facts.read_text()) | {name: value}))
     with pytest.raises(ArtifactError, match="is not whole"):
@@ -163,12 +170,12 @@ def test_a_checkpoint_of_other_sizes_is_told_for_what_it_is(tiny_run, tmp_path):
     config, activations = tiny_run(checkpoint_every_tokens=20 * 32)
     train_to_the_end(config, activations, tmp_path / "one")
     larger, _ = tiny_run(checkpoint_every_tokens=20 * 32, sae={"d_sae": 48})
-    plan = Worker(larger, activations, str(tmp_path / "one"), OneProcess()).plan
+    plan = Worker(run_settings(larger), activations, str(tmp_path / "one"), OneProcess()).plan
     with pytest.raises(ArtifactError, match=r"its parameters is \[\d+\], but a run of these settings has"):
         read_run(open_store(str(tmp_path / "one")), f"checkpoints/{checkpoint_name(40)}", plan)
 
 
 def test_where_nothing_was_kept_there_is_nothing_to_go_on_from(tiny_run, tmp_path):
     config, activations = tiny_run()
-    plan = Worker(config, activations, str(tmp_path / "new"), OneProcess()).plan
+    plan = Worker(run_settings(config), activations, str(tmp_path / "new"), OneProcess()).plan
     assert newest_run(open_store(str(tmp_path / "new")), "checkpoints/", plan) is None

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.config import PipelineConfig, parse_config
+from flows.config import PipelineConfig, parse_config
+from tasks.artifacts import read_json
 from tasks.errors import InputError
+from tasks.hook_roles import ENTRY
 from tasks.sae import SparseAutoencoder, load
 from tasks.sae.mesh import OneProcess
 from tasks.store.joined import JoinedSplit
@@ -18,6 +20,7 @@ from tasks.train.checkpoint import run_to_files
 from tasks.train.checkpoint_names import checkpoint_name
 from tasks.train.loop import Run
 from tasks.train.worker import Worker
+from tests.composed import run_settings
 from tests.stored import store_hooks
 
 WIDTHS = {"early": 12, "late": 9}
@@ -50,7 +53,7 @@ def settings(sae: dict[str, Any] | None = None, **train: Any) -> PipelineConfig:
 
 
 def trained(config: PipelineConfig, activations: str, out: Path) -> SparseAutoencoder:
-    worker = Worker(config, activations, str(out), OneProcess())
+    worker = Worker(run_settings(config), activations, str(out), OneProcess())
     worker.finish(worker.train())
     return load(str(out))
 
@@ -88,6 +91,9 @@ def test_a_transcoder_rebuilds_one_hook_from_another_better_than_a_linear_map(
     rows = held_out(activations, ["early", "late"])
     x, y = rows[:, :12], rows[:, 12:]
     assert fvu(y, sae(x)) < 0.7 * linear_fvu(x, y)
+    settings_kept = read_json(str(tmp_path), "config.json")
+    assert settings_kept is not None
+    assert settings_kept[ENTRY] == {"inputs": ["early"], "outputs": ["late"]}
 
 
 def test_a_crosscoder_goes_on_from_a_checkpoint_as_if_never_stopped(activations: str, tmp_path: Path) -> None:
@@ -103,7 +109,7 @@ def test_a_crosscoder_goes_on_from_a_checkpoint_as_if_never_stopped(activations:
             raise StoppedError
 
     with pytest.raises(StoppedError):
-        Worker(config, activations, str(tmp_path / "killed"), OneProcess()).train(on_checkpoint=keep)
+        Worker(run_settings(config), activations, str(tmp_path / "killed"), OneProcess()).train(on_checkpoint=keep)
     resumed, whole = (trained(config, activations, tmp_path / name) for name in ("killed", "undisturbed"))
     for ours, theirs in zip(resumed.parameters(), whole.parameters(), strict=True):
         assert torch.equal(ours, theirs)
@@ -111,7 +117,7 @@ def test_a_crosscoder_goes_on_from_a_checkpoint_as_if_never_stopped(activations:
 
 def test_a_width_is_that_of_all_hooks_together(activations: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"sae\.d_in is 12 but activations of early, late have 21 features"):
-        Worker(settings({"d_in": 12}, hooks=["early", "late"]), activations, str(tmp_path), OneProcess())
+        Worker(run_settings(settings({"d_in": 12}, hooks=["early", "late"])), activations, str(tmp_path), OneProcess())
 
 
 def test_what_is_read_cannot_be_the_target() -> None:

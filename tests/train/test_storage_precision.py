@@ -3,12 +3,12 @@ from pathlib import Path
 
 import pytest
 
+from flows.config import PipelineConfig
 from tasks.artifacts import require_manifest
-from tasks.config import PipelineConfig
-from tasks.harvest.ingest import ingest
 from tasks.progress import silent
 from tasks.sae.mesh import OneProcess
 from tasks.train.worker import Worker
+from tests.composed import ingest, run_settings
 
 
 def trained_on(dtype: str, config: PipelineConfig, folder: Path) -> tuple[float, float]:
@@ -16,7 +16,7 @@ def trained_on(dtype: str, config: PipelineConfig, folder: Path) -> tuple[float,
     activations = str(folder / f"activations/{dtype}-{'0' * 12}")
     stored = config.activations.model_copy(update={"dtype": dtype})
     ingest(config.model_copy(update={"activations": stored}), activations, silent)
-    run = Worker(config, activations, str(folder / dtype), OneProcess()).train()
+    run = Worker(run_settings(config), activations, str(folder / dtype), OneProcess()).train()
     error: float = require_manifest(activations)["hooks"]["source"]["statistics"]["train"]["storage_error"]
     return run.curve[-1].fvu, error
 

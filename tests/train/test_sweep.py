@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from tasks.addresses import addresses
+from flows.addresses import addresses
+from flows.config import PipelineConfig, parse_config
 from tasks.artifacts import read_manifest
-from tasks.config import PipelineConfig, parse_config
 from tasks.errors import InputError
 from tasks.sae.mesh import OneProcess
 from tasks.store.lanes import LaneReader
@@ -17,9 +17,10 @@ from tasks.store.objects import open_store
 from tasks.train.checkpoint_names import checkpoint_name, kept
 from tasks.train.finish import SAE_FILES, close
 from tasks.train.loop import Run, StoppedError, ignore
-from tasks.train.sweep.members import members, packed, require_memory, state_bytes
+from tasks.train.sweep.members import packed, require_memory, state_bytes
 from tasks.train.sweep.together import train_together
 from tasks.train.worker import Worker
+from tests.composed import members, run_of, run_settings
 from tests.train.conftest import pipeline
 from tests.train.test_resume import assert_equal_bits, keep
 
@@ -38,16 +39,17 @@ def test_members_are_the_product_of_the_lists_with_the_settings_of_runs_of_their
     assert found[0].label == "topk, d_sae 24, lr 0.01, seed 0"
     assert found[-1].label == "l1, d_sae 40, lr 0.003, seed 7"
     last = pipeline(tmp_path, sae={"arch": "l1", "d_sae": 40}, lr=0.003, init_seed=7)
-    assert found[-1].config == last
+    assert run_of(config, found[-1]) == last
     expected = {"arch": "l1", "d_sae": 40, "k": 3, "l1_coefficient": None, "lr": 0.003, "seed": 7}
     assert found[-1].values == expected
 
 
 def test_a_member_s_address_is_that_of_its_own_run_and_all_differ(tmp_path):
-    found = members(swept(tmp_path, **GRID))
+    config = swept(tmp_path, **GRID)
+    found = [addresses(run_of(config, member)).sae for member in members(config)]
     alone = pipeline(tmp_path, sae={"arch": "topk", "d_sae": 40}, init_seed=7)
-    assert addresses(found[3].config).sae == addresses(alone).sae
-    assert len({addresses(member.config).sae for member in found}) == 8
+    assert found[3] == addresses(alone).sae
+    assert len({*found}) == 8
 
 
 def test_naming_the_seed_that_the_weights_have_anyway_changes_no_address(tmp_path):
@@ -61,7 +63,7 @@ def test_the_seed_of_the_weights_leaves_the_order_of_the_data(tiny_run, tmp_path
     runs = []
     for seed in (None, 5):
         config, activations = tiny_run(init_seed=seed)
-        worker = Worker(config, activations, str(tmp_path / "sae"), OneProcess())
+        worker = Worker(run_settings(config), activations, str(tmp_path / "sae"), OneProcess())
         runs.append((worker.start(), next(worker.batches(0))))
     assert torch.equal(runs[0][1], runs[1][1])
     assert not torch.equal(runs[0][0].state.parameters.W_dec, runs[1][0].state.parameters.W_dec)
@@ -110,7 +112,7 @@ def test_packs_are_even_and_hold_each_member_once():
 
 
 def test_saes_that_do_not_fit_the_machines_are_refused(tmp_path):
-    assert state_bytes(pipeline(tmp_path), 6, 6) == 4 * 4 * (24 * 6 * 2 + 24 + 6)
+    assert state_bytes(pipeline(tmp_path).sae, 6, 6) == 4 * 4 * (24 * 6 * 2 + 24 + 6)
     require_memory([3, 3], [6])
     require_memory([2**50], [])
     with pytest.raises(InputError, match=r"need 4 GiB together .* but the machines have 3 GiB"):
@@ -119,11 +121,17 @@ def test_saes_that_do_not_fit_the_machines_are_refused(tmp_path):
         require_memory([3 * 2**30], [2**31, 2**31])
 
 
+def worker_of(config: PipelineConfig, index: int, activations: str) -> Worker:
+    """Who trains a member of the sweep, at the address of a run of its own."""
+    config = run_of(config, members(config)[index])
+    return Worker(run_settings(config), activations, addresses(config).sae, Alone())
+
+
 def together(
     config: PipelineConfig, activations: str, on_row: Any = None
 ) -> tuple[list[Worker], list[Run | None], list[str]]:
     """The members of a sweep trained by one worker; their runs (None: did not end) and what was wrong with them."""
-    workers = [Worker(member.config, activations, addresses(member.config).sae, OneProcess()) for member in members(config)]
+    workers = [worker_of(config, index, activations) for index in range(len(members(config)))]
     runs: list[Run | None] = [None] * len(workers)
     faults: list[str] = []
 
@@ -189,7 +197,7 @@ def test_members_stopped_at_different_steps_end_with_the_bits_of_undisturbed_one
 
     with pytest.raises(KilledError):
         together(config, activations, kill)
-    outs = [addresses(member.config).sae for member in members(config)]
+    outs = [addresses(run_of(config, member)).sae for member in members(config)]
     steps = [[int(folder[-12:]) for folder in kept(open_store(out), "checkpoints/")] for out in outs]
     assert steps == [[10, 15], [5, 10], [5, 10], [5, 10]]
     cut = Path(outs[2], "checkpoints", checkpoint_name(10), "state.safetensors")
@@ -205,7 +213,7 @@ def test_members_stopped_at_different_steps_end_with_the_bits_of_undisturbed_one
 def test_a_sweep_told_to_stop_saves_every_member_where_it_is(tiny_run, tmp_path):
     config, activations = tiny_run(checkpoint_every_tokens=40 * 32)
     config = parse_config({**config.model_dump(mode="json"), "sweep": {"k": [2, 3]}})
-    workers = [Worker(m.config, activations, addresses(m.config).sae, OneProcess()) for m in members(config)]
+    workers = [worker_of(config, index, activations) for index in range(2)]
     batches = iter(range(40))
     with pytest.raises(StoppedError):
         train_together(workers, ignore_two, ignore_two, ignore_two, lambda: next(batches) == 16)
@@ -222,7 +230,7 @@ def test_a_single_run_goes_on_from_a_member_s_checkpoint(tiny_run, tmp_path):
 
     with pytest.raises(KilledError):
         together(config, activations, kill)
-    member = Worker(members(config)[1].config, activations, addresses(members(config)[1].config).sae, OneProcess())
+    member = worker_of(config, 1, activations)
     assert member.start().state.step == 20
     assert_equal_bits(member.train(), alone(member, activations, str(tmp_path / "alone")))
 

@@ -11,16 +11,16 @@ import pyarrow.parquet as pq
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tasks.addresses import addresses
+from flows.addresses import addresses
+from flows.config import parse_config
 from tasks.artifacts import read_manifest
-from tasks.config import parse_config
 from tasks.progress import Progress, silent
 from tasks.sae.mesh import OneProcess
 from tasks.store.objects import open_store
 from tasks.train.finish import SAE_FILES
-from tasks.train.sweep.members import members
 from tasks.train.sweep.on_ray import train_sweep
 from tasks.train.worker import Worker
+from tests.composed import members, run_of, run_settings, targets
 
 pytestmark = pytest.mark.ray
 
@@ -42,7 +42,7 @@ def test_a_sweep_whose_worker_is_killed_ends_with_the_saes_of_single_runs(ray_cl
     sweep = {"lr": [0.01, 1e30], "archs": ["topk", "jumprelu"], "seeds": [0, 1]}
     config = parse_config({**config.model_dump(mode="json"), "sweep": sweep})
     chosen = [member for member in members(config) if member.values["lr"] == 0.01 or member.values["seed"] == 0][:5]
-    outs = [addresses(member.config).sae for member in chosen]
+    outs = [addresses(run_of(config, member)).sae for member in chosen]
     killed: list[int] = []
     heard: list[Progress] = []
 
@@ -52,7 +52,8 @@ def test_a_sweep_whose_worker_is_killed_ends_with_the_saes_of_single_runs(ray_cl
             killed.append(train_workers()[0].pid)
             os.kill(killed[0], signal.SIGKILL)
 
-    train_sweep(config, chosen, outs, activations, str(tmp_path / "sweeps/tiny"), kill_one)
+    given = targets(config, chosen, outs)
+    train_sweep(run_settings(config), given, activations, str(tmp_path / "sweeps/tiny"), kill_one)
     assert killed
     assert (heard[-1].done, heard[-1].total) == (5 * 32000, 5 * 32000)
     finished = [read_manifest(out) is not None for out in outs]
@@ -60,7 +61,7 @@ def test_a_sweep_whose_worker_is_killed_ends_with_the_saes_of_single_runs(ray_cl
     assert finished.count(True) == 4
     for i, (member, out) in enumerate(zip(chosen, outs, strict=True)):
         if finished[i]:
-            single = Worker(member.config, activations, f"{tmp_path}/alone/{i}", OneProcess())
+            single = Worker(given[i].config, activations, f"{tmp_path}/alone/{i}", OneProcess())
             single.finish(single.train())
             for name in SAE_FILES:
                 assert open_store(out).get(name) == open_store(single.out).get(name), (member.label, name)
@@ -71,5 +72,5 @@ def test_a_sweep_whose_worker_is_killed_ends_with_the_saes_of_single_runs(ray_cl
             assert json.loads(Path(out, "run.json").read_text())["tokens_per_second"] > 0
 
     before = {path: path.stat().st_mtime_ns for out in outs for path in Path(out).rglob("*") if path.is_file()}
-    train_sweep(config, chosen[:1], outs[:1], activations, str(tmp_path / "sweeps/tiny"), silent)  # finished earlier
+    train_sweep(run_settings(config), given[:1], activations, str(tmp_path / "sweeps/tiny"), silent)  # finished earlier
     assert before == {path: path.stat().st_mtime_ns for path in before}

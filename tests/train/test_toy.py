@@ -6,12 +6,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from tasks.config import load_config
-from tasks.harvest.ingest import ingest
+from flows.config import load_config
 from tasks.progress import silent
 from tasks.sae import load
 from tasks.sae.mesh import OneProcess
 from tasks.train.worker import Worker
+from tests.composed import ingest, run_settings
 
 ROOT = Path(__file__).parents[2]
 GROUPS = {
@@ -28,7 +28,7 @@ def codes(request, tmp_path, monkeypatch) -> dict[str, torch.Tensor]:
     config = load_config("configs/toy.yaml", [f"train.seed={request.param}"], str(tmp_path))
     activations = f"{tmp_path}/activations/toy-{'0' * 12}"
     ingest(config, activations, silent)
-    worker = Worker(config, activations, str(tmp_path / "sae"), OneProcess())
+    worker = Worker(run_settings(config), activations, str(tmp_path / "sae"), OneProcess())
     worker.finish(worker.train())
     table = pq.read_table(config.activations.source)
     rows = load(str(tmp_path / "sae")).encode(torch.tensor(table["activation"].to_pylist()))

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import torch
 
 from tasks.artifacts import identity
-from tasks.config import PipelineConfig
 from tasks.errors import SaemillError
 from tasks.harvest.capture import Subject, forward, rows
 from tasks.harvest.commit import commit_shard
+from tasks.harvest.config import HarvestConfig
 from tasks.harvest.pool.memory import keep_freed_memory
 from tasks.harvest.shards import Shard
 from tasks.lm.config import ModelConfig
@@ -31,18 +31,22 @@ IN_FLIGHT = 3
 """Shards that a harvester has use for at once: one per stage."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """What a harvester must know; small, since it is sent to each."""
 
-    config: PipelineConfig
+    settings: HarvestConfig
     model: ModelConfig
-    """``config.model`` with an absolute path: Ray's workers have a directory of their own."""
+    """With an absolute path: Ray's workers have a directory of their own."""
     tokens: str
     out: str
+    context_length: int
+    """Tokens per sequence."""
     special_token_ids: list[int]
-    gpus: float
     padding_token_id: int | None = None
+    gpus: float
+    order: str | None = None
+    """Hex digits that seed the order of rows within shards. None: the recipe's."""
 
     @property
     def recipe(self) -> str:
@@ -58,7 +62,7 @@ class Harvester:
         self._job = job
         # One thread for all that the model does, whoever calls: each thread has helpers of OpenMP and memory of its own,
         # and OpenMP's helpers stop waiting actively when there are more of them than cores.
-        threads = max(1, int(job.config.harvest.cpus_per_actor))
+        threads = max(1, int(job.settings.cpus_per_actor))
         self._model_thread = ThreadPoolExecutor(1, "model", torch.set_num_threads, (threads,))
         self._subject = self._model_thread.submit(_subject, job).result()
         self._store = open_store(job.out)
@@ -87,7 +91,7 @@ class Harvester:
         self._stopping = True
 
     def _harvest(self, shard: Shard, attempt: int) -> bool:
-        config = self._job.config.harvest
+        config = self._job.settings
         with _Stages(self._reading) as stages:
             if self._committed(shard):  # by an attempt that died after its commit, or by another run
                 return False
@@ -102,7 +106,8 @@ class Harvester:
             stages.enter(self._behind)
             torch.set_num_threads(1)  # of this thread: the forward pass has its own
             hooks = rows(self._subject, config, self._job.recipe, token_ids, captured)
-            commit_shard(self._store, shard, hooks, config.row_group_rows, seconds=seconds, attempt=attempt)
+            observed = {"seconds": seconds, "attempt": attempt}
+            commit_shard(self._store, shard, hooks, config.row_group_rows, order=self._job.order, **observed)
         return True
 
     def _committed(self, shard: Shard) -> bool:
@@ -115,11 +120,10 @@ class Harvester:
 
 
 def _subject(job: Job) -> Subject:
-    config = job.config
     model = load_model(job.model, device="cpu")
-    prune_after(model, config.harvest.hooks, config.text.context_length)
+    prune_after(model, job.settings.hooks, job.context_length)
     model.to("cuda" if job.gpus else "cpu")
-    return Subject(model, config.model.label, config.model.revision or "", job.special_token_ids, job.padding_token_id)
+    return Subject(model, job.model.label, job.model.revision or "", job.special_token_ids, job.padding_token_id)
 
 
 class _Stages:

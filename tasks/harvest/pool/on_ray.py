@@ -53,13 +53,12 @@ class Pool:
     Only an actor that has its model gets work, so one that cannot start holds up nothing.
     """
 
-    def __init__(self, job: Job, pending: list[Shard], context_length: int, listener: Listener) -> None:
+    def __init__(self, job: Job, pending: list[Shard], listener: Listener) -> None:
         self._job = job
         self._store = open_store(job.out)
-        self._tries = Tries(pending, job.config.harvest.max_attempts)
+        self._tries = Tries(pending, job.settings.max_attempts)
         self._lanes: list[_Lane] = []
-        self._context_length = context_length
-        self._total = sum(shard.n_sequences for shard in pending) * context_length
+        self._total = sum(shard.n_sequences for shard in pending) * job.context_length
         self._settled = self._computed = 0
         self._listener = listener
         self._ready_at: float | None = None
@@ -106,7 +105,7 @@ class Pool:
             self._lanes.append(self._start())
 
     def _start(self) -> _Lane:
-        config = self._job.config.harvest
+        config = self._job.settings
         actor = (
             ray.remote(Harvester)
             .options(
@@ -169,7 +168,7 @@ class Pool:
         lane.alone = False
 
     def _stored(self, shard: Shard, *, computed: bool) -> None:
-        tokens = shard.n_sequences * self._context_length
+        tokens = shard.n_sequences * self._job.context_length
         self._tries.done(shard)
         self._settled += tokens
         self._computed += tokens if computed else 0
@@ -191,7 +190,7 @@ class Pool:
 
     def _start_failed(self, error: RayError) -> None:
         raised = isinstance(error, RayActorError) and error.actor_init_failed
-        kind, limit = ("raised", self._job.config.harvest.max_attempts) if raised else ("died", _DEATHS_IN_START)
+        kind, limit = ("raised", self._job.settings.max_attempts) if raised else ("died", _DEATHS_IN_START)
         self._failed_starts[kind] += 1
         logger.warning("a harvest actor could not start: %s", _sentence(error))
         if self._failed_starts[kind] >= limit:
@@ -231,7 +230,7 @@ class Pool:
 
 def _require_room(job: Job) -> None:
     """Refuse to begin with more actors than the cluster can hold, or without room for one."""
-    config = job.config.harvest
+    config = job.settings
     wanted = config.actors or 1
     need = (wanted * config.cpus_per_actor, wanted * job.gpus)
     have = (cluster_cpus(), cluster_gpus())
@@ -244,7 +243,7 @@ def _require_room(job: Job) -> None:
 
 def _affordable(job: Job) -> int:
     """Actors that the cluster has CPUs and GPUs for by now, at most ``harvest.actors``."""
-    config = job.config.harvest
+    config = job.settings
     # A little more than all there is: 0.3 / 0.1 is 2.9999999999999996.
     fitting = [int(cluster_cpus() / config.cpus_per_actor + 1e-6)]
     if job.gpus:

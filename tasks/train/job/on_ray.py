@@ -16,15 +16,16 @@ from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from tasks.config import PipelineConfig
 from tasks.errors import InputError, SaemillError
 from tasks.on_ray import cluster_cpus, cluster_gpus
 from tasks.progress import Progress
 from tasks.store.objects import open_store, s3_filesystem
 from tasks.train.checkpoint_names import CHECKPOINTS
+from tasks.train.config import TrainConfig
 from tasks.train.job.lean.on_ray import LeanTrainer, LeanTrainerOfItsOwnCluster
 from tasks.train.job.stored import drop_unusable_snapshot
 from tasks.train.process_group.on_ray import ProcessGroupConfig
+from tasks.train.run_settings import RunSettings
 
 logger = logging.getLogger(__name__)
 
@@ -35,13 +36,13 @@ STOP_S = 20.0
 """How long a job that is told to stop may take to write a checkpoint; Prefect and Kubernetes send SIGKILL after 30 s."""
 
 
-def check_room(config: PipelineConfig) -> None:
+def check_room(settings: TrainConfig) -> None:
     """Refuse workers that do not fit the cluster, for which Ray Train would wait for ever.
 
     Raises:
         InputError: there are fewer CPUs or GPUs than the workers want.
     """
-    settings, least = config.train, config.train.least_workers
+    least = settings.least_workers
     name = "train.workers" if settings.min_workers is None else "train.min_workers"
     wanted, there = least * settings.cpus_per_worker, cluster_cpus()
     if wanted > there:
@@ -57,7 +58,7 @@ def check_room(config: PipelineConfig) -> None:
 
 
 def supervise(
-    config: PipelineConfig,
+    config: RunSettings,
     work: Callable[[dict[str, Any]], dict[str, Any]],
     task: dict[str, Any],
     out: str,
@@ -186,7 +187,7 @@ class _TrainingJob:
         self._stopping = False
         self._controller: Any = None
 
-    def run(self, work: str, task: list[Any], config: PipelineConfig, out: str) -> dict[str, Any]:
+    def run(self, work: str, task: list[Any], config: RunSettings, out: str) -> dict[str, Any]:
         """The first worker's result. A controller that is lost is a failure like a lost worker: another one goes on."""
         if config.ray.address is None:
             os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # one process less where no node can go
@@ -241,7 +242,7 @@ def _do(part: dict[str, Any]) -> dict[str, Any]:
     return work({**ray.get(part["task"][0]), "job": part["job"]})
 
 
-def _trainer(part: dict[str, Any], config: PipelineConfig, out: str) -> LeanTrainer:
+def _trainer(part: dict[str, Any], config: RunSettings, out: str) -> LeanTrainer:
     settings, is_own = config.train, config.ray.address is None
     path, filesystem = _storage(out)
     return (LeanTrainerOfItsOwnCluster if is_own else LeanTrainer)(

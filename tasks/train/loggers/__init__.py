@@ -17,7 +17,6 @@ from functools import partial
 from typing import Any
 
 from tasks.artifacts import identity
-from tasks.config import PipelineConfig
 from tasks.errors import InputError
 from tasks.store.objects import open_store
 from tasks.train.checkpoint_names import CHECKPOINTS, kept
@@ -29,6 +28,7 @@ from tasks.train.loggers.tensorboard import TensorBoardLogger
 from tasks.train.loggers.wandb import WandbLogger
 from tasks.train.loop import Run
 from tasks.train.plan import Plan
+from tasks.train.run_settings import RunSettings
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ def check_loggers(train: TrainConfig) -> None:
 
 @contextmanager
 def open_loggers(
-    config: PipelineConfig, plan: Plan, out: str, folder: str = ".", warn: Callable[[str], None] = logger.warning
+    config: RunSettings, plan: Plan, out: str, folder: str = ".", warn: Callable[[str], None] = logger.warning
 ) -> Iterator[Callable[[Run], None]]:
     """The loggers of the SAE below ``out``, as one listener to the rows of its curve; they are closed on leaving.
 
@@ -104,12 +104,13 @@ def _in_background(
     return background.BackgroundLogger(setting, value, partial(LOGGERS[setting], value, facts, folder), warn)
 
 
-def settings_of(config: PipelineConfig, plan: Plan) -> dict[str, Any]:
+def settings_of(config: RunSettings, plan: Plan) -> dict[str, Any]:
     """All settings by dotted name, those of the SAE and of the plan as they were resolved.
 
     The loggers' own are left out: an address may hold a password.
     """
-    values = config.model_dump(mode="json", exclude={"train": set(LOGGERS)}) | {"sae": asdict(plan.sae)}
+    train = config.train.model_dump(mode="json", exclude=set(LOGGERS))
+    values = {**config.shown, "sae": asdict(plan.sae), "train": train}
     resolved = {field.name: getattr(plan, field.name) for field in fields(plan)}
     values["plan"] = {name: value for name, value in resolved.items() if isinstance(value, int | float)}
     return dict(_flat(values))

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.config import PipelineConfig
 from tasks.errors import InputError
 from tasks.sae.architectures.registry import layout
+from tasks.sae.config import SAEConfig
+from tasks.train.config import TrainConfig
 from tasks.train.sweep.config import SweepConfig, described
 
 STATES = 4
@@ -20,57 +21,46 @@ class Member:
     label: str
     """What sets it apart from the others, such as 'd_sae 1152, seed 0'."""
     but_seed: str
-    """The label without the seed, which several may share."""
-    config: PipelineConfig
-    """As of a run of its own."""
+    """The same without the seed, which several may share."""
+    sae: SAEConfig
+    train: TrainConfig
+    """As of a run of its own, as ``sae``."""
 
     @property
     def values(self) -> dict[str, Any]:
         """All that a sweep can vary, by the name of the setting; None: chosen by the run."""
-        sae, train = self.config.sae, self.config.train
-        named = {name: getattr(sae, name) for name in SweepConfig.of_sae.values()}
-        return named | {"lr": train.lr, "seed": train.weights_seed}
+        named = {name: getattr(self.sae, name) for name in SweepConfig.of_sae.values()}
+        return named | {"lr": self.train.lr, "seed": self.train.weights_seed}
 
 
-def members(config: PipelineConfig) -> list[Member]:
+def members(sweep: SweepConfig, sae: SAEConfig, train: TrainConfig) -> list[Member]:
     """Every combination of the sweep's lists, each with the settings that a run of its own would have.
 
     Raises:
         InputError: the sweep has no lists, latents are to be spread over workers, or W&B is to show many runs at once.
     """
-    sweep = config.sweep
     if not sweep.lists:
         names = ", ".join(f"sweep.{name}" for name in SweepConfig.model_fields)
         raise InputError(f"The sweep is empty: give one of {names} a list of values, such as --set sweep.k='[16, 32, 64]'.")
-    if config.train.latent_shards > 1:
+    if train.latent_shards > 1:
         raise InputError(
-            f"train.latent_shards is {config.train.latent_shards}, but a sweep trains each SAE whole, on one worker: "
+            f"train.latent_shards is {train.latent_shards}, but a sweep trains each SAE whole, on one worker: "
             "set it to 1, or train such an SAE by itself."
         )
-    if config.train.wandb is not None:
+    if train.wandb is not None:
         raise InputError("train.wandb is set, but W&B shows one run per process: use train.mlflow or train.tensorboard.")
-    return [_member(config, point) for point in sweep.points()]
+    return [_member(sweep, sae, train, point) for point in sweep.points()]
 
 
-def _member(config: PipelineConfig, point: dict[str, Any]) -> Member:
+def _member(sweep: SweepConfig, sae: SAEConfig, train: TrainConfig, point: dict[str, Any]) -> Member:
     but_seed = {name: value for name, value in point.items() if name != "seeds"}
-    return Member(described(point), described(but_seed), _at(config, point))
+    changed = {SweepConfig.of_train[name]: value for name, value in point.items() if name in SweepConfig.of_train}
+    return Member(described(point), described(but_seed), sweep.sae_at(point, sae), train.model_copy(update=changed))
 
 
-def _at(config: PipelineConfig, point: dict[str, Any]) -> PipelineConfig:
-    train = {SweepConfig.of_train[name]: value for name, value in point.items() if name in SweepConfig.of_train}
-    return config.model_copy(
-        update={
-            "sae": config.sweep.sae_at(point, config.sae),
-            "train": config.train.model_copy(update=train),
-            "sweep": SweepConfig(),
-        }
-    )
-
-
-def state_bytes(config: PipelineConfig, d_in: int, d_out: int) -> int:
+def state_bytes(sae: SAEConfig, d_in: int, d_out: int) -> int:
     """About what the training of an SAE holds in memory between two steps."""
-    return STATES * 4 * layout(config.sae, d_in, d_out).size
+    return STATES * 4 * layout(sae, d_in, d_out).size
 
 
 def packed(costs: Sequence[float], n_workers: int) -> list[list[int]]:

@@ -13,7 +13,6 @@ import ray.train.torch
 import torch
 
 from tasks.artifacts import read_manifest
-from tasks.config import PipelineConfig
 from tasks.errors import ArtifactError, InputError
 from tasks.on_ray import connect
 from tasks.progress import Listener, Progress
@@ -26,7 +25,8 @@ from tasks.train.job.stored import drop_unusable_snapshot
 from tasks.train.loggers import open_loggers
 from tasks.train.loop import Run, StoppedError
 from tasks.train.mixing import tell_mixing
-from tasks.train.sweep.members import Member, packed, require_memory, state_bytes
+from tasks.train.run_settings import RunSettings
+from tasks.train.sweep.members import packed, require_memory, state_bytes
 from tasks.train.sweep.together import train_together
 from tasks.train.worker import Worker
 
@@ -37,49 +37,50 @@ _TELL_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A member of the sweep that is to be trained, and where to."""
+    """An SAE of the sweep, and where to it is trained."""
 
-    member: Member
+    label: str
+    """What sets it apart from the others."""
+    config: RunSettings
+    """As of a run of its own."""
     out: str
 
 
 def train_sweep(
-    config: PipelineConfig,
-    members: Sequence[Member],
-    outs: Sequence[str],
+    config: RunSettings,
+    targets: Sequence[Target],
     activations: str,
     out: str,
     listener: Listener,
     tokens: str | None = None,
 ) -> None:
-    """Train those of ``members`` that are not finished, and write each below its own of ``outs``.
+    """Train those of ``targets`` that are not finished.
 
     A sweep that was killed goes on from each SAE's own newest checkpoint. An SAE whose loss is not finite any more is told
-    in the log and left unfinished; the others go on. ``out`` is for Ray Train's own files, ``tokens`` as in ``train``.
+    in the log and left unfinished; the others go on. ``config`` is what they have in common, ``out`` is for Ray Train's own
+    files, ``tokens`` as in ``train``.
 
     Raises:
         InputError: the cluster is too small, or settings disagree with the activations.
         ArtifactError: the activations are unfinished or damaged.
         SaemillError: workers were lost more often than train.max_failures.
     """
-    targets = [Target(member, at) for member, at in zip(members, outs, strict=True) if read_manifest(at) is None]
+    n_saes = len(targets)
+    targets = [target for target in targets if read_manifest(target.out) is None]
     if not targets:
         return
     connect(config.ray)
-    d_in, d_out = (open_split(activations, hooks, "train").d_in for hooks in (config.input_hooks, config.output_hooks))
-    needed = [state_bytes(target.member.config, d_in, d_out) for target in targets]
-    packs = packed([target.member.config.sae.d_sae * (d_in + d_out) for target in targets], config.train.workers)
-    config = config.model_copy(
-        update={"train": config.train.model_copy(update={"workers": len(packs), "min_workers": None})}
-    )
-    check_room(config)
+    d_in, d_out = (open_split(activations, hooks, "train").d_in for hooks in (config.hooks.inputs, config.hooks.outputs))
+    needed = [state_bytes(target.config.sae, d_in, d_out) for target in targets]
+    packs = packed([target.config.sae.d_sae * (d_in + d_out) for target in targets], config.train.workers)
+    config = replace(config, train=config.train.model_copy(update={"workers": len(packs), "min_workers": None}))
+    check_room(config.train)
     require_memory([sum(needed[i] for i in pack) for pack in packs], _memory_by_node())
-    tell_mixing(config, activations, tokens, *(target.out for target in targets))
+    tell_mixing(config.train, config.hooks.first, activations, tokens, *(target.out for target in targets))
     drop_unusable_snapshot(out)
     logger.info("sweep: %d SAEs to train on %d workers", len(targets), len(packs))
     task = {"activations": activations, "packs": [[targets[i] for i in pack] for pack in packs]}
-    total = len(members) * config.train.tokens
-    earlier = (len(members) - len(targets)) * config.train.tokens
+    total, earlier = (n * config.train.tokens for n in (n_saes, n_saes - len(targets)))
     supervise(config, _work, task, out, lambda told: listener(_added(told, earlier, total)))
 
 
@@ -110,7 +111,7 @@ def _work(task: dict[str, Any]) -> dict[str, Any]:
     if not pack:
         return {}
     try:
-        workers = [Worker(t.member.config, task["activations"], t.out, OneProcess(), device) for t in pack]
+        workers = [Worker(t.config, task["activations"], t.out, OneProcess(), device) for t in pack]
         with contextlib.ExitStack() as stack:
             told = _Told(task, pack, workers, rank)
             for worker in workers:
@@ -162,7 +163,7 @@ class _Told:
         self._tell()
 
     def _warn(self, index: int, what: str) -> None:
-        ray.get(self._task["job"].warn.remote(f"{self._pack[index].member.label}: {what}"))
+        ray.get(self._task["job"].warn.remote(f"{self._pack[index].label}: {what}"))
 
     def _tell(self) -> None:
         """Tell how far the pack is, at most once a second, and at its end."""

@@ -7,7 +7,7 @@ and manifests hold what came of it, so ``auto`` and the same precision by name a
 from collections.abc import Sequence
 from typing import Literal
 
-from tasks.config import PipelineConfig
+from flows.config import PipelineConfig
 from tasks.gpus import visible_gpus
 from tasks.precision import Choice, Machine, on_cpus, on_gpus, this_machine
 

@@ -12,29 +12,18 @@ from pydantic import Field, ValidationError, model_validator
 from tasks.config_errors import mistakes_of, names_in, told, unknown
 from tasks.errors import InputError
 from tasks.harvest.config import ActivationsConfig, HarvestConfig
+from tasks.hook_roles import OWN, HookRoles
 from tasks.lm.config import ModelConfig
+from tasks.ray_config import RayConfig
 from tasks.report.config import ReportConfig
 from tasks.sae.config import SAEConfig
 from tasks.score.config import ScoreConfig
 from tasks.secret import refuse_secrets
-from tasks.settings import MOST_PROCESSES, PathText, Settings
+from tasks.settings import PathText, Settings
 from tasks.text.config import TextConfig
 from tasks.train.config import TrainConfig
 from tasks.train.sweep.config import SweepConfig
 from tasks.yaml_file import parse_value, read_settings, shown
-
-
-class RayConfig(Settings):
-    """Where the work runs."""
-
-    address: str | None = None
-    """Address of a running Ray cluster ('auto' for the one on this machine). Empty: start a local one."""
-    num_cpus: int | None = Field(None, ge=1, le=MOST_PROCESSES)
-    """CPUs of the local cluster. Empty: all of the machine's."""
-    object_store_mb: int = Field(256, ge=80, le=2**24)
-    """Shared memory of the local cluster's object store, in MiB; activations never pass through it."""
-    start_timeout_s: float = Field(300.0, gt=0, le=86_400, allow_inf_nan=False)
-    """How long the local cluster may take to start, in seconds: about 6 on a quiet machine, minutes on a crowded one."""
 
 
 class PipelineConfig(Settings):
@@ -78,9 +67,10 @@ class PipelineConfig(Settings):
         return self
 
     def _check_hooks(self) -> None:
-        if self.train.target_hook == self.hook:
-            raise ValueError(f"train.target_hook is {self.hook!r}, which is what is read: leave it empty to train an SAE.")
-        named = {"train.hook": (self.hook,), "train.hooks": self.train.hooks, "train.target_hook": self.output_hooks}
+        roles = self.roles
+        if self.train.target_hook == roles.first:
+            raise ValueError(f"train.target_hook is {roles.first!r}, which is what is read: leave it empty to train an SAE.")
+        named = {"train.hook": roles.inputs[:1], "train.hooks": self.train.hooks, "train.target_hook": roles.outputs}
         if self.activations.source is not None and (self.train.hooks or self.train.target_hook):
             raise ValueError("train.hooks and train.target_hook are for harvested activations, not for activations.source.")
         for name, hooks in named.items():
@@ -89,26 +79,12 @@ class PipelineConfig(Settings):
                     raise ValueError(f"{name} is {hook!r} but must be one of harvest.hooks: {list(self.harvest.hooks)}.")
 
     @property
-    def hook(self) -> str:
-        """The hook that the SAE is trained on ('source' for activations of the user's own)."""
+    def roles(self) -> HookRoles:
+        """Which hooks the SAE reads and which it rebuilds."""
         if self.activations.source is not None:
-            return "source"
-        return self.train.hook or (self.train.hooks or self.harvest.hooks)[0]
-
-    @property
-    def input_hooks(self) -> tuple[str, ...]:
-        """The hooks whose activations, side by side, are encoded: one, or those of a crosscoder."""
-        return tuple(self.train.hooks) or (self.hook,)
-
-    @property
-    def output_hooks(self) -> tuple[str, ...]:
-        """The hooks whose activations, side by side, are rebuilt: the same, or a transcoder's target."""
-        return (self.train.target_hook,) if self.train.target_hook is not None else self.input_hooks
-
-    @property
-    def hooks(self) -> tuple[str, ...]:
-        """All of them once, in the order in which their features lie in a row: what is read, then what is only rebuilt."""
-        return tuple(dict.fromkeys((*self.input_hooks, *self.output_hooks)))
+            return HookRoles.of_sae(OWN)
+        inputs = tuple(self.train.hooks) or (self.train.hook or self.harvest.hooks[0],)
+        return HookRoles(inputs, inputs if self.train.target_hook is None else (self.train.target_hook,))
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = (), storage: str | None = None) -> PipelineConfig:

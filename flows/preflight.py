@@ -1,0 +1,70 @@
+"""Everything that can be refused before any work starts or anything is written."""
+
+import os
+
+from flows.addresses import addresses, placed
+from flows.config import PipelineConfig
+from flows.stages import stages
+from tasks.errors import InputError
+from tasks.machine import gib, memory_bytes
+from tasks.ray_config import RayConfig
+from tasks.stage import Widths
+from tasks.store.objects import LocalStore, open_store
+from tasks.store.probe import require_create_only, require_reachable
+from tasks.store.room import existing
+
+
+def check(config: PipelineConfig) -> None:
+    """Refuse a run whose inputs, storage or settings do not fit together.
+
+    What a finished harvest has already proved is not looked at again, so a rerun starts at once.
+
+    Raises:
+        InputError: with one sentence: where, what was found, what was expected, what to do.
+    """
+    check_reachable(config)
+    check_storage(config.storage)
+    _check_object_store(config.ray)
+    for stage in stages(config):
+        stage.check()
+    widths: Widths = {}
+    for at_place in placed(config, addresses(config)):
+        widths = at_place.stage.check_inputs(at_place.out, widths)
+
+
+def check_reachable(config: PipelineConfig) -> None:
+    """Refuse buckets, of the storage and of inputs, that cannot be reached, in seconds.
+
+    Raises:
+        InputError: no server answers, or it knows no such bucket or not these credentials.
+    """
+    inputs = {"storage": config.storage, "text.source": config.text.source, "activations.source": config.activations.source}
+    for name, uri in inputs.items():
+        if uri is not None and uri.startswith("s3://"):
+            require_reachable(uri, name)
+
+
+def check_storage(storage: str) -> None:
+    """Refuse a storage root that cannot be written, or whose server would let two runs overwrite each other.
+
+    Raises:
+        InputError: the folder (or the one it would be made in) is not writable, the bucket cannot be reached, or its
+            server ignores create-only PUTs.
+    """
+    store = open_store(storage)
+    if isinstance(store, LocalStore):
+        folder = existing(store.uri)
+        if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+            what = "is not writable" if folder.is_dir() else "is not a folder"
+            raise InputError(f"storage is {storage!r} but {folder} {what}. Choose another folder or an s3:// URI.")
+        return
+    require_create_only(storage)
+
+
+def _check_object_store(cluster: RayConfig) -> None:
+    there, wanted = memory_bytes(), cluster.object_store_mb * 2**20
+    if cluster.address is None and there is not None and wanted > there:
+        raise InputError(
+            f"ray.object_store_mb is {cluster.object_store_mb:,}, but this machine has {gib(there)} of memory in all. "
+            "Lower it: activations never pass through the object store."
+        )

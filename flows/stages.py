@@ -1,0 +1,74 @@
+"""The stages of a run, made of its configuration: what each is given of the settings.
+
+text -> tokens -> activations -> SAE -> scores -> report        (own activations enter at the second arrow)
+"""
+
+from collections.abc import Sequence
+
+from flows.config import PipelineConfig
+from tasks.harvest.stage import HarvestStage, IngestStage
+from tasks.lm.config import ModelConfig
+from tasks.report.about import About
+from tasks.report.stage import ReportStage
+from tasks.score.stage import ScoreStage
+from tasks.stage import Stage
+from tasks.text.stage import TokenizeStage
+from tasks.train.stage import TrainStage
+
+
+def stages(config: PipelineConfig) -> Sequence[Stage]:
+    """The stages in order, which do not know yet where those before them write."""
+    return [*_sources(config), train_stage(config), score_stage(config), report_stage(config)]
+
+
+def train_stage(config: PipelineConfig) -> TrainStage:
+    """The stage that trains the SAE."""
+    model = _model(config)
+    return TrainStage(
+        settings=config.train,
+        sae=config.sae,
+        hooks=config.roles,
+        model=None if model is None else model.name,
+        revision=None if model is None else model.revision,
+        cluster=config.ray,
+        shown=config.model_dump(mode="json", exclude={"sae", "train"}),
+    )
+
+
+def score_stage(config: PipelineConfig) -> ScoreStage:
+    """The stage that scores the SAE."""
+    return ScoreStage(settings=config.score, model=_model(config), cluster=config.ray)
+
+
+def report_stage(config: PipelineConfig) -> ReportStage:
+    """The stage that writes the report."""
+    about = About(
+        settings=config.report,
+        source=config.activations.source,
+        train_tokens=config.train.tokens,
+        shown=config.model_dump(mode="json"),
+    )
+    return ReportStage(about=about)
+
+
+def _sources(config: PipelineConfig) -> Sequence[Stage]:
+    """What leads to activations."""
+    harvest = config.harvest
+    if config.activations.source is not None:
+        shard_rows, row_group_rows = harvest.shard_tokens, harvest.row_group_rows
+        return [IngestStage(settings=config.activations, shard_rows=shard_rows, row_group_rows=row_group_rows)]
+    return [
+        TokenizeStage(settings=config.text, model=config.model),
+        HarvestStage(
+            settings=harvest,
+            model=config.model,
+            cluster=config.ray,
+            context_length=config.text.context_length,
+            most_tokens=config.text.max_tokens,
+        ),
+    ]
+
+
+def _model(config: PipelineConfig) -> ModelConfig | None:
+    """The model whose activations they are; none where they are the user's own."""
+    return config.model if config.activations.source is None else None

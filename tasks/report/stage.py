@@ -1,0 +1,38 @@
+"""The last stage: scores become a static site."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from tasks.progress import Listener
+from tasks.recipe import differing
+from tasks.report.about import About
+from tasks.report.recipe import FIXED
+from tasks.stage import Recipe, Stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportStage(Stage):
+    """Scores -> report."""
+
+    name: ClassVar[str] = "report"
+    result: ClassVar[str] = "report"
+    folder: ClassVar[str] = "reports"
+    version: ClassVar[int] = 2
+    reads: ClassVar[tuple[str, ...]] = ("tokens", "activations", "sae", "scores")
+
+    about: About
+    tokens: str | None = None
+    """None: there is no text to be shown."""
+    activations: str = ""
+    sae: str = ""
+    scores: str = ""
+
+    def recipe(self) -> Recipe:
+        """Settings, and the scores."""
+        return Recipe({"report": differing(self.about.settings, FIXED)}, (self.scores,))
+
+    def run(self, out: str, listener: Listener) -> None:
+        """Write the site."""
+        from tasks.report.render import render
+
+        render(self.about, self.tokens, self.activations, self.sae, self.scores, out)
