@@ -1,7 +1,6 @@
-"""README's snippets for reading activations with other tools, run as they stand there."""
+"""The snippets of tasks/harvest/README.md for reading activations with other tools, run as they stand there."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from tasks.store.reader import Split
 from tasks.store.schema import to_float32
 from tests.composed import ingest
 from tests.harvest.conftest import Harvested
+from tests.pages import ROOT, python_blocks
 
 LISTED = '''
 import json
@@ -157,6 +157,5 @@ def test_sequences_count_from_the_shards_first(own: str) -> None:
 
 @pytest.mark.parametrize("snippet", [LISTED, WITH_PYARROW, WITH_POLARS, WITH_DUCKDB])
 def test_the_readme_shows_the_snippets_as_they_run(snippet: str) -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    blocks = python_blocks(ROOT / "tasks/harvest/README.md")
     assert any(snippet.strip() in block for block in blocks)
