@@ -2,7 +2,6 @@
 
 import logging
 import os
-import pkgutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -68,11 +67,11 @@ def supervise(
 
     Ray Train's ``fit`` would block and take over SIGINT here. Killing the actor ends Ray Train's controller, which it
     owns, and with that the workers. Neither of the two imports torch, which takes 2.4 s of CPU (Zen 3): what the workers
-    do goes to them by its name, and what they do it with as a reference that only they follow.
+    do, and what with, goes through both as a reference that only workers follow.
 
     Args:
         config: how many workers of which size, and how often they are restarted.
-        work: a function of a module, what each worker does; of what it returns, the first worker's is the result.
+        work: what each worker does; of what it returns, the first worker's is the result.
         task: what ``work`` gets, beside ``config``, ``out``, ``folder`` (this process's) and ``job``, the actor.
         out: where Ray Train keeps its own files and checkpoints.
         listener: gets the latest progress of each worker that has told any, by rank.
@@ -88,7 +87,7 @@ def supervise(
     job = ray.remote(num_cpus=0, max_concurrency=4, scheduling_strategy=here)(_TrainingJob).remote()
     try:
         task = {**task, "config": config, "out": out, "folder": os.getcwd()}
-        done = job.run.remote(f"{work.__module__}:{work.__qualname__}", [ray.put(task)], config, out)
+        done = job.run.remote([ray.put((work, task))], config, out)
         with _checkpoint_when_stopped(job, done):
             return _watched(job, done, listener, config.train.max_hours)
     except ray.exceptions.RayTaskError as error:
@@ -187,11 +186,11 @@ class _TrainingJob:
         self._stopping = False
         self._controller: Any = None
 
-    def run(self, work: str, task: list[Any], config: RunSettings, out: str) -> dict[str, Any]:
+    def run(self, todo: list[Any], config: RunSettings, out: str) -> dict[str, Any]:
         """The first worker's result. A controller that is lost is a failure like a lost worker: another one goes on."""
         if config.ray.address is None:
             os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # one process less where no node can go
-        part = {"work": work, "task": task, "job": ray.get_runtime_context().current_actor}
+        part = {"todo": todo, "job": ray.get_runtime_context().current_actor}
         before = _placement_groups()
         failures = 0
         while True:
@@ -238,8 +237,9 @@ class _TrainingJob:
 
 def _do(part: dict[str, Any]) -> dict[str, Any]:
     """In a worker: its part of the work."""
-    work: Callable[[dict[str, Any]], dict[str, Any]] = pkgutil.resolve_name(part["work"])
-    return work({**ray.get(part["task"][0]), "job": part["job"]})
+    work, task = ray.get(part["todo"][0])
+    done: dict[str, Any] = work({**task, "job": part["job"]})
+    return done
 
 
 def _trainer(part: dict[str, Any], config: RunSettings, out: str) -> LeanTrainer:
