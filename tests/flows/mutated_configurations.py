@@ -355,12 +355,11 @@ def _placed(given: Case) -> str:
 
 
 def main() -> None:
-    """Try the cases of a range of numbers, and print counts and what may not be."""
+    """Try the cases of a range of numbers, and print counts and what may not be; with ``--json NUMBER...`` every outcome."""
     from transformers import LlamaConfig
 
     from tests.text.conftest import byte_tokenizer, save
 
-    first, last = map(int, sys.argv[1:3])
     with tempfile.TemporaryDirectory() as scratch:
         folder, model = Path(scratch, "here"), Path(scratch, "model")
         folder.mkdir()
@@ -369,15 +368,23 @@ def main() -> None:
             vocab_size=258, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2
         ).save_pretrained(model)
         prepared(folder, str(model))
-        counts: Counter[str] = Counter()
-        for number, outcome in outcomes(map(case, range(first, last)), folder):
-            counts[outcome.kind] += 1
-            if number % 100 == 99:
-                sys.stdout.write(f"{number + 1}: {json.dumps(counts)}\n")
-                sys.stdout.flush()
-            if outcome.kind not in GOOD:
-                sys.stdout.write(f"== {number} {outcome.kind}: {outcome.told[-1500:]}\n")
-                sys.stdout.flush()
+        if sys.argv[1] == "--json":
+            for number, outcome in outcomes(map(case, map(int, sys.argv[2:])), folder):
+                sys.stdout.write(json.dumps([number, outcome.kind, outcome.told]) + "\n")
+        else:
+            first, last = map(int, sys.argv[1:3])
+            _tell(outcomes(map(case, range(first, last)), folder))
+
+
+def _tell(found: Iterable[tuple[int, Outcome]]) -> None:
+    counts: Counter[str] = Counter()
+    for number, outcome in found:
+        counts[outcome.kind] += 1
+        if number % 100 == 99:
+            sys.stdout.write(f"{number + 1}: {json.dumps(counts)}\n")
+        if outcome.kind not in GOOD:
+            sys.stdout.write(f"== {number} {outcome.kind}: {outcome.told[-1500:]}\n")
+        sys.stdout.flush()
     sys.stdout.write(json.dumps(counts) + "\n")
 
 
