@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from flows.commands.options import AsJson
 from flows.console import listening, stdout_kept_clean
 from tasks.harvest.export import SplitName
 from tasks.interchange.formats import FormatName
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 SaeUri = Annotated[str, typer.Argument(metavar="SAE_URI", help="An SAE directory, as saemill train prints it.")]
 OtherFormat = Annotated[FormatName, typer.Option("--format", help="The library whose files they are.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, last, on stdout.")]
 
 
 def export_sae(

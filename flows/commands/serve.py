@@ -1,0 +1,28 @@
+"""The command ``serve``."""
+
+from typing import Annotated
+
+import typer
+
+from flows.commands.options import Storage
+
+
+def serve(
+    config: Annotated[
+        str, typer.Option(metavar="CONFIG", help="What the forms of the deployments pipeline and sweep begin with.")
+    ] = "configs/demo.yaml",
+    nightly: Annotated[
+        str, typer.Option(metavar="CONFIG", help="Settings of the deployment nightly.")
+    ] = "configs/nightly.yaml",
+    cron: Annotated[
+        str | None, typer.Option(help="When nightly starts. Left out: as edited in the UI, at first '17 2 * * *'.")
+    ] = None,
+    timezone: Annotated[str, typer.Option(help="Time zone of --cron.")] = "Europe/London",
+    port: Annotated[int, typer.Option(min=1, max=65534, help="Port of the Prefect server, on loopback only.")] = 4200,
+    server: Annotated[str | None, typer.Option(metavar="URL", help="Use the Prefect server that runs there.")] = None,
+    storage: Storage = None,
+) -> None:
+    """Start a Prefect server with the deployments pipeline, sweep and nightly, and run what is started there."""
+    from flows.serve import ServeOptions, serve
+
+    serve(ServeOptions(config, nightly, cron, timezone, storage, port, server))

@@ -1,0 +1,37 @@
+"""The command ``sweep``."""
+
+import dataclasses
+import json
+import os
+
+import typer
+from rich.console import Console
+
+from flows.commands.options import AsJson, ConfigPath, Overrides, Storage
+from flows.commands.running import called, require_server
+from flows.config import PipelineConfig, load_config
+from flows.console import OnConsole, listening, logged_to, stdout_kept_clean
+from flows.sweep import SweepResult, described, run_sweep
+
+
+def sweep(config: ConfigPath, overrides: Overrides = None, storage: Storage = None, as_json: AsJson = False) -> None:
+    """Train many SAEs in one pass over the activations, after what they need, and print how they compare and the page."""
+    loaded = load_config(config, overrides or (), storage)
+    with stdout_kept_clean():
+        found = _recorded(loaded) if os.environ.get("PREFECT_API_URL") else _plain(loaded)
+    typer.echo(json.dumps(dataclasses.asdict(found)) if as_json else described(found))
+
+
+def _plain(config: PipelineConfig) -> SweepResult:
+    console = Console(stderr=True)
+    with listening(console) as listener, logged_to(OnConsole(console)):
+        return run_sweep(config, called(console, listener), lambda step, sweep: step(sweep, listener))
+
+
+def _recorded(config: PipelineConfig) -> SweepResult:
+    require_server(os.environ["PREFECT_API_URL"])
+    from flows.on_prefect import recorded_sweep
+
+    done = recorded_sweep(config)
+    assert isinstance(done, SweepResult)  # a state of failure is raised as the error that it holds
+    return done
