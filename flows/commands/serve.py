@@ -5,19 +5,20 @@ from typing import Annotated
 import typer
 
 from flows.commands.options import Storage
+from flows.defaults import CONFIGURATION, CRON, NIGHTLY, TIMEZONE
 
 
 def serve(
     config: Annotated[
         str, typer.Option(metavar="CONFIG", help="What the forms of the deployments pipeline and sweep begin with.")
-    ] = "configs/demo.yaml",
+    ] = f"configs/{CONFIGURATION}.yaml",
     nightly: Annotated[
         str, typer.Option(metavar="CONFIG", help="Settings of the deployment nightly.")
-    ] = "configs/nightly.yaml",
+    ] = f"configs/{NIGHTLY}.yaml",
     cron: Annotated[
-        str | None, typer.Option(help="When nightly starts. Left out: as edited in the UI, at first '17 2 * * *'.")
+        str | None, typer.Option(help=f"When nightly starts. Left out: as edited in the UI, at first '{CRON}'.")
     ] = None,
-    timezone: Annotated[str, typer.Option(help="Time zone of --cron.")] = "Europe/London",
+    timezone: Annotated[str, typer.Option(help="Time zone of --cron.")] = TIMEZONE,
     port: Annotated[int, typer.Option(min=1, max=65534, help="Port of the Prefect server, on loopback only.")] = 4200,
     server: Annotated[str | None, typer.Option(metavar="URL", help="Use the Prefect server that runs there.")] = None,
     storage: Storage = None,
