@@ -20,7 +20,10 @@ def hooks(
     match: Annotated[str, typer.Option(metavar="TEXT", help="Only hooks whose name contains this.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """List the modules of a model that can be harvested: name, width, depth (order of the first call) and kind."""
+    """List the modules of a model that can be harvested: name, width, depth (order of the first call) and kind.
+
+    The model's weights are not read.
+    """
     from flows.hooks import listed, show
 
     with stdout_kept_clean():
@@ -55,7 +58,10 @@ def init(
     ] = None,
     storage: Annotated[str, typer.Option(metavar="URI", help="Root of all results.")] = "runs",
 ) -> None:
-    """Write a commented configuration for your own model and text, with sizes that fit them, and print its path."""
+    """Write a commented configuration for your own model and text, with sizes that fit them, and print its path.
+
+    The sizes fit this machine, too: its cores, its memory and its free disk.
+    """
     from flows.init import written
 
     with stdout_kept_clean():

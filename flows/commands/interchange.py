@@ -26,7 +26,10 @@ def export_sae(
     out: Annotated[str, typer.Option(metavar="DIR", help="A folder or s3://bucket/prefix; files there are never changed.")],
     as_json: AsJson = False,
 ) -> None:
-    """Write an SAE as another library keeps it, ready for that library's own class, and print where it is."""
+    """Write an SAE as another library keeps it, ready for that library's own class, and print where it is.
+
+    What a format cannot hold is refused with the reason.
+    """
     from tasks.interchange import transfer  # only here, so that the command line starts without torch
 
     with stdout_kept_clean():
@@ -60,7 +63,10 @@ def encode(
     split: Annotated[SplitName | None, typer.Option(help="Which rows; left out: all.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write the sparse codes of activations to Parquet, a row per token, and print where they are."""
+    """Write the sparse codes of activations to Parquet, a row per token, and print where they are.
+
+    The columns are sequence, position, token_id, latents and values, for pyarrow, Polars and DuckDB to read.
+    """
     from tasks.encode.encode import encode_activations
 
     with listening(Console(stderr=True)) as listener, stdout_kept_clean():

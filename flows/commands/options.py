@@ -42,7 +42,10 @@ Overrides = Annotated[
     typer.Option(
         "--set",
         metavar="NAME=VALUE",
-        help="Change a setting, such as sae.k=16. May be given several times; saemill settings lists them.",
+        help=(
+            "Change a setting, such as sae.k=16; counts may be written as 1M, 1.5k or 1e6. May be given several times; "
+            "saemill settings lists them."
+        ),
         autocompletion=_complete_setting,
     ),
 ]

@@ -23,7 +23,12 @@ def serve(
     server: Annotated[str | None, typer.Option(metavar="URL", help="Use the Prefect server that runs there.")] = None,
     storage: Storage = None,
 ) -> None:
-    """Start a Prefect server with the deployments pipeline, sweep and nightly, and run what is started there."""
+    """Start a Prefect server with the deployments pipeline, sweep and nightly, and run what is started there.
+
+    pipeline and sweep are started from a form, nightly by the clock; its schedule is edited in the UI. The server answers on
+    127.0.0.1 only, to whoever opens the link that is printed. Runs of a deployment never overlap, and a night that was
+    missed is skipped.
+    """
     from flows.serve import ServeOptions, serve
 
     serve(ServeOptions(config, nightly, cron, timezone, storage, port, server))

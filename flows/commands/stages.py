@@ -33,12 +33,19 @@ def run(config: ConfigPath, overrides: Overrides = None, storage: Storage = None
 
 
 def harvest(config: ConfigPath, overrides: Overrides = None, storage: Storage = None, as_json: AsJson = False) -> None:
-    """Write the model's activations, and print where they are."""
+    """Write the model's activations, and print where they are.
+
+    The text is tokenized first. A harvest that was stopped or killed goes on where it was.
+    """
     run_until("harvest", config, overrides, storage, as_json)
 
 
 def train(config: ConfigPath, overrides: Overrides = None, storage: Storage = None, as_json: AsJson = False) -> None:
-    """Train the SAE, after what it needs, and print where it is."""
+    """Train the SAE, after what it needs, and print where it is.
+
+    Ctrl-C and SIGTERM let it take a checkpoint where it is, within 20 s; after a kill -9 it goes on from its last one.
+    Either way it ends with the weights of a run that was never stopped.
+    """
     run_until("train", config, overrides, storage, as_json)
 
 
@@ -97,7 +104,10 @@ def report(
 
 
 def status(config: ConfigPath, overrides: Overrides = None, storage: Storage = None, as_json: AsJson = False) -> None:
-    """Tell which results exist and how far an unfinished run is."""
+    """Tell which results exist and how far an unfinished run is.
+
+    The run may be going on meanwhile, or it may have been killed.
+    """
     stages = status_of(load_config(config, overrides or (), storage))
     if as_json:
         typer.echo(json.dumps({stage.result: dataclasses.asdict(stage) for stage in stages}))

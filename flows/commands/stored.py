@@ -32,7 +32,10 @@ def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove rows that nothing names and half-written files, older than a day, from an activations directory."""
+    """Remove rows that nothing names and half-written files, older than a day, from an activations directory.
+
+    Harvests that were killed leave them behind.
+    """
     from flows.lake import collection_as_json, described_collection
     from tasks.harvest.gc import gc
 
@@ -41,7 +44,10 @@ def gc(
 
 
 def repair(config: ConfigPath, overrides: Overrides = None, storage: Storage = None, as_json: AsJson = False) -> None:
-    """Harvest the damaged shards of a configuration's activations again, and only those (exit code 1: they differ)."""
+    """Harvest the damaged shards of a configuration's activations again, and only those (exit code 1: they differ).
+
+    They are those that saemill verify names.
+    """
     from flows.lake import described_repair, repair_as_json, repaired
 
     loaded = load_config(config, overrides or (), storage)
@@ -64,7 +70,11 @@ def export_activations(
     ] = CONTEXT,
     as_json: AsJson = False,
 ) -> None:
-    """Write one hook's activations for tools that want lists, tensors or a dataset, and print where they are."""
+    """Write one hook's activations for tools that want lists, tensors or a dataset, and print where they are.
+
+    hf opens with datasets.load_from_disk and has the layout of SAELens' cached activations. Its rows are --context
+    activations in stored order, not text sequences; the last ones, where they fill no row, are left out and counted.
+    """
     from flows.lake import described_export, exported
 
     found = exported(uri, out, file_format, hook, split, context)

@@ -15,7 +15,11 @@ from flows.sweep import SweepResult, described, run_sweep
 
 
 def sweep(config: ConfigPath, overrides: Overrides = None, storage: Storage = None, as_json: AsJson = False) -> None:
-    """Train many SAEs in one pass over the activations, after what they need, and print how they compare and the page."""
+    """Train many SAEs in one pass over the activations, after what they need, and print how they compare and the page.
+
+    sweep.archs, d_sae, k, l1_coefficient, lr and seeds are lists, all combinations of which are trained. Each SAE comes to
+    lie where saemill train would write it. What is there is not trained again.
+    """
     loaded = load_config(config, overrides or (), storage)
     with stdout_kept_clean():
         found = _recorded(loaded) if os.environ.get("PREFECT_API_URL") else _plain(loaded)
