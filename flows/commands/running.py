@@ -1,8 +1,10 @@
 """How a command runs a configuration's pipeline: plainly, or recorded by the Prefect server that PREFECT_API_URL names."""
 
+import contextlib
 import dataclasses
 import json
 import os
+from collections.abc import Iterator
 
 import typer
 from rich.console import Console
@@ -24,12 +26,19 @@ def run_until(until: StageName, path: str, overrides: list[str] | None, storage:
 
 def plain(config: PipelineConfig, until: StageName) -> Result:
     """Run the pipeline in this process, telling on stderr how far it is."""
+    with told() as (call, _):
+        return run_pipeline(config, call, until)
+
+
+@contextlib.contextmanager
+def told() -> Iterator[tuple[Call, Listener]]:
+    """How stages are called and who hears of their progress, so that stderr tells it all until the block ends."""
     console = Console(stderr=True)
     with listening(console) as listener, logged_to(OnConsole(console)):
-        return run_pipeline(config, called(console, listener), until)
+        yield _called(console, listener), listener
 
 
-def called(console: Console, listener: Listener) -> Call:
+def _called(console: Console, listener: Listener) -> Call:
     """How a stage is run: with a line that says where its result is, and not at all where that is finished."""
 
     def call(stage: Placed) -> None:

@@ -5,12 +5,11 @@ import json
 import os
 
 import typer
-from rich.console import Console
 
 from flows.commands.options import AsJson, ConfigPath, Overrides, Storage
-from flows.commands.running import called, require_server
+from flows.commands.running import require_server, told
 from flows.config import PipelineConfig, load_config
-from flows.console import OnConsole, listening, logged_to, stdout_kept_clean
+from flows.console import stdout_kept_clean
 from flows.sweep import SweepResult, described, run_sweep
 
 
@@ -27,9 +26,8 @@ def sweep(config: ConfigPath, overrides: Overrides = None, storage: Storage = No
 
 
 def _plain(config: PipelineConfig) -> SweepResult:
-    console = Console(stderr=True)
-    with listening(console) as listener, logged_to(OnConsole(console)):
-        return run_sweep(config, called(console, listener), lambda step, sweep: step(sweep, listener))
+    with told() as (call, listener):
+        return run_sweep(config, call, lambda step, sweep: step(sweep, listener))
 
 
 def _recorded(config: PipelineConfig) -> SweepResult:
