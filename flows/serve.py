@@ -39,7 +39,7 @@ class ServeOptions:
     nightly_config: str
     """YAML file of the nightly run."""
     cron: str | None
-    """When the nightly run starts. None: leave the schedule as it was edited in the UI, or DEFAULT_CRON at first."""
+    """When the nightly run starts. None: leave the schedule as it was edited in the UI, or the default's at first."""
     timezone: str
     storage: str | None
     port: int
@@ -59,7 +59,8 @@ def serve(options: ServeOptions) -> None:
     api = _configure_prefect(options)
     with warnings.catch_warnings():  # Prefect warns that its home is not there yet; nothing is made before all is checked
         warnings.filterwarnings("ignore", message="Failed to create the Prefect home directory")
-        from flows.deployments import check_schedule, offered, serve_deployments  # importing Prefect reads its settings
+        from flows.deployments import check_schedule, offered  # importing Prefect reads its settings
+        from flows.runner import serve_deployments
         from flows.watch import watching_schedules
 
     check_schedule(options.cron, options.timezone)
@@ -71,10 +72,10 @@ def serve(options: ServeOptions) -> None:
             say(console, f"To let a browser in, open this there once: {entrance(root, os.environ[password.CLIENT])}")
         if reports is not None:
             say(console, f"Finished reports are at {reports}.")
-        storage = None if options.storage is None else config.storage
+        beside = {} if options.storage is None else {"storage": config.storage}
         log = home.log() if server is not None else None
         with watching_schedules(lambda line: say(console, line, style="bold red"), log):
-            deployments = offered(configuration, nightly, storage, options.cron, options.timezone)
+            deployments = offered(configuration, nightly, beside, options.cron, options.timezone)
             serve_deployments(deployments, lambda: server is not None and server.poll() is not None)
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from flows import cli
 from flows.addresses import Placed, addresses
+from flows.commands.sweep import sweep
 from flows.config import load_config
 from flows.pipeline import run_pipeline
 from flows.sweep import SweepResult, described
@@ -87,4 +87,4 @@ def _only_score(stage: Placed) -> None:
 def test_the_command_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code("--help") == 0
     assert "sweep" in capsys.readouterr().out
-    assert cli.sweep.__doc__ is not None
+    assert sweep.__doc__ is not None

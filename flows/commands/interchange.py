@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from flows.commands.options import AsJson
 from flows.console import listening, stdout_kept_clean
 from tasks.harvest.export import SplitName
 from tasks.interchange.formats import FormatName
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 SaeUri = Annotated[str, typer.Argument(metavar="SAE_URI", help="An SAE directory, as saemill train prints it.")]
 OtherFormat = Annotated[FormatName, typer.Option("--format", help="The library whose files they are.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, last, on stdout.")]
 
 
 def export_sae(
@@ -26,7 +26,10 @@ def export_sae(
     out: Annotated[str, typer.Option(metavar="DIR", help="A folder or s3://bucket/prefix; files there are never changed.")],
     as_json: AsJson = False,
 ) -> None:
-    """Write an SAE as another library keeps it, ready for that library's own class, and print where it is."""
+    """Write an SAE as another library keeps it, ready for that library's own class, and print where it is.
+
+    What a format cannot hold is refused with the reason.
+    """
     from tasks.interchange import transfer  # only here, so that the command line starts without torch
 
     with stdout_kept_clean():
@@ -60,7 +63,10 @@ def encode(
     split: Annotated[SplitName | None, typer.Option(help="Which rows; left out: all.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write the sparse codes of activations to Parquet, a row per token, and print where they are."""
+    """Write the sparse codes of activations to Parquet, a row per token, and print where they are.
+
+    The columns are sequence, position, token_id, latents and values, for pyarrow, Polars and DuckDB to read.
+    """
     from tasks.encode.encode import encode_activations
 
     with listening(Console(stderr=True)) as listener, stdout_kept_clean():
