@@ -26,19 +26,18 @@ from rich.console import Console
 from typer.exceptions import TyperException
 
 from flows import direct
-from flows.addresses import Placed
 from flows.config import PipelineConfig, load_config
 from flows.console import OnConsole, listening, logged_to, on_one_line, say, stdout_kept_clean
 from flows.direct import Given
+from flows.in_process import called, run_in_process
 from flows.interchange import encode, export_sae, import_sae
-from flows.pipeline import Call, Result, StageName, run_pipeline
+from flows.pipeline import Result, StageName
 from flows.status import describe_status, status_of
 from flows.sweep import SweepResult, run_sweep
 from flows.sweep import described as described_sweep
 from tasks.errors import ArtifactError, InputError, SaemillError
 from tasks.harvest.export import CONTEXT, SplitName
 from tasks.harvest.formats import FormatName
-from tasks.progress import Listener
 
 # Libraries that would write over the progress bars; each still shows its errors.
 QUIET = {
@@ -394,7 +393,7 @@ def repair(config: ConfigPath, overrides: Overrides = None, storage: Storage = N
 
     loaded = load_config(config, overrides or (), storage)
     with stdout_kept_clean():
-        found = repaired(loaded, lambda: _plain(loaded, "harvest"))
+        found = repaired(loaded, lambda: run_in_process(loaded, "harvest"))
     typer.echo(json.dumps(repair_as_json(found)) if as_json else described_repair(found))
     raise typer.Exit(1 if found.identical is False else 0)
 
@@ -450,20 +449,14 @@ def serve(
 def _run_until(until: StageName, path: str, overrides: list[str] | None, storage: str | None, as_json: bool) -> None:
     config = load_config(path, overrides or (), storage)
     with stdout_kept_clean():
-        result = _recorded(config, until) if os.environ.get("PREFECT_API_URL") else _plain(config, until)
+        result = _recorded(config, until) if os.environ.get("PREFECT_API_URL") else run_in_process(config, until)
     typer.echo(json.dumps(dataclasses.asdict(result)) if as_json else _printed(result, until))
-
-
-def _plain(config: PipelineConfig, until: StageName) -> Result:
-    console = Console(stderr=True)
-    with listening(console) as listener, logged_to(OnConsole(console)):
-        return run_pipeline(config, _called(console, listener), until)
 
 
 def _swept(config: PipelineConfig) -> SweepResult:
     console = Console(stderr=True)
     with listening(console) as listener, logged_to(OnConsole(console)):
-        return run_sweep(config, _called(console, listener), lambda step, sweep: step(sweep, listener))
+        return run_sweep(config, called(console, listener), lambda step, sweep: step(sweep, listener))
 
 
 def _swept_recorded(config: PipelineConfig) -> SweepResult:
@@ -482,18 +475,6 @@ def _require_server() -> None:
     api = os.environ["PREFECT_API_URL"].rstrip("/")
     spare_loopback(api)
     require_welcome(api, "PREFECT_API_URL")
-
-
-def _called(console: Console, listener: Listener) -> Call:
-    """How a stage is run: with a line that says where its result is, and not at all where that is finished."""
-
-    def call(stage: Placed) -> None:
-        finished = stage.finished
-        say(console, f"{stage.name}: {stage.out}{' (finished earlier)' if finished else ''}")
-        if not finished:
-            stage.run(listener)
-
-    return call
 
 
 def _recorded(config: PipelineConfig, until: StageName) -> Result:
