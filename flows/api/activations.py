@@ -153,8 +153,8 @@ def chosen_hooks(uri: str, hook: str | Sequence[str] | None) -> tuple[str, ...]:
         ArtifactError: it is unfinished or damaged.
     """
     manifest: dict[str, Any] = require_manifest(uri)
-    if "hooks" not in manifest:
-        stage = manifest.get("stage")
+    stage = manifest.get("stage", "activations")
+    if stage != "activations":
         raise InputError(f"{uri} is a directory of stage {stage}; an activations directory was expected.")
     there = sorted(require_hooks(uri, manifest))
     wanted = tuple(name.removesuffix(":output") for name in ([hook] if isinstance(hook, str) else hook or there))
