@@ -4,13 +4,16 @@ import logging
 import os
 import signal
 import socket
+import sysconfig
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 import ray
 from ray.exceptions import AuthenticationError, RayError
+from ray.job_config import JobConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tasks.errors import InputError, SaemillError
@@ -102,14 +105,30 @@ def _start_local(config: RayConfig) -> None:
         log_to_driver=False,
         logging_level="warning",
         configure_logging=True,
+        job_config=_on_own_path(),
     )
+
+
+def _on_own_path() -> JobConfig:
+    """Has workers look for modules where ours lie, and neither in the working folder nor beside the user's script.
+
+    Ray puts these two before all else on the path of workers. There, a ``tasks.py`` of the user's would be taken for our
+    package, of which is all that workers are given to do. Ray leaves both out where a job brings a working folder.
+    """
+    root = str(Path(__file__).parents[1])
+    installed = root == sysconfig.get_path("purelib")  # on every worker's path already, and not to come before Python's own
+    found = JobConfig(_py_driver_sys_path=[] if installed else [root])
+    found._runtime_env_has_working_dir = lambda: True
+    return found
 
 
 def _join(address: str) -> None:
     _require_listener(address)
+    # A client's job is the server's, which has a path of its own.
+    job_config = None if address.startswith("ray://") else _on_own_path()
     try:
         with on_loopback_where_it_must_be(address):
-            ray.init(address=address, log_to_driver=False, logging_level="warning")
+            ray.init(address=address, log_to_driver=False, logging_level="warning", job_config=job_config)
     except (ConnectionError, ValueError, RuntimeError, AuthenticationError) as error:
         # Ray puts hints and tracebacks below the first line.
         raise InputError(f"ray.address is {address!r} but no Ray cluster lets us in: {_first_line(error)}") from None

@@ -1,53 +1,23 @@
 """How a command runs a configuration's pipeline: plainly, or recorded by the Prefect server that PREFECT_API_URL names."""
 
-import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Iterator
 
 import typer
-from rich.console import Console
 
-from flows.addresses import Placed
 from flows.config import PipelineConfig, load_config
-from flows.console import OnConsole, listening, logged_to, say, stdout_kept_clean
-from flows.pipeline import Call, Result, StageName, run_pipeline
-from tasks.progress import Listener
+from flows.console import stdout_kept_clean
+from flows.in_process import run_in_process
+from flows.pipeline import Result, StageName
 
 
 def run_until(until: StageName, path: str, overrides: list[str] | None, storage: str | None, as_json: bool) -> None:
     """Run the pipeline of a configuration up to a stage, and print where that stage's result is."""
     config = load_config(path, overrides or (), storage)
     with stdout_kept_clean():
-        result = _recorded(config, until) if os.environ.get("PREFECT_API_URL") else plain(config, until)
+        result = _recorded(config, until) if os.environ.get("PREFECT_API_URL") else run_in_process(config, until)
     typer.echo(json.dumps(dataclasses.asdict(result)) if as_json else _printed(result, until))
-
-
-def plain(config: PipelineConfig, until: StageName) -> Result:
-    """Run the pipeline in this process, telling on stderr how far it is."""
-    with told() as (call, _):
-        return run_pipeline(config, call, until)
-
-
-@contextlib.contextmanager
-def told() -> Iterator[tuple[Call, Listener]]:
-    """How stages are called and who hears of their progress, so that stderr tells it all until the block ends."""
-    console = Console(stderr=True)
-    with listening(console) as listener, logged_to(OnConsole(console)):
-        yield _called(console, listener), listener
-
-
-def _called(console: Console, listener: Listener) -> Call:
-    """How a stage is run: with a line that says where its result is, and not at all where that is finished."""
-
-    def call(stage: Placed) -> None:
-        finished = stage.finished
-        say(console, f"{stage.name}: {stage.out}{' (finished earlier)' if finished else ''}")
-        if not finished:
-            stage.run(listener)
-
-    return call
 
 
 def require_server(api: str) -> None:

@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from flows.commands.options import AsJson, ConfigPath, Overrides, Storage
-from flows.commands.running import plain
 from flows.config import load_config
 from flows.console import stdout_kept_clean
+from flows.in_process import run_in_process
 from tasks.harvest.export import CONTEXT, SplitName
 from tasks.harvest.formats import FormatName
 
@@ -52,7 +52,7 @@ def repair(config: ConfigPath, overrides: Overrides = None, storage: Storage = N
 
     loaded = load_config(config, overrides or (), storage)
     with stdout_kept_clean():
-        found = repaired(loaded, lambda: plain(loaded, "harvest"))
+        found = repaired(loaded, lambda: run_in_process(loaded, "harvest"))
     typer.echo(json.dumps(repair_as_json(found)) if as_json else described_repair(found))
     raise typer.Exit(1 if found.identical is False else 0)
 

@@ -7,9 +7,10 @@ import os
 import typer
 
 from flows.commands.options import AsJson, ConfigPath, Overrides, Storage
-from flows.commands.running import require_server, told
+from flows.commands.running import require_server
 from flows.config import PipelineConfig, load_config
 from flows.console import stdout_kept_clean
+from flows.in_process import told
 from flows.sweep import SweepResult, described, run_sweep
 
 

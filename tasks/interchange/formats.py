@@ -19,6 +19,13 @@ _HOMES: dict[FormatName, str] = {
     "circuit-tracer": "tasks.interchange.circuit_tracer",
 }
 NAMES: tuple[FormatName, ...] = tuple(_HOMES)
+_FILES: dict[FormatName, tuple[str, ...]] = {
+    "saelens": ("cfg.json", "sae_weights.safetensors"),
+    "sparsify": ("cfg.json", "sae.safetensors"),
+    "dictionary_learning": ("config.json", "ae.pt"),
+    "circuit-tracer": ("config.yaml",),
+}
+"""The files by whose names a folder of each format is known."""
 
 
 class Format(Protocol):
@@ -39,6 +46,13 @@ class Format(Protocol):
             InputError: the folder is another's, damaged, or holds what saemill has no architecture for.
         """
         ...
+
+
+def format_of(store: "ObjectStore") -> FormatName | None:
+    """The format of a folder, by the names of its files; None where they are of none of these."""
+    names = {key for files in _FILES.values() for key in files}
+    there = {key for key in names if store.head(key) is not None}
+    return next((name for name, files in _FILES.items() if there.issuperset(files)), None)
 
 
 def open_format(name: FormatName) -> Format:

@@ -36,7 +36,7 @@ def given(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, str]]:
         return RESULT
 
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    monkeypatch.setattr(running, "plain", plain)
+    monkeypatch.setattr(running, "run_in_process", plain)
     return seen
 
 
@@ -83,7 +83,7 @@ def raising(error: BaseException) -> object:
 def test_a_damaged_artifact_is_one_sentence_and_code_2(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(running, "plain", raising(ArtifactError("x/manifest.json is not valid JSON.")))
+    monkeypatch.setattr(running, "run_in_process", raising(ArtifactError("x/manifest.json is not valid JSON.")))
     assert exit_code("run", DEMO) == 2
     assert capsys.readouterr().err == "saemill: x/manifest.json is not valid JSON.\n"
 
@@ -93,13 +93,13 @@ def test_an_error_that_ray_wrapped_is_told_without_its_traceback(
 ) -> None:
     wrapped = ArtifactError("ray::task() (pid=1)\n  Traceback ...")
     wrapped.cause = ArtifactError("shard 3 is damaged.")  # type: ignore[attr-defined]
-    monkeypatch.setattr(running, "plain", raising(wrapped))
+    monkeypatch.setattr(running, "run_in_process", raising(wrapped))
     assert exit_code("run", DEMO) == 2
     assert capsys.readouterr().err == "saemill: shard 3 is damaged.\n"
 
 
 def test_an_unexpected_error_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running, "plain", raising(ZeroDivisionError("a bug")))
+    monkeypatch.setattr(running, "run_in_process", raising(ZeroDivisionError("a bug")))
     with pytest.raises(ZeroDivisionError):
         main(["run", DEMO])
 
@@ -108,7 +108,7 @@ def test_an_unexpected_error_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch
 def test_a_stopped_run_says_how_to_go_on(
     number: signal.Signals, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(running, "plain", lambda config, until: signal.raise_signal(number))
+    monkeypatch.setattr(running, "run_in_process", lambda config, until: signal.raise_signal(number))
     before = signal.getsignal(signal.SIGTERM)
     # As at a terminal: a shell that starts the tests in the background has SIGINT ignored.
     interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
