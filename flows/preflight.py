@@ -5,13 +5,13 @@ import os
 from flows.addresses import addresses, placed
 from flows.config import PipelineConfig
 from flows.stages import stages
+from tasks.activations.disk_space import existing
 from tasks.errors import InputError
 from tasks.machine import gib, memory_bytes
 from tasks.ray_config import RayConfig
 from tasks.stage import Widths
-from tasks.store.objects import LocalStore, open_store
-from tasks.store.probe import require_create_only, require_reachable
-from tasks.store.room import existing
+from tasks.storage.objects import LocalStore, open_store
+from tasks.storage.probe import require_create_only, require_reachable
 
 
 def check(config: PipelineConfig) -> None:

@@ -16,7 +16,7 @@ from tasks.config_errors import validated
 from tasks.errors import InputError
 from tasks.lm.config import ModelConfig
 from tasks.machine import memory_bytes
-from tasks.store.hashed import readable
+from tasks.storage.hashed import readable
 from tasks.text.config import TextConfig
 from tasks.yaml_file import parse_value
 
@@ -165,7 +165,7 @@ def _positions(config: Any) -> int | None:
 
 def _affordable_tokens(n_parameters: int, width: int, storage: str) -> int:
     """Tokens that this machine harvests in about half an hour, and whose activations take a part of the free disk."""
-    from tasks.store.room import free_bytes
+    from tasks.activations.disk_space import free_bytes
 
     in_time = HARVEST_FLOPS / (2 * 0.4 * max(1, n_parameters))
     free = free_bytes(storage)

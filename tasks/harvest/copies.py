@@ -6,8 +6,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tasks.store.foreign import reading
-from tasks.store.objects import s3_filesystem, s3_sentences
+from tasks.storage.foreign import reading
+from tasks.storage.objects import s3_filesystem, s3_sentences
 
 # The longest header of a .npy that is read, and of most .safetensors the whole.
 _FIRST_BYTES = 65_536 + 16

@@ -13,17 +13,17 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tasks.artifacts import MANIFEST, require_manifest, to_json, write_manifest
+from tasks.activations.disk_space import free_bytes
+from tasks.activations.manifest import require_hooks
+from tasks.activations.reader import Split
+from tasks.activations.writer import Rows
 from tasks.errors import InputError
 from tasks.harvest.formats import Format, FormatName, open_format
 from tasks.harvest.named import open_lake
 from tasks.progress import Listener, Progress
-from tasks.store.claims import claim, sweep
-from tasks.store.manifest import require_hooks
-from tasks.store.objects import ObjectStore, open_store
-from tasks.store.reader import Split
-from tasks.store.room import free_bytes
-from tasks.store.writer import Rows
+from tasks.storage.artifacts import MANIFEST, require_manifest, to_json, write_manifest
+from tasks.storage.claims import claim, sweep
+from tasks.storage.objects import ObjectStore, open_store
 
 SplitName = Literal["train", "eval"]
 

@@ -10,8 +10,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.store.schema import Array, storage_dtype, to_float32
-from tasks.store.writer import Rows
+from tasks.activations.schema import Array, storage_dtype, to_float32
+from tasks.activations.writer import Rows
 
 FormatName = Literal["list", "safetensors", "hf"]
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.artifacts import MANIFEST, resolve
 from tasks.errors import ArtifactError
 from tasks.harvest.named import COMMITS, Lake, is_data_key, named_by_commit, named_by_manifest, open_lake
-from tasks.store.objects import LocalStore, ObjectInfo, ObjectStore, open_store
+from tasks.storage.artifacts import MANIFEST, resolve
+from tasks.storage.objects import LocalStore, ObjectInfo, ObjectStore, open_store
 
 # A harvest that is at work has stored rows that it has not committed yet; no shard takes that long.
 MIN_AGE_S = 24 * 3600.0

@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from tasks.artifacts import identity, read_manifest, relative, require_manifest, to_json, write_manifest
+from tasks.activations.disk_space import require_room
 from tasks.errors import InputError
 from tasks.harvest.commit import hook_entries, manifest
 from tasks.harvest.config import HarvestConfig
@@ -18,8 +18,8 @@ from tasks.lm.load import load_skeleton
 from tasks.on_ray import cluster_gpus, connect
 from tasks.progress import Listener
 from tasks.ray_config import RayConfig
-from tasks.store.objects import open_store
-from tasks.store.room import require_room
+from tasks.storage.artifacts import identity, read_manifest, relative, require_manifest, to_json, write_manifest
+from tasks.storage.objects import open_store
 
 logger = logging.getLogger(__name__)
 

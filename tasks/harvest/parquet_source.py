@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from tasks.activations.schema import RowFormat, storage_dtype, stored_width, to_float32
 from tasks.errors import InputError, SaemillError
 from tasks.harvest.config import ActivationsConfig
 from tasks.harvest.source import NUMBERS, Float32s, as_float32, require_width
-from tasks.store.foreign import open_parquet, open_stream, reading, require_once, stream_parquet, values_per_row
-from tasks.store.page_sizes import most_bytes_per_row
-from tasks.store.schema import RowFormat, storage_dtype, stored_width, to_float32
+from tasks.storage.foreign import open_parquet, open_stream, reading, require_once, stream_parquet, values_per_row
+from tasks.storage.page_sizes import most_bytes_per_row
 
 # Of what is decoded at once; list columns take several times as much on the way.
 _BATCH_BYTES = 8 * 2**20

@@ -8,7 +8,8 @@ from typing import Literal
 
 import pyarrow.parquet as pq
 
-from tasks.artifacts import MANIFEST, parse_json
+from tasks.activations.schema import RowFormat
+from tasks.activations.shard_file import reading
 from tasks.harvest.named import (
     COMMITS,
     Lake,
@@ -20,11 +21,10 @@ from tasks.harvest.named import (
     open_lake,
 )
 from tasks.progress import Listener, Progress
-from tasks.store.checked import reading
-from tasks.store.faults import FAULTS, reason_of
-from tasks.store.files import open_file
-from tasks.store.objects import ObjectInfo, ObjectStore
-from tasks.store.schema import RowFormat
+from tasks.storage.artifacts import MANIFEST, parse_json
+from tasks.storage.faults import FAULTS, reason_of
+from tasks.storage.files import open_file
+from tasks.storage.objects import ObjectInfo, ObjectStore
 
 _CHUNK_BYTES = 8 * 2**20
 # Objects read at once: hashing leaves Python's lock, and on S3 most of the time is waiting.

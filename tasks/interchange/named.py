@@ -11,10 +11,10 @@ from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
-from tasks.artifacts import parse_json
 from tasks.errors import InputError
-from tasks.store.foreign import reading
-from tasks.store.objects import LocalStore, ObjectStore
+from tasks.storage.artifacts import parse_json
+from tasks.storage.foreign import reading
+from tasks.storage.objects import LocalStore, ObjectStore
 
 Shapes = dict[str, tuple[str, ...]]
 """A tensor's axes by name; axes of one name have one size."""

@@ -5,14 +5,14 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from tasks.artifacts import identity, read_manifest, to_json, write_manifest
 from tasks.report import details, figures, kinds, overview, provenance, tables
 from tasks.report.about import About
 from tasks.report.contexts import Contexts
 from tasks.report.inputs import Inputs, read_inputs
 from tasks.report.javascript import data_file
 from tasks.report.pages import asset, page
-from tasks.store.objects import open_store
+from tasks.storage.artifacts import identity, read_manifest, to_json, write_manifest
+from tasks.storage.objects import open_store
 
 FORMAT_VERSION = 1
 ASSETS = (

@@ -13,7 +13,6 @@ import ray
 import torch
 from ray.exceptions import RayTaskError
 
-from tasks.artifacts import read_manifest
 from tasks.encode.pieces import Piece
 from tasks.errors import ArtifactError, SaemillError
 from tasks.on_ray import cluster_cpus, connect
@@ -37,6 +36,7 @@ from tasks.score.work import (
     splice_sequences,
     survey_piece,
 )
+from tasks.storage.artifacts import read_manifest
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Int64
 
-from tasks.artifacts import identity, require_manifest, to_json, write_manifest
 from tasks.sae import SparseAutoencoder
 from tasks.score.columns import Latents, latents_table
 from tasks.score.directions import directions
@@ -20,7 +19,8 @@ from tasks.score.stats import ReconstructionSums
 from tasks.score.summary import summary
 from tasks.score.survey import Survey
 from tasks.score.tables import WeightColumns, examples_table, heatmap_table, to_parquet
-from tasks.store.objects import open_store
+from tasks.storage.artifacts import identity, require_manifest, to_json, write_manifest
+from tasks.storage.objects import open_store
 
 FORMAT_VERSION = 1
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from tasks.artifacts import read_json, require_manifest
+from tasks.activations.manifest import require_hooks
 from tasks.errors import InputError
 from tasks.hook_roles import HookRoles, require_known, roles_among
 from tasks.lm.config import ModelConfig
@@ -14,8 +14,8 @@ from tasks.score.config import ScoreConfig
 from tasks.score.job import Job
 from tasks.score.recipe import FIXED, OF_TEXT
 from tasks.stage import Recipe, Stage
-from tasks.store.manifest import require_hooks
-from tasks.store.objects import shown
+from tasks.storage.artifacts import read_json, require_manifest
+from tasks.storage.objects import shown
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,8 +7,9 @@ import pyarrow.parquet as pq
 from jaxtyping import Int32, Shaped
 
 from tasks.score.strings import load_strings
-from tasks.store.files import open_file, read_sequences
-from tasks.store.objects import open_store
+from tasks.storage.files import open_file
+from tasks.storage.objects import open_store
+from tasks.text.stored import read_sequences
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ import pyarrow as pa
 import torch
 from jaxtyping import Bool, Float32, Int64
 
-from tasks.artifacts import require_manifest
+from tasks.activations.multi_hook import AnySplit, open_split
+from tasks.activations.schema import to_float32
 from tasks.encode.pieces import Piece
 from tasks.errors import ArtifactError
 from tasks.lm.config import ModelConfig
@@ -29,9 +30,8 @@ from tasks.score.survey import Survey, survey
 from tasks.score.tables import WeightColumns, neighbour_lists, token_lists
 from tasks.score.text import read_text
 from tasks.score.windows import Around
-from tasks.store.files import read_sequences
-from tasks.store.joined import AnySplit, open_split
-from tasks.store.schema import to_float32
+from tasks.storage.artifacts import require_manifest
+from tasks.text.stored import read_sequences
 
 SPLICE_SEQUENCES = 8
 """Sequences per piece of splicing work; fixed, so that the sums do not depend on the number of workers."""

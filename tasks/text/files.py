@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow as pa
 
 from tasks.errors import InputError
-from tasks.store.hashed import file_sha256, object_info
-from tasks.store.listing import exists, find
-from tasks.store.objects import s3_filesystem, shown
+from tasks.storage.hashed import file_sha256, object_info
+from tasks.storage.listing import exists, find
+from tasks.storage.objects import s3_filesystem, shown
 
 SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".txt")
 _CODECS = {".gz": "gzip", ".zst": "zstd"}
@@ -54,7 +54,7 @@ class CorpusFile:
 
 
 def find_files(source: str) -> list[CorpusFile]:
-    """The files that a path, glob, folder or s3:// URI stands for, by name, as ``tasks.store.listing`` has it.
+    """The files that a path, glob, folder or s3:// URI stands for, by name, as ``tasks.storage.listing`` has it.
 
     Raises:
         InputError: there is no such file, nothing matches, or a file is of an unknown kind.

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Container
 from pathlib import Path
 
-from tasks.store.objects import LocalStore, ObjectStore
+from tasks.storage.objects import LocalStore, ObjectStore
 
 CHECKPOINTS = "checkpoints"
 """Their folder below a run's own."""

@@ -11,12 +11,12 @@ import ray.train
 import ray.train.torch
 import torch
 
-from tasks.artifacts import read_manifest
 from tasks.errors import ArtifactError, InputError
 from tasks.on_ray import connect
 from tasks.progress import Listener, Progress
 from tasks.sae.mesh import OneProcess
-from tasks.store.objects import open_store
+from tasks.storage.artifacts import read_manifest
+from tasks.storage.objects import open_store
 from tasks.train.checkpoint import write_part
 from tasks.train.checkpoint_names import CHECKPOINTS, checkpoint_name, prune
 from tasks.train.curve import is_spike, spike_told

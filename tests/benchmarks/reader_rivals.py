@@ -12,9 +12,9 @@ import numpy as np
 import psutil
 import pyarrow.parquet as pq
 
-from tasks.store.files import open_file
-from tasks.store.objects import open_store
-from tasks.store.reader import Split
+from tasks.activations.reader import Split
+from tasks.storage.files import open_file
+from tasks.storage.objects import open_store
 
 HOOK, D_IN, BATCH_ROWS = "model.layers.8", 576, 4096
 SHARD_ROWS = 32_768

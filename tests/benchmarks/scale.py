@@ -22,13 +22,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.artifacts import relative, to_json, write_manifest
+from tasks.activations.loader.lane_reader import LaneReader
+from tasks.activations.reader import Split
 from tasks.harvest.commit import hook_entries, manifest
 from tasks.harvest.shards import Shard, committed, planned_shards
 from tasks.harvest.statistics import norms, sum_rows, with_positions
-from tasks.store.lanes import LaneReader
-from tasks.store.objects import LocalStore, ObjectStore, open_store, s3_filesystem
-from tasks.store.reader import Split
+from tasks.storage.artifacts import relative, to_json, write_manifest
+from tasks.storage.objects import LocalStore, ObjectStore, open_store, s3_filesystem
 from tests.benchmarks.harness import arguments, environment, finish
 from tests.conftest import s3_server
 

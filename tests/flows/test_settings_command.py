@@ -175,7 +175,7 @@ def test_init_refuses_what_cannot_be_run(
 def test_init_on_a_full_disk_says_so(
     own: Path, saemill: Callable[..., tuple[object, str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks.store.room.free_bytes", lambda *_: 0)
+    monkeypatch.setattr("tasks.activations.disk_space.free_bytes", lambda *_: 0)
     code, out, err = saemill("init", "llama", "--text", "corpus.txt")
     assert (code, out, err.count("\n")) == (2, "", 1), err
     assert "math domain" not in err

@@ -24,7 +24,7 @@ from tasks.harvest.pool.actor import IN_FLIGHT, Harvester, Job
 from tasks.harvest.shards import Shard
 from tasks.harvest.verify import verify
 from tasks.progress import silent
-from tasks.store.objects import open_store
+from tasks.storage.objects import open_store
 from tests.composed import harvest
 from tests.harvest import kill_points
 from tests.harvest.conftest import places, tiny_config

@@ -52,10 +52,10 @@ def armed(point: str) -> bool:
 
 def arm() -> None:
     """Wrap the functions at a worker's points; each still does what it does."""
+    import tasks.activations.writer as writer
     import tasks.harvest.capture as capture
     import tasks.harvest.pool.actor as actor
-    import tasks.store.objects as objects
-    import tasks.store.writer as writer
+    import tasks.storage.objects as objects
 
     after(capture, "capture", "forward")  # one batch of the shard is through the model
     after(writer, "_table", "encode")  # the table is made, the Parquet file is not

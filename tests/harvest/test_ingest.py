@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import save_file
 
 from flows.config import PipelineConfig, parse_config
-from tasks.artifacts import require_manifest
+from tasks.activations.reader import Split, read_rows
 from tasks.errors import ArtifactError, InputError
 from tasks.harvest.sources import open_source, source_identity, source_shape
 from tasks.progress import silent
-from tasks.store.objects import open_store
-from tasks.store.reader import Split, read_rows
+from tasks.storage.artifacts import require_manifest
+from tasks.storage.objects import open_store
 from tests.composed import ingest
 
 ROWS = np.random.default_rng(0).normal(size=(200, 5)).astype(np.float32)

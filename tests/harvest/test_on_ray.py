@@ -8,12 +8,12 @@ import torch
 from transformers import LlamaForCausalLM
 
 from flows.config import PipelineConfig
-from tasks.artifacts import read_json, require_manifest
+from tasks.activations.reader import Split
 from tasks.errors import InputError
 from tasks.progress import silent
-from tasks.store.files import read_sequences
-from tasks.store.objects import open_store
-from tasks.store.reader import Split
+from tasks.storage.artifacts import read_json, require_manifest
+from tasks.storage.objects import open_store
+from tasks.text.stored import read_sequences
 from tests.composed import harvest
 from tests.harvest.conftest import Harvested, places
 

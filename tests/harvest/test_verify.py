@@ -12,7 +12,7 @@ from flows.cli import main
 from tasks.errors import InputError
 from tasks.harvest.verify import verify
 from tasks.progress import silent
-from tasks.store.objects import ObjectStore, open_store
+from tasks.storage.objects import ObjectStore, open_store
 
 Lake = Callable[[], ObjectStore]
 

@@ -12,15 +12,15 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from flows.config import PipelineConfig, parse_config
-from tasks.artifacts import read_manifest, write_manifest
+from tasks.activations.writer import Rows
 from tasks.errors import ArtifactError
 from tasks.lm.config import ModelConfig
 from tasks.lm.hooks import capture
 from tasks.lm.load import load_model
 from tasks.progress import Progress, silent
 from tasks.sae import save
-from tasks.store.objects import open_store
-from tasks.store.writer import Rows
+from tasks.storage.artifacts import read_manifest, write_manifest
+from tasks.storage.objects import open_store
 from tests.composed import ingest, score
 from tests.score.conftest import D_IN, D_SAE, MakeSAE, StoreRows
 

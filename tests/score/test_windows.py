@@ -2,6 +2,8 @@ import numpy as np
 import pytest
 import torch
 
+from tasks.activations.reader import Split
+from tasks.activations.writer import Rows
 from tasks.encode.pieces import Piece, cut
 from tasks.sae import SparseAutoencoder
 from tasks.score.contexts import show
@@ -9,8 +11,6 @@ from tasks.score.examples import Contexts, Hits
 from tasks.score.sample import evenly, spread_rows
 from tasks.score.text import Text
 from tasks.score.windows import HISTOGRAM_BINS, Around, windows
-from tasks.store.reader import Split
-from tasks.store.writer import Rows
 from tests.score.conftest import CONTEXT, D_SAE, MakeSAE, StoreRows, text_rows
 
 SEQUENCES = 12

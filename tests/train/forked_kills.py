@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 
 from tasks.sae.mesh import OneProcess
-from tasks.store.objects import open_store
+from tasks.storage.objects import open_store
 from tasks.train.checkpoint import write_part
 from tasks.train.checkpoint_names import CHECKPOINTS
 from tasks.train.distributed import TorchMesh

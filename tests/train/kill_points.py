@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-import tasks.store.objects as objects
+import tasks.storage.objects as objects
 import tasks.train.checkpoint as checkpoint
 import tasks.train.loop as loop
 import tasks.train.on_ray as on_ray

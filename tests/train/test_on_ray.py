@@ -13,11 +13,11 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tasks.artifacts import read_manifest
 from tasks.errors import InputError, SaemillError
 from tasks.progress import Progress, silent
 from tasks.sae import load
 from tasks.sae.mesh import OneProcess
+from tasks.storage.artifacts import read_manifest
 from tasks.train.worker import Worker
 from tests.composed import run_settings, train
 from tests.patience import PATIENCE_S

@@ -13,10 +13,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from flows.addresses import addresses
 from flows.config import parse_config
-from tasks.artifacts import read_manifest
 from tasks.progress import Progress, silent
 from tasks.sae.mesh import OneProcess
-from tasks.store.objects import open_store
+from tasks.storage.artifacts import read_manifest
+from tasks.storage.objects import open_store
 from tasks.train.finish import SAE_FILES
 from tasks.train.sweep.on_ray import train_sweep
 from tasks.train.worker import Worker

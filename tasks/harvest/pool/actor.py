@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import torch
 
-from tasks.artifacts import identity
 from tasks.errors import SaemillError
 from tasks.harvest.capture import Subject, forward, rows
 from tasks.harvest.commit import commit_shard
@@ -24,8 +23,9 @@ from tasks.harvest.shards import Shard
 from tasks.lm.config import ModelConfig
 from tasks.lm.hooks import prune_after
 from tasks.lm.load import load_model
-from tasks.store.files import read_sequences
-from tasks.store.objects import open_store
+from tasks.storage.artifacts import identity
+from tasks.storage.objects import open_store
+from tasks.text.stored import read_sequences
 
 IN_FLIGHT = 3
 """Shards that a harvester has use for at once: one per stage."""

@@ -14,7 +14,7 @@ from tasks.harvest.pool.tries import Tries
 from tasks.harvest.shards import Shard
 from tasks.on_ray import cluster_cpus, cluster_gpus
 from tasks.progress import Listener, Progress
-from tasks.store.objects import open_store
+from tasks.storage.objects import open_store
 
 logger = logging.getLogger(__name__)
 

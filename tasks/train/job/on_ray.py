@@ -18,7 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tasks.errors import InputError, SaemillError
 from tasks.on_ray import cluster_cpus, cluster_gpus
 from tasks.progress import Progress
-from tasks.store.objects import open_store, s3_filesystem
+from tasks.storage.objects import open_store, s3_filesystem
 from tasks.train.checkpoint_names import CHECKPOINTS
 from tasks.train.config import TrainConfig
 from tasks.train.job.lean.on_ray import LeanTrainer, LeanTrainerOfItsOwnCluster

@@ -12,12 +12,12 @@ import ray.train
 import ray.train.torch
 import torch
 
-from tasks.artifacts import read_manifest
+from tasks.activations.multi_hook import open_split
 from tasks.errors import ArtifactError, InputError
 from tasks.on_ray import connect
 from tasks.progress import Listener, Progress
 from tasks.sae.mesh import OneProcess
-from tasks.store.joined import open_split
+from tasks.storage.artifacts import read_manifest
 from tasks.train.curve import is_spike, spike_told
 from tasks.train.finish import close
 from tasks.train.job.on_ray import check_room, supervise, told_to_stop
