@@ -81,7 +81,7 @@ def run_sweep(config: PipelineConfig, call: Call, do: Callable[[Step, Sweep], No
 def train(sweep: Sweep, listener: Listener) -> None:
     """Train those SAEs that are not there, unless the sweep is finished."""
     from tasks.activations.hygiene import warn
-    from tasks.train.sweep.on_ray import Target, train_sweep
+    from tasks.train.sweep.ray_sweep import Target, train_sweep
 
     if read_manifest(sweep.report) is not None:
         return
@@ -100,7 +100,7 @@ def compare(sweep: Sweep, listener: Listener) -> None:
     import pyarrow as pa
 
     from tasks.report.sweep import render_sweep
-    from tasks.score.on_ray import compare
+    from tasks.score.ray_score import compare
 
     if read_manifest(sweep.report) is not None:
         return

@@ -88,7 +88,7 @@ class HarvestStage(Stage):
 
     def run(self, out: str, listener: Listener) -> None:
         """Harvest."""
-        from tasks.harvest.on_ray import harvest
+        from tasks.harvest.ray_harvest import harvest
 
         order = row_order(self.settings, self.model, model_identity(self.model))
         harvest(self.settings, self.model, self.cluster, self.tokens, self.shards, out, listener, order)

@@ -67,7 +67,7 @@ class ScoreStage(Stage):
 
     def run(self, out: str, listener: Listener) -> None:
         """Score."""
-        from tasks.score.on_ray import score
+        from tasks.score.ray_score import score
 
         if not self.finished(out):
             score(self.job(), self.cluster, out, listener)

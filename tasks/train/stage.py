@@ -91,7 +91,7 @@ class TrainStage(Stage):
     def run(self, out: str, listener: Listener) -> None:
         """Say what speaks against training on these activations, and train."""
         from tasks.activations.hygiene import warn
-        from tasks.train.on_ray import train
+        from tasks.train.ray_train import train
 
         if not self.finished(out):
             for hook in self.hooks.all:

@@ -26,7 +26,7 @@ _SAELENS_CONTEXT = 256
 
 
 def start_ray() -> None:
-    from tasks.on_ray import connect
+    from tasks.ray_cluster import connect
     from tasks.ray_config import RayConfig
 
     connect(RayConfig(object_store_mb=512))  # less than is read in all, or the steady state would be that of memory

@@ -19,7 +19,7 @@ import transformers  # noqa: F401 - before the fork
 from transformers import LlamaForCausalLM  # noqa: F401 - likewise
 
 from flows.config import PipelineConfig
-from tasks.harvest import on_ray
+from tasks.harvest import ray_harvest
 from tasks.harvest.pool.actor import IN_FLIGHT, Harvester, Job
 from tasks.harvest.shards import Shard
 from tasks.harvest.verify import verify
@@ -100,9 +100,9 @@ def ended(pid: int) -> int:
 
 def main(model: str, folder: str, kills: str, seed: str) -> None:
     """Survive, and print what was survived."""
-    on_ray.Pool = InThisProcess  # type: ignore[misc,assignment]
-    on_ray.connect = lambda _: None
-    on_ray.cluster_gpus = lambda: 0.0
+    ray_harvest.Pool = InThisProcess  # type: ignore[misc,assignment]
+    ray_harvest.connect = lambda _: None
+    ray_harvest.cluster_gpus = lambda: 0.0
     rng = random.Random(int(seed))
     survived, harvests = 0, 0
     config = tiny_config(model, folder)

@@ -69,10 +69,10 @@ def arm() -> None:
 
 def arm_command() -> None:
     """Wrap the functions at the points of the process that conducts."""
-    import tasks.harvest.on_ray
+    import tasks.harvest.ray_harvest
     import tasks.text.tokenize
 
-    before(tasks.harvest.on_ray, "write_manifest", "manifest")
+    before(tasks.harvest.ray_harvest, "write_manifest", "manifest")
     before(tasks.text.tokenize, "write_manifest", "tokens")
 
 

@@ -23,7 +23,7 @@ from tasks.sae import SparseAutoencoder, save
 from tasks.storage.objects import open_store
 from tests.composed import score
 from tests.score.conftest import D_IN, D_SAE, MakeSAE
-from tests.score.test_on_ray import CONTEXT, HELD_OUT, TRAIN, VOCABULARY, write_tokens
+from tests.score.test_ray_score import CONTEXT, HELD_OUT, TRAIN, VOCABULARY, write_tokens
 from tests.stored import store_hooks
 
 INPUT, OUTPUT = "model.layers.1.mlp:input", "model.layers.1.mlp"

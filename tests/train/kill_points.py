@@ -21,17 +21,17 @@ import torch
 import tasks.storage.objects as objects
 import tasks.train.checkpoint as checkpoint
 import tasks.train.loop as loop
-import tasks.train.on_ray as on_ray
+import tasks.train.ray_train as ray_train
 import tasks.train.worker as worker
 from flows.config import PipelineConfig
 from flows.stages import train_stage
-from tasks.on_ray import connect
 from tasks.progress import silent
+from tasks.ray_cluster import connect
 
 IN_WORKER = ("step", "upload", "commit", "finish")
 """Before Adam's step; half of a checkpoint's file written; all of it, but Ray Train not told; the SAE not written."""
 
-_train = on_ray._work
+_train = ray_train._work
 
 
 class Points:
@@ -172,11 +172,11 @@ def halve_http_bodies(points: Points) -> None:
 def main(folder: str) -> None:
     """Train what the folder says; the exit code tells how it ended."""
     said = json.loads(Path(folder, "run.json").read_text())
-    on_ray._work = partial(armed_work, folder=folder, pause_s=said["pause_s"])
+    ray_train._work = partial(armed_work, folder=folder, pause_s=said["pause_s"])
     config = PipelineConfig.model_validate(said["config"])
     connect(config.ray)
     Points(Path(folder), 0).reach("connected")
-    on_ray.train(train_stage(config).run_settings, said["activations"], said["out"], silent)
+    ray_train.train(train_stage(config).run_settings, said["activations"], said["out"], silent)
 
 
 if __name__ == "__main__":

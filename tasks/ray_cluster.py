@@ -14,8 +14,8 @@ from ray.exceptions import AuthenticationError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tasks.errors import InputError, SaemillError
-from tasks.local_ray.on_ray import on_loopback_where_it_must_be, start
 from tasks.ray_config import RayConfig
+from tasks.ray_local_cluster import on_loopback_where_it_must_be, start
 
 T = TypeVar("T")
 # A machine's answer takes as long as a worker's start, which on a busy one may be half a minute.

@@ -12,8 +12,8 @@ import ray.train.torch
 import torch
 
 from tasks.errors import ArtifactError, InputError
-from tasks.on_ray import connect
 from tasks.progress import Listener, Progress
+from tasks.ray_cluster import connect
 from tasks.sae.mesh import OneProcess
 from tasks.storage.artifacts import read_manifest
 from tasks.storage.objects import open_store
@@ -22,7 +22,7 @@ from tasks.train.checkpoint_names import CHECKPOINTS, checkpoint_name, prune
 from tasks.train.curve import is_spike, spike_told
 from tasks.train.distributed import Spares, TorchMesh
 from tasks.train.finish import close
-from tasks.train.job.on_ray import check_room, supervise, told_to_stop
+from tasks.train.job.ray_job import check_room, supervise, told_to_stop
 from tasks.train.job.stored import drop_forgotten_checkpoints, drop_unusable_snapshot, require_shared
 from tasks.train.loggers import open_loggers
 from tasks.train.loop import Run, StoppedError, ignore

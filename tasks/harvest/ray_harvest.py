@@ -10,13 +10,13 @@ from tasks.errors import InputError
 from tasks.harvest.commit import hook_entries, manifest
 from tasks.harvest.config import HarvestConfig
 from tasks.harvest.pool.actor import Job
-from tasks.harvest.pool.on_ray import Pool
+from tasks.harvest.pool.ray_actor_pool import Pool
 from tasks.harvest.shards import committed, planned_shards
 from tasks.lm.config import ModelConfig
 from tasks.lm.hooks import hook_width
 from tasks.lm.load import load_skeleton
-from tasks.on_ray import cluster_gpus, connect
 from tasks.progress import Listener
+from tasks.ray_cluster import cluster_gpus, connect
 from tasks.ray_config import RayConfig
 from tasks.storage.artifacts import identity, read_manifest, relative, require_manifest, to_json, write_manifest
 from tasks.storage.objects import open_store

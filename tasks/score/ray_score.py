@@ -15,8 +15,8 @@ from ray.exceptions import RayTaskError
 
 from tasks.encode.pieces import Piece
 from tasks.errors import ArtifactError, SaemillError
-from tasks.on_ray import cluster_cpus, connect
 from tasks.progress import Listener, Progress
+from tasks.ray_cluster import cluster_cpus, connect
 from tasks.ray_config import RayConfig
 from tasks.sae import load
 from tasks.score.config import ScoreConfig

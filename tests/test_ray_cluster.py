@@ -18,9 +18,9 @@ import pytest
 import ray
 
 from tasks.errors import InputError, SaemillError
-from tasks.local_ray.on_ray import _failed, _patient, private_folder
-from tasks.on_ray import _join
+from tasks.ray_cluster import _join
 from tasks.ray_config import RayConfig
+from tasks.ray_local_cluster import _failed, _patient, private_folder
 from tests.conftest import LOOPBACK, ROOT, free_port, listening_at
 
 
@@ -132,7 +132,7 @@ FAILING = """
 import psutil
 from ray._private import services
 from tasks.errors import SaemillError
-from tasks.local_ray.on_ray import start
+from tasks.ray_local_cluster import start
 
 def never(*given):
     raise RuntimeError("the node is not there")
@@ -200,7 +200,7 @@ def test_sigterm_to_the_group_of_a_run_is_obeyed_with_a_checkpoint_and_leaves_no
 
 @pytest.mark.ray
 def test_kill_9_leaves_no_process_of_ray_running() -> None:
-    start = "import ray; from tasks.on_ray import connect; from tasks.ray_config import RayConfig"
+    start = "import ray; from tasks.ray_cluster import connect; from tasks.ray_config import RayConfig"
     code = f"{start}; connect(RayConfig(num_cpus=1)); print('there', flush=True); input()"
     with psutil.Popen([sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"there\n"

@@ -16,14 +16,14 @@ from ray.util.placement_group import PlacementGroup, placement_group_table, remo
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tasks.errors import InputError, SaemillError
-from tasks.on_ray import cluster_cpus, cluster_gpus
 from tasks.progress import Progress
+from tasks.ray_cluster import cluster_cpus, cluster_gpus
 from tasks.storage.objects import open_store, s3_filesystem
 from tasks.train.checkpoint_names import CHECKPOINTS
 from tasks.train.config import TrainConfig
-from tasks.train.job.lean.on_ray import LeanTrainer, LeanTrainerOfItsOwnCluster
+from tasks.train.job.ray_lean_trainer import LeanTrainer, LeanTrainerOfItsOwnCluster
 from tasks.train.job.stored import drop_unusable_snapshot
-from tasks.train.process_group.on_ray import ProcessGroupConfig
+from tasks.train.ray_process_group import ProcessGroupConfig
 from tasks.train.run_settings import RunSettings
 
 logger = logging.getLogger(__name__)

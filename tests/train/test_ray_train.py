@@ -63,7 +63,7 @@ def test_rows_get_to_loggers_and_a_logger_s_failure_to_who_started_the_run(_shar
     events.Reload()
     curve = pq.read_table(f"{out}/curve.parquet")
     assert [event.step for event in events.Scalars("train/fvu")] == curve["step"].to_pylist()
-    heard = [record.getMessage() for record in caplog.records if record.name == "tasks.train.job.on_ray"]
+    heard = [record.getMessage() for record in caplog.records if record.name == "tasks.train.job.ray_job"]
     assert len(heard) == 1
     assert heard[0].startswith("train.mlflow is 'nowhere://x' but cannot be logged to: ")
 

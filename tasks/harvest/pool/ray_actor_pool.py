@@ -12,8 +12,8 @@ from tasks.errors import InputError, SaemillError
 from tasks.harvest.pool.actor import IN_FLIGHT, Harvester, Job
 from tasks.harvest.pool.tries import Tries
 from tasks.harvest.shards import Shard
-from tasks.on_ray import cluster_cpus, cluster_gpus
 from tasks.progress import Listener, Progress
+from tasks.ray_cluster import cluster_cpus, cluster_gpus
 from tasks.storage.objects import open_store
 
 logger = logging.getLogger(__name__)

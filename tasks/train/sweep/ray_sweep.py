@@ -14,13 +14,13 @@ import torch
 
 from tasks.activations.multi_hook import open_split
 from tasks.errors import ArtifactError, InputError
-from tasks.on_ray import connect
 from tasks.progress import Listener, Progress
+from tasks.ray_cluster import connect
 from tasks.sae.mesh import OneProcess
 from tasks.storage.artifacts import read_manifest
 from tasks.train.curve import is_spike, spike_told
 from tasks.train.finish import close
-from tasks.train.job.on_ray import check_room, supervise, told_to_stop
+from tasks.train.job.ray_job import check_room, supervise, told_to_stop
 from tasks.train.job.stored import drop_unusable_snapshot
 from tasks.train.loggers import open_loggers
 from tasks.train.loop import Run, StoppedError

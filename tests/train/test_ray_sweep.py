@@ -18,7 +18,7 @@ from tasks.sae.mesh import OneProcess
 from tasks.storage.artifacts import read_manifest
 from tasks.storage.objects import open_store
 from tasks.train.finish import SAE_FILES
-from tasks.train.sweep.on_ray import train_sweep
+from tasks.train.sweep.ray_sweep import train_sweep
 from tasks.train.worker import Worker
 from tests.composed import members, run_of, run_settings, targets
 
