@@ -25,7 +25,8 @@ from tasks.score.stage import ScoreStage
 from tasks.settings import Settings
 from tasks.stage import Stage
 from tasks.storage.artifacts import address, read_json, require_manifest, root_of
-from tasks.storage.objects import open_store, shown
+from tasks.storage.objects import open_store
+from tasks.storage.paths import shown
 
 WEIGHTS = "sae.safetensors"
 

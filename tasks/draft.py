@@ -175,9 +175,10 @@ def _affordable_tokens(n_parameters: int, width: int, storage: str) -> int:
 
 def _tokens_in(source: str) -> int | None:
     """About how many tokens the corpus' files hold; None where that is not known, as of a dataset on the hub."""
+    from tasks.storage.objects import is_local
     from tasks.text.files import find_files, looks_like_files
 
-    if not looks_like_files(source) or source.startswith("s3://"):
+    if not looks_like_files(source) or not is_local(source):
         return None
     return max(1000, sum(map(_text_bytes, find_files(source))) // BYTES_PER_TOKEN)
 

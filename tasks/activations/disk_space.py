@@ -1,13 +1,11 @@
 """How many bytes activations will take, and whether the disk has room for them."""
 
 import logging
-import shutil
 from collections.abc import Sequence
-from pathlib import Path
 
 from tasks.activations.schema import Dtype, RowFormat
 from tasks.errors import InputError
-from tasks.storage.objects import LocalStore, open_store
+from tasks.storage.objects import open_store
 
 logger = logging.getLogger(__name__)
 
@@ -46,16 +44,7 @@ def bytes_needed(tokens: int, widths: Sequence[int], dtype: Dtype) -> int:
 
 def free_bytes(uri: str) -> int | None:
     """Bytes that this user may still write below a folder, which need not exist yet; None where nobody knows, as on S3."""
-    store = open_store(uri)
-    return shutil.disk_usage(existing(store.uri)).free if isinstance(store, LocalStore) else None
-
-
-def existing(path: str) -> Path:
-    """The path, or the nearest folder above it that exists."""
-    folder = Path(path)
-    while not folder.exists():
-        folder = folder.parent
-    return folder
+    return open_store(uri).free_bytes()
 
 
 def _row_bytes(width: int, dtype: Dtype) -> int:

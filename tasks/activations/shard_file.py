@@ -16,9 +16,8 @@ import pyarrow.parquet as pq
 from tasks.activations.schema import RowFormat
 from tasks.errors import ArtifactError
 from tasks.storage.artifacts import MANIFEST, identity
+from tasks.storage.base import ObjectStore
 from tasks.storage.faults import FAULTS, reason_of
-from tasks.storage.files import open_file
-from tasks.storage.objects import LocalStore, ObjectStore
 
 
 def require_own_recipe(uri: str, manifest: Mapping[str, Any]) -> str | None:
@@ -45,7 +44,8 @@ class ShardFile:
     def __init__(self, store: ObjectStore, key: str, size: int) -> None:
         """Read the footer."""
         self._store, self._key, self._size = store, key, size
-        self._local = isinstance(store, LocalStore)
+        path = store.path(key)
+        self._local = None if path is None else str(path)
         self.footer: Any = None
         file = self._open(check=True)
         self.footer, self.schema = file.metadata, file.schema_arrow
@@ -62,7 +62,7 @@ class ShardFile:
 
     def read_row_group(self, row_group: int, columns: list[str], use_threads: bool = False) -> pa.Table:
         """One row group, compared with its CRCs unless this process has found the same bytes of the same file whole."""
-        file = (*self._version(), *columns) if self._local else None
+        file = None if self._local is None else (*_version(self._local), *columns)
         bit = 1 << row_group
         whole = file is not None and bool(_found_whole.get(file, 0) & bit)
         table = self._open(check=not whole).read_row_group(row_group, columns=columns, use_threads=use_threads)
@@ -72,16 +72,16 @@ class ShardFile:
 
     def _open(self, check: bool) -> pq.ParquetFile:
         return pq.ParquetFile(
-            open_file(self._store, self._key, self._size),
+            self._store.open(self._key, self._size),
             metadata=self.footer,
-            pre_buffer=not self._local,  # fetches neighbouring columns by one GET; of a memory map, it only costs time
+            pre_buffer=self._local is None,  # fetches neighbouring columns by one GET; of a memory map, it only costs time
             page_checksum_verification=check,
         )
 
-    def _version(self) -> tuple[object, ...]:
-        path = f"{self._store.uri}/{self._key}"
-        found = os.stat(path)
-        return path, found.st_ino, found.st_size, found.st_mtime_ns
+
+def _version(path: str) -> tuple[object, ...]:
+    found = os.stat(path)
+    return path, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 # A bit for each row group of each version of a local file, by the columns read: 25 MB for 100,000 shards.

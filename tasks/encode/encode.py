@@ -30,10 +30,10 @@ from tasks.progress import Listener, Progress
 from tasks.sae import SparseAutoencoder, load
 from tasks.sae.checkpoint import CONFIG, WEIGHTS
 from tasks.storage.artifacts import MANIFEST, read_json, require_manifest, write_manifest
+from tasks.storage.base import ObjectStore
 from tasks.storage.claims import claim, sweep
 from tasks.storage.faults import FAULTS, reason_of
-from tasks.storage.files import open_file
-from tasks.storage.objects import ObjectStore, open_store, require
+from tasks.storage.objects import open_store, require
 
 REQUEST = "codes.json"
 # What bounds memory: a file's codes are held as numbers and encoded. With k 32 they are 16 MiB of each.
@@ -250,7 +250,7 @@ def _entry(store: ObjectStore, file: CodesFile) -> dict[str, Any]:
     """
     where = f"{store.uri}/{file.key}"
     try:
-        found = pq.ParquetFile(open_file(store, file.key))
+        found = pq.ParquetFile(store.open(file.key))
         rows, active = found.metadata.num_rows, int(found.schema_arrow.metadata[b"active"])
     except FAULTS as error:
         raise ArtifactError(f"{where} is damaged: {reason_of(error)}. Delete it and give the same command again.") from None

@@ -19,7 +19,7 @@ from tasks.errors import ArtifactError
 from tasks.harvest.shards import Shard, row_order
 from tasks.harvest.statistics import Sums
 from tasks.storage.artifacts import read_json, to_json
-from tasks.storage.objects import ObjectStore
+from tasks.storage.base import ObjectStore
 
 # Commit records are small, and reading them is mostly waiting.
 _READERS = 16

@@ -22,8 +22,9 @@ from tasks.harvest.formats import Format, FormatName, open_format
 from tasks.harvest.named import open_lake
 from tasks.progress import Listener, Progress
 from tasks.storage.artifacts import MANIFEST, require_manifest, to_json, write_manifest
+from tasks.storage.base import ObjectStore
 from tasks.storage.claims import claim, sweep
-from tasks.storage.objects import ObjectStore, open_store
+from tasks.storage.objects import open_store
 
 SplitName = Literal["train", "eval"]
 

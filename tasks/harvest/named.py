@@ -10,7 +10,8 @@ from typing import Any
 from tasks.activations.manifest import fault_of_hooks
 from tasks.errors import ArtifactError, InputError
 from tasks.storage.artifacts import MANIFEST, identity, parse_json, shards_uri
-from tasks.storage.objects import ObjectStore, open_store
+from tasks.storage.base import ObjectStore
+from tasks.storage.objects import open_store
 
 COMMITS = "commits/"
 # What Shard.data_key gives; the commit record of such an object follows from its key.

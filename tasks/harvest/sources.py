@@ -17,7 +17,8 @@ from tasks.storage.artifacts import read_manifest, shards_uri
 from tasks.storage.foreign import reading
 from tasks.storage.hashed import content_identity
 from tasks.storage.listing import exists, find
-from tasks.storage.objects import checked_path, open_store, shown
+from tasks.storage.objects import checked_path, open_store
+from tasks.storage.paths import shown
 
 __all__ = ["Float32s", "Source", "open_source", "source_identity", "source_shape"]
 

@@ -17,7 +17,9 @@ from tasks.sae.config import SAEConfig
 from tasks.sae.model import SparseAutoencoder
 from tasks.sae.scaling import Weights
 from tasks.storage.artifacts import MANIFEST, parse_json, read_json, to_json
-from tasks.storage.objects import ObjectStore, open_store, require, shown
+from tasks.storage.base import ObjectStore
+from tasks.storage.objects import open_store, require
+from tasks.storage.paths import shown
 
 WEIGHTS = "sae.safetensors"
 CONFIG = "config.json"

@@ -15,7 +15,7 @@ from tasks.score.job import Job
 from tasks.score.recipe import FIXED, OF_TEXT
 from tasks.stage import Recipe, Stage
 from tasks.storage.artifacts import read_json, require_manifest
-from tasks.storage.objects import shown
+from tasks.storage.paths import shown
 
 
 @dataclass(frozen=True, kw_only=True)

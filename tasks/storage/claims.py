@@ -1,16 +1,13 @@
 """A folder that one piece of work claims for itself: a small file, created once, says what is made there."""
 
-import re
 import time
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Any
 
 from tasks.errors import InputError
 from tasks.storage.artifacts import read_json, to_json
-from tasks.storage.objects import LocalStore, ObjectStore
+from tasks.storage.base import ObjectStore
 
-_LEFTOVER = re.compile(r"\.tmp-[0-9a-f]{32}")
 # No file of this size takes that long; what is younger may be another process's.
 _LEFTOVER_AGE_S = 600.0
 
@@ -28,7 +25,8 @@ def claim(store: ObjectStore, key: str, request: Mapping[str, Any], expected: Co
     Raises:
         InputError: something else is there.
     """
-    if isinstance(store, LocalStore) and Path(store.uri).exists() and not Path(store.uri).is_dir():
+    folder = store.path()
+    if folder is not None and folder.exists() and not folder.is_dir():
         raise InputError(f"--out is {store.uri}, which is a file; name a folder that is empty or not there yet.")
     there = {info.key: info.size for info in store.list()}
     if not there:
@@ -51,7 +49,6 @@ def claim(store: ObjectStore, key: str, request: Mapping[str, Any], expected: Co
 
 def sweep(store: ObjectStore) -> None:
     """Remove what a killed process had begun to write."""
-    if isinstance(store, LocalStore):
-        for path in Path(store.uri).rglob(".tmp-*"):
-            if _LEFTOVER.fullmatch(path.name) and path.stat().st_mtime < time.time() - _LEFTOVER_AGE_S:
-                path.unlink(missing_ok=True)
+    for info in store.leftovers():
+        if info.modified < time.time() - _LEFTOVER_AGE_S:
+            store.delete(info.key)

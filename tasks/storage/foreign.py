@@ -13,12 +13,11 @@ import pyarrow.parquet as pq
 
 from tasks.errors import InputError
 from tasks.storage.faults import FAULTS, reason_of
-from tasks.storage.files import open_file
-from tasks.storage.objects import open_store
+from tasks.storage.objects import object_at
 from tasks.storage.page_sizes import chunks_of
 
 _BUFFER_BYTES = 2**20
-_S3_BUFFER_BYTES = 8 * 2**20
+_REMOTE_BUFFER_BYTES = 8 * 2**20
 
 
 @contextlib.contextmanager
@@ -39,19 +38,21 @@ def reading(what: str, kind: str) -> Iterator[None]:
 
 
 def open_parquet(uri: str) -> pq.ParquetFile:
-    """A Parquet file, local or on S3, whose columns are read as streams; CRCs are compared where it has them."""
-    return stream_parquet(open_stream(uri), _S3_BUFFER_BYTES if uri.startswith("s3://") else _BUFFER_BYTES)
+    """A Parquet file whose columns are read as streams, wherever it lies; CRCs are compared where it has them."""
+    return stream_parquet(open_stream(uri))
 
 
 def open_stream(uri: str) -> pa.NativeFile:
-    """A file, local or on S3, for random access."""
-    folder, _, name = uri.rpartition("/")
-    return open_file(open_store(folder or "/"), name) if uri.startswith("s3://") else pa.OSFile(uri)
+    """A file for random access, wherever it lies; no local one is mapped, as pages that were read count as memory taken."""
+    store = object_at(uri)
+    path = store.path()
+    return store.open("") if path is None else pa.OSFile(str(path))
 
 
-def stream_parquet(file: pa.NativeFile, buffer_bytes: int = _BUFFER_BYTES) -> pq.ParquetFile:
-    """The same of an open file."""
-    return pq.ParquetFile(file, pre_buffer=False, buffer_size=buffer_bytes, page_checksum_verification=True)
+def stream_parquet(file: pa.NativeFile) -> pq.ParquetFile:
+    """The same of an open file; from a server, more is asked for at a time."""
+    buffer = _REMOTE_BUFFER_BYTES if isinstance(file, pa.PythonFile) else _BUFFER_BYTES
+    return pq.ParquetFile(file, pre_buffer=False, buffer_size=buffer, page_checksum_verification=True)
 
 
 def require_once(uri: str, names: Sequence[str], column: str, setting: str) -> None:

@@ -1,16 +1,13 @@
-"""What an input file holds, as its address has it: hashes of local files, entity tags of s3:// objects."""
+"""What an input file holds, as its address has it: hashes of local files, entity tags of objects."""
 
 import contextlib
-import functools
-import hashlib
 import os
 from collections.abc import Iterator
-from typing import Any
 
 from tasks.errors import InputError
-from tasks.storage.objects import s3_filesystem, s3_sentences, shown
-
-_HASH_BLOCK = 8 * 2**20
+from tasks.storage.content import sha256_of
+from tasks.storage.objects import object_at
+from tasks.storage.paths import shown
 
 
 def file_sha256(path: str | os.PathLike[str], setting: str) -> str:
@@ -25,30 +22,17 @@ def file_sha256(path: str | os.PathLike[str], setting: str) -> str:
     """
     name = os.fspath(path)
     with readable(name, setting):
-        status = os.stat(name)
-        return _sha256(name, status.st_size, status.st_mtime_ns)
+        return sha256_of(name)
 
 
-def object_info(uri: str, setting: str) -> dict[str, Any]:
-    """What S3 says of an object: size, ETag and more.
-
-    Raises:
-        InputError: there is no such object, or it may not be read.
-    """
-    with s3_sentences(f"head of {uri}"), readable(uri, setting):
-        return dict(s3_filesystem().info(uri))
-
-
-def content_identity(path: str, setting: str) -> str:
+def content_identity(uri: str, setting: str) -> str:
     """What a file holds, wherever it lies: SHA-256 of a local file, entity tag and size of an s3:// object.
 
     Raises:
-        InputError: as ``file_sha256`` and ``object_info``.
+        InputError: the file is not there, went away, or may not be read.
     """
-    if path.startswith("s3://"):
-        info = object_info(path, setting)
-        return f"s3-etag-{info['ETag']}-{info['size']}".replace('"', "")
-    return f"sha256-{file_sha256(path, setting)}"
+    with readable(uri, setting):
+        return object_at(uri).identity("")
 
 
 @contextlib.contextmanager
@@ -65,13 +49,3 @@ def readable(path: str, setting: str) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise InputError(f"{setting}: {shown(path)} cannot be read: {reason}.") from None
-
-
-@functools.lru_cache(maxsize=4096)
-def _sha256(path: str, size: int, mtime_ns: int) -> str:
-    """Hash of a file's content; size and time of change are there to notice that a remembered hash is stale."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(_HASH_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()

@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 from tasks.errors import ArtifactError
 from tasks.storage.artifacts import MANIFEST
 from tasks.storage.faults import FAULTS, reason_of
-from tasks.storage.files import open_file
 from tasks.storage.objects import open_store
 
 # 1 MiB: of 3 billion tokens in sequences of 256 the hashes are 205 MB, which must not be there twice.
@@ -49,7 +48,7 @@ def read_sequences(
 
 
 def _sequences(tokens: str, first: int, n: int, column: str) -> npt.NDArray[np.int32]:
-    file = pq.ParquetFile(open_file(open_store(tokens), _SEQUENCES))
+    file = pq.ParquetFile(open_store(tokens).open(_SEQUENCES))
     groups, skipped, seen = [], 0, 0
     for group in range(file.metadata.num_row_groups):
         rows = file.metadata.row_group(group).num_rows
@@ -77,7 +76,7 @@ def read_hashes(tokens: str) -> "np.ndarray[Any, np.dtype[np.void]]":
 
 
 def _hashes(tokens: str) -> "np.ndarray[Any, np.dtype[np.void]]":
-    file = pq.ParquetFile(open_file(open_store(tokens), _SEQUENCES))
+    file = pq.ParquetFile(open_store(tokens).open(_SEQUENCES))
     if "hash" not in file.schema_arrow.names:
         raise ArtifactError(f"{tokens} is of an older version, without hashes of its sequences. Delete it and run again.")
     found, first = np.empty(file.metadata.num_rows, "V16"), 0

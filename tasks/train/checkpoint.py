@@ -15,8 +15,8 @@ from tasks.errors import ArtifactError
 from tasks.sae.mesh import Mesh, OneProcess, ProcessGroup, all_reduce_over_mesh
 from tasks.sae.parameters import extra_of, joined, part_of, view
 from tasks.storage.artifacts import to_json
+from tasks.storage.base import ObjectStore
 from tasks.storage.faults import DAMAGE, reason_of
-from tasks.storage.objects import ObjectStore
 from tasks.train.checkpoint_names import checkpoint_name, kept, part_name, prune
 from tasks.train.checkpoint_parts import BUFFER, FLAT, Facts, read_parts
 from tasks.train.curve import Meter

@@ -13,7 +13,7 @@ from tasks.sae.architectures.registry import architecture
 from tasks.sae.mesh import ProcessGroup
 from tasks.sae.parameters import extra_of
 from tasks.storage.artifacts import parse_json
-from tasks.storage.objects import ObjectStore
+from tasks.storage.base import ObjectStore
 from tasks.train.checkpoint_names import PART, part_name
 from tasks.train.curve import CurveRow
 from tasks.train.plan import Plan

@@ -12,7 +12,8 @@ from tasks.progress import Listener
 from tasks.ray_config import RayConfig
 from tasks.sae.config import SAEConfig
 from tasks.stage import Recipe, Stage, StageProgress, Widths
-from tasks.storage.objects import ObjectStore, open_store
+from tasks.storage.base import ObjectStore
+from tasks.storage.objects import open_store
 from tasks.train.config import TrainConfig
 from tasks.train.recipe import training_recipe
 from tasks.train.run_settings import RunSettings

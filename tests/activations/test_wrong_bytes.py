@@ -11,7 +11,8 @@ from tasks.activations.reader import Split
 from tasks.errors import SaemillError
 from tasks.harvest.verify import verify
 from tasks.progress import silent
-from tasks.storage.objects import S3Store, open_store
+from tasks.storage.objects import open_store
+from tasks.storage.s3 import S3Store
 from tests.composed import ingest
 
 

@@ -13,7 +13,6 @@ import psutil
 import pyarrow.parquet as pq
 
 from tasks.activations.reader import Split
-from tasks.storage.files import open_file
 from tasks.storage.objects import open_store
 
 HOOK, D_IN, BATCH_ROWS = "model.layers.8", 576, 4096
@@ -52,7 +51,7 @@ def raw_gets(uri: str, at_a_time: int) -> float:
     store = open_store(uri)
     ranges = []
     for shard in Split(uri, HOOK, "train").shards:
-        footer = pq.ParquetFile(open_file(store, shard["key"], shard["size"])).metadata
+        footer = pq.ParquetFile(store.open(shard["key"], shard["size"])).metadata
         for group in range(footer.num_row_groups):
             column = footer.row_group(group).column(0)
             ranges.append((shard["key"], column.data_page_offset, column.total_compressed_size))

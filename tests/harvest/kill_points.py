@@ -55,15 +55,16 @@ def arm() -> None:
     import tasks.activations.writer as writer
     import tasks.harvest.capture as capture
     import tasks.harvest.pool.actor as actor
-    import tasks.storage.objects as objects
+    import tasks.storage.local as local
+    import tasks.storage.s3 as s3
 
     after(capture, "capture", "forward")  # one batch of the shard is through the model
     after(writer, "_table", "encode")  # the table is made, the Parquet file is not
     record(actor)
     hinder(actor.Harvester)
-    objects.open = opened  # type: ignore[attr-defined]
+    local.open = opened  # type: ignore[attr-defined]
     halve_http_bodies()
-    for store in (objects.LocalStore, objects.S3Store):
+    for store in (local.LocalStore, s3.S3Store):
         around_commit(store)
 
 

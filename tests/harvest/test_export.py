@@ -23,7 +23,8 @@ from tasks.harvest.export import Exported, export_activations
 from tasks.harvest.formats import FormatName
 from tasks.progress import Progress, silent
 from tasks.storage.artifacts import require_manifest
-from tasks.storage.objects import ObjectStore, open_store
+from tasks.storage.base import ObjectStore
+from tasks.storage.objects import open_store
 from tests.composed import ingest
 from tests.harvest.conftest import Harvested
 

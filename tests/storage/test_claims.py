@@ -6,8 +6,9 @@ import pytest
 
 from tasks.errors import InputError
 from tasks.storage.artifacts import read_json
+from tasks.storage.base import ObjectStore
 from tasks.storage.claims import claim, sweep
-from tasks.storage.objects import ObjectStore, open_store
+from tasks.storage.objects import open_store
 
 REQUEST = {"what": "rows", "of": "a"}
 

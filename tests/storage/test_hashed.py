@@ -13,7 +13,7 @@ from tasks.harvest.config import ActivationsConfig
 from tasks.harvest.sources import source_identity
 from tasks.lm.config import ModelConfig
 from tasks.lm.files import model_identity
-from tasks.storage import hashed
+from tasks.storage import content
 from tasks.text.config import TextConfig
 from tasks.text.corpus import corpus_identity
 
@@ -60,7 +60,7 @@ def test_a_file_that_cannot_be_read_is_named_with_its_setting(
             raise error
         return "0"
 
-    monkeypatch.setattr(hashed, "_sha256", refuse)
+    monkeypatch.setattr(content, "_sha256", refuse)
     with pytest.raises(InputError, match=rf"^{setting}: .*/a\.") as refused:
         INPUTS[setting](tmp_path)
     assert "\n" not in str(refused.value)

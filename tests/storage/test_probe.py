@@ -94,7 +94,7 @@ class Narrow(Careless):
 def test_a_place_is_reachable_with_credentials_for_that_place_alone(uri: str, name: str, well: bool) -> None:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Narrow) as server:
         threading.Thread(target=server.serve_forever).start()
-        script = f"from tasks.storage.probe import require_reachable; require_reachable({uri!r}, {name!r})"
+        script = f"from tasks.storage.objects import backend_of; backend_of({uri!r}).require_reachable({uri!r}, {name!r})"
         reach = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
         environment = os.environ | reach | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.server_port}"}
         done = subprocess.run(

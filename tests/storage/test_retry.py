@@ -12,8 +12,9 @@ import s3fs
 from botocore.exceptions import EndpointConnectionError, NoCredentialsError, SSLError
 
 from tasks.errors import InputError, SaemillError
-from tasks.storage.objects import S3Store, open_store
+from tasks.storage.objects import open_store
 from tasks.storage.retry import Patience, may_pass, retried
+from tasks.storage.s3 import S3Store
 from tests.conftest import s3_server
 from tests.patience import PATIENCE_S
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-import tasks.storage.objects as objects
+import tasks.storage.local as local
 import tasks.train.checkpoint as checkpoint
 import tasks.train.loop as loop
 import tasks.train.ray_train as ray_train
@@ -95,7 +95,7 @@ def arm_in_process(points: Points) -> None:
     at_steps(points)
     before(checkpoint, "read_run", "read", points)
     before(worker, "write_sae", "finish", points)
-    objects.open = partial(opened, points=points)  # type: ignore[attr-defined]
+    local.open = partial(opened, points=points)  # type: ignore[attr-defined]
 
 
 def at_steps(points: Points) -> None:

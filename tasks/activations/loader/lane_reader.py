@@ -17,7 +17,7 @@ from tasks.activations.multi_hook import AnySplit, open_split
 from tasks.activations.reader import Split, Unit
 from tasks.activations.schema import Array
 from tasks.errors import InputError
-from tasks.storage.objects import LocalStore, open_store
+from tasks.storage.objects import open_store
 
 _BATCHES_AHEAD = 4
 # GETs overlap; local files are memory maps, whose rows are best decoded just before they are mixed.
@@ -55,7 +55,7 @@ class LaneReader:
             ArtifactError: the directory is unfinished, or several hooks do not hold the same tokens.
         """
         self._split = open_split(uri, [hooks] if isinstance(hooks, str) else hooks, split)
-        self._local = isinstance(open_store(uri), LocalStore)
+        self._local = open_store(uri).path() is not None
         dealt = deal_split(self._split, lanes, seed)
         self._seed = seed
         self._rows_per_lane = batch_rows // lanes

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-import pyarrow.fs
 import ray
 import ray.train
 from ray.train.v2._internal.execution.callback import ControllerCallback
@@ -18,7 +17,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tasks.errors import InputError, SaemillError
 from tasks.progress import Progress
 from tasks.ray_cluster import cluster_cpus, cluster_gpus
-from tasks.storage.objects import open_store, s3_filesystem
+from tasks.storage.arrow import arrow_filesystem
+from tasks.storage.objects import open_store
 from tasks.train.checkpoint_names import CHECKPOINTS
 from tasks.train.config import TrainConfig
 from tasks.train.job.ray_lean_trainer import LeanTrainer, LeanTrainerOfItsOwnCluster
@@ -244,7 +244,7 @@ def _do(part: dict[str, Any]) -> dict[str, Any]:
 
 def _trainer(part: dict[str, Any], config: RunSettings, out: str) -> LeanTrainer:
     settings, is_own = config.train, config.ray.address is None
-    path, filesystem = _storage(out)
+    path, filesystem = arrow_filesystem(open_store(out))
     return (LeanTrainerOfItsOwnCluster if is_own else LeanTrainer)(
         _do,
         train_loop_config=part,
@@ -311,10 +311,3 @@ def told_to_stop(job: Any) -> Iterator[Callable[[], bool]]:
     finally:
         ended.set()
         thread.join()
-
-
-def _storage(out: str) -> tuple[str, pyarrow.fs.FileSystem | None]:
-    uri = open_store(out).uri
-    if not uri.startswith("s3://"):
-        return uri, None
-    return uri.removeprefix("s3://"), pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(s3_filesystem()))
