@@ -9,7 +9,7 @@ from tasks.activations.disk_space import require_room
 from tasks.errors import InputError
 from tasks.harvest.commit import hook_entries, manifest
 from tasks.harvest.config import HarvestConfig
-from tasks.harvest.pool.actor import Job
+from tasks.harvest.pool.actor import HarvestJob
 from tasks.harvest.pool.ray_actor_pool import Pool
 from tasks.harvest.shards import committed, planned_shards
 from tasks.lm.config import ModelConfig
@@ -67,7 +67,7 @@ def harvest(
         attention = skeleton.config._attn_implementation
         _require_room(settings, skeleton, shards, sum(shard.n_sequences for shard in pending) * read["context_length"])
         connect(cluster)
-        job = Job(
+        job = HarvestJob(
             settings=settings,
             model=model.absolute(),
             tokens=tokens,

@@ -21,7 +21,7 @@ _HOMES: dict[FormatName, str] = {
 NAMES: tuple[FormatName, ...] = tuple(_HOMES)
 
 
-class Format(Protocol):
+class SAEFormat(Protocol):
     """How one library keeps an SAE in a folder."""
 
     def files(self, sae: "Portable") -> "dict[str, bytes]":
@@ -41,7 +41,7 @@ class Format(Protocol):
         ...
 
 
-def open_format(name: FormatName) -> Format:
+def open_format(name: FormatName) -> SAEFormat:
     """The format of that name.
 
     Raises:
@@ -49,4 +49,4 @@ def open_format(name: FormatName) -> Format:
     """
     if name not in _HOMES:
         raise InputError(f"--format is {name!r} but must be one of {', '.join(NAMES)}.")
-    return cast(Format, import_module(_HOMES[name]))
+    return cast(SAEFormat, import_module(_HOMES[name]))

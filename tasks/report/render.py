@@ -7,7 +7,7 @@ from typing import Any
 
 from tasks.report import details, figures, kinds, overview, provenance, tables
 from tasks.report.about import About
-from tasks.report.contexts import Contexts
+from tasks.report.contexts import StoredContexts
 from tasks.report.inputs import Inputs, read_inputs
 from tasks.report.javascript import data_file
 from tasks.report.pages import asset, page
@@ -54,7 +54,7 @@ def render(about: About, tokens: str | None, activations: str, sae: str, scores:
 
 def site(about: About, inputs: Inputs) -> Iterator[tuple[str, bytes]]:
     """Key and content of every file of the site."""
-    contexts = Contexts(inputs.examples, inputs.n_latents)
+    contexts = StoredContexts(inputs.examples, inputs.n_latents)
     panels = tables.with_panel(inputs.latents, about.settings.max_latents)
     statistics = inputs.activations["hooks"][inputs.roles.first].get("statistics", {}).get("train", {})
     for name in ASSETS:

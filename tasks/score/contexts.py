@@ -7,7 +7,7 @@ from jaxtyping import Float32, Int64
 from tasks.activations.writer import Rows
 from tasks.encode.pieces import Piece
 from tasks.sae import SparseAutoencoder
-from tasks.score.examples import Contexts
+from tasks.score.examples import ChosenContexts
 from tasks.score.text import Text
 from tasks.score.windows import Around, Windows, activations, windows
 
@@ -16,7 +16,7 @@ def show(
     sae: SparseAutoencoder,
     around: Around,
     piece: Piece,
-    contexts: Contexts,
+    contexts: ChosenContexts,
     largest: Float32[np.ndarray, "d_sae"],
     text: Text | None,
     reach: int,

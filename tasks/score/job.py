@@ -13,7 +13,7 @@ from tasks.storage.artifacts import require_manifest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class ScoreJob:
     """What is scored, and with which settings; small, since every piece of work gets it."""
 
     settings: ScoreConfig

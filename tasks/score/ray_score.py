@@ -21,7 +21,7 @@ from tasks.ray_config import RayConfig
 from tasks.sae import load
 from tasks.score.config import ScoreConfig
 from tasks.score.examples import choose
-from tasks.score.job import Job
+from tasks.score.job import ScoreJob
 from tasks.score.results import Results, write_results
 from tasks.score.stability import Stability
 from tasks.score.survey import Survey
@@ -45,7 +45,7 @@ _SMALL_FLOP = 1e11
 """Five seconds of one core."""
 
 
-def score(job: Job, cluster: RayConfig, out: str, listener: Listener) -> None:
+def score(job: ScoreJob, cluster: RayConfig, out: str, listener: Listener) -> None:
     """Score an SAE on held-out rows and write scores/ to ``out``; does nothing where it is finished.
 
     Raises:
@@ -61,7 +61,7 @@ def score(job: Job, cluster: RayConfig, out: str, listener: Listener) -> None:
     logger.info("scored %d rows in %.1f s: %s", results.survey.latents.n_tokens, seconds, out)
 
 
-def _measure(job: Job, listener: Listener) -> Results:
+def _measure(job: ScoreJob, listener: Listener) -> Results:
     pieces, sequences = job.pieces, splice_sequences(job)
     if not pieces:
         raise ArtifactError(f"{job.activations} has no held-out rows of {job.hooks.first}. Harvest again.")
@@ -91,7 +91,7 @@ def _measure(job: Job, listener: Listener) -> Results:
         pool.stop()
 
 
-def _at_once(job: Job, pieces: Sequence[Piece]) -> int | None:
+def _at_once(job: ScoreJob, pieces: Sequence[Piece]) -> int | None:
     """How many pieces of work are done at once; None for as many as there is room for.
 
     A process takes 5 s of a slow CPU to start (Zen 3), so that less work than that is left to one.
@@ -100,7 +100,7 @@ def _at_once(job: Job, pieces: Sequence[Piece]) -> int | None:
     return job.settings.tasks_in_flight or (1 if small else None)
 
 
-def _flop(job: Job, pieces: Sequence[Piece]) -> int:
+def _flop(job: ScoreJob, pieces: Sequence[Piece]) -> int:
     """Of encoding and decoding the pieces' rows."""
     return 6 * sum(piece.rows for piece in pieces) * job.split("eval").d_in * load(job.sae).d_sae
 
@@ -115,7 +115,7 @@ class HeldOut:
 
 
 def compare(
-    jobs: Sequence[Job], cluster: RayConfig, pairs: Sequence[tuple[str, str]], listener: Listener
+    jobs: Sequence[ScoreJob], cluster: RayConfig, pairs: Sequence[tuple[str, str]], listener: Listener
 ) -> tuple[list[HeldOut], list[Stability]]:
     """The figures of SAEs of one set of activations on its held-out rows, and what pairs of SAEs have in common.
 

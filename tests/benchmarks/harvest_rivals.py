@@ -18,7 +18,7 @@ import ray
 import torch
 
 from flows.config import PipelineConfig, parse_config
-from tasks.harvest.pool.actor import IN_FLIGHT, Harvester, Job
+from tasks.harvest.pool.actor import IN_FLIGHT, Harvester, HarvestJob
 from tasks.harvest.shards import planned_shards
 from tasks.lm.load import load_model
 from tasks.progress import silent
@@ -62,9 +62,9 @@ class Work:
             }
         )
 
-    def job(self, config: PipelineConfig, root: str) -> Job:
+    def job(self, config: PipelineConfig, root: str) -> HarvestJob:
         """What an actor is given; its shards come to lie below ``root``."""
-        return Job(
+        return HarvestJob(
             settings=config.harvest,
             model=config.model,
             tokens=self.tokens,

@@ -20,7 +20,7 @@ from transformers import LlamaForCausalLM  # noqa: F401 - likewise
 
 from flows.config import PipelineConfig
 from tasks.harvest import ray_harvest
-from tasks.harvest.pool.actor import IN_FLIGHT, Harvester, Job
+from tasks.harvest.pool.actor import IN_FLIGHT, Harvester, HarvestJob
 from tasks.harvest.shards import Shard
 from tasks.harvest.verify import verify
 from tasks.progress import silent
@@ -38,7 +38,7 @@ CLOCK_S = 0.05
 class InThisProcess:
     """Stands in for the pool of Ray actors: one harvester, with as many shards in flight."""
 
-    def __init__(self, job: Job, pending: list[Shard], *_: object) -> None:
+    def __init__(self, job: HarvestJob, pending: list[Shard], *_: object) -> None:
         self._job, self._pending = job, pending
 
     def run(self) -> float:

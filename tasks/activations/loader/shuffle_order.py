@@ -20,7 +20,7 @@ UNITS_MIXED = 4
 # Small splits are cut finer than their row groups until each lane has this many units to mix.
 UNITS_PER_LANE = 2 * UNITS_MIXED
 
-Rows = Callable[[Iterator[Unit]], Iterator[Array]]
+ReadUnits = Callable[[Iterator[Unit]], Iterator[Array]]
 """The rows of each unit, [unit.rows, ...], in the order in which the units are given; it may work ahead."""
 
 
@@ -59,7 +59,7 @@ def deal(units: Sequence[Unit], lanes: int, seed: int) -> list[list[Unit]]:
 
 
 def batches(
-    lanes: Mapping[int, list[Unit]], seed: int, size: int, first_step: int, n_steps: int, rows: Rows
+    lanes: Mapping[int, list[Unit]], seed: int, size: int, first_step: int, n_steps: int, rows: ReadUnits
 ) -> Iterator[Array]:
     """Batches ``first_step`` to ``first_step + n_steps``, [size * len(lanes), ...], ``size`` rows of each lane.
 

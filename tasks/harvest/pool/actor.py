@@ -32,7 +32,7 @@ IN_FLIGHT = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class HarvestJob:
     """What a harvester must know; small, since it is sent to each."""
 
     settings: HarvestConfig
@@ -57,7 +57,7 @@ class Job:
 class Harvester:
     """Holds the model up to the last hook; its methods are called from many threads."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: HarvestJob) -> None:
         keep_freed_memory()
         self._job = job
         # One thread for all that the model does, whoever calls: each thread has helpers of OpenMP and memory of its own,
@@ -119,7 +119,7 @@ class Harvester:
         self._through[shard.name] = self._through.get(shard.name, 0) + tokens
 
 
-def _subject(job: Job) -> Subject:
+def _subject(job: HarvestJob) -> Subject:
     model = load_model(job.model, device="cpu")
     prune_after(model, job.settings.hooks, job.context_length)
     model.to("cuda" if job.gpus else "cpu")

@@ -9,7 +9,7 @@ import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from tasks.errors import InputError, SaemillError
-from tasks.harvest.pool.actor import IN_FLIGHT, Harvester, Job
+from tasks.harvest.pool.actor import IN_FLIGHT, Harvester, HarvestJob
 from tasks.harvest.pool.tries import Tries
 from tasks.harvest.shards import Shard
 from tasks.progress import Listener, Progress
@@ -53,7 +53,7 @@ class Pool:
     Only an actor that has its model gets work, so one that cannot start holds up nothing.
     """
 
-    def __init__(self, job: Job, pending: list[Shard], listener: Listener) -> None:
+    def __init__(self, job: HarvestJob, pending: list[Shard], listener: Listener) -> None:
         self._job = job
         self._store = open_store(job.out)
         self._tries = Tries(pending, job.settings.max_attempts)
@@ -228,7 +228,7 @@ class Pool:
                 ray.kill(lane.actor)
 
 
-def _require_room(job: Job) -> None:
+def _require_room(job: HarvestJob) -> None:
     """Refuse to begin with more actors than the cluster can hold, or without room for one."""
     config = job.settings
     wanted = config.actors or 1
@@ -241,7 +241,7 @@ def _require_room(job: Job) -> None:
         )
 
 
-def _affordable(job: Job) -> int:
+def _affordable(job: HarvestJob) -> int:
     """Actors that the cluster has CPUs and GPUs for by now, at most ``harvest.actors``."""
     config = job.settings
     # A little more than all there is: 0.3 / 0.1 is 2.9999999999999996.
