@@ -14,8 +14,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from flows.cli import main
 from flows.config import PipelineConfig, load_config
 from flows.console import on_one_line
+from flows.draft import _yaml
 from flows.preflight import check
-from tasks.draft import _yaml
 from tasks.yaml_file import parse
 
 ROOT = Path(__file__).parents[2]
