@@ -7,7 +7,7 @@ from tasks.errors import InputError
 
 if TYPE_CHECKING:
     from tasks.interchange.portable import Portable
-    from tasks.storage.objects import ObjectStore
+    from tasks.storage.base import ObjectStore
 
 FormatName = Literal["saelens", "sparsify", "dictionary_learning", "circuit-tracer"]
 
