@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass
 from flows.config import PipelineConfig
 from flows.resolve import resolved
 from flows.stages import score_stage, stages
-from tasks.artifacts import address
 from tasks.progress import Listener
 from tasks.stage import Stage
-from tasks.store.objects import open_store
+from tasks.storage.artifacts import address
+from tasks.storage.objects import open_store
 
 # Raised when the comparison comes to say something else of the same SAEs.
 _SWEEPS = 2

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from flows.config import PipelineConfig, load_config
 from tasks.errors import InputError
-from tasks.store.objects import open_store
+from tasks.storage.objects import open_store
 
 OFFERED = "SAEMILL_CONFIGURATIONS"
 """Environment variable that tells flow runs the files behind the names, and where relative paths begin (JSON)."""

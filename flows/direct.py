@@ -12,7 +12,6 @@ from rich.console import Console
 from flows.config import apply_overrides
 from flows.console import OnConsole, listening, logged_to, say
 from flows.preflight import check_storage
-from tasks.artifacts import address, read_json, require_manifest, root_of
 from tasks.config_errors import mistakes_of, told
 from tasks.errors import ArtifactError, InputError
 from tasks.hook_roles import HookRoles
@@ -25,7 +24,9 @@ from tasks.score.config import ScoreConfig
 from tasks.score.stage import ScoreStage
 from tasks.settings import Settings
 from tasks.stage import Stage
-from tasks.store.objects import open_store, shown
+from tasks.storage.artifacts import address, read_json, require_manifest, root_of
+from tasks.storage.objects import open_store
+from tasks.storage.paths import shown
 
 WEIGHTS = "sae.safetensors"
 

@@ -4,8 +4,8 @@ import shlex
 from pathlib import Path
 
 from flows.config import PipelineConfig, parse_config
+from flows.draft import draft
 from flows.preflight import check
-from tasks.draft import draft
 from tasks.errors import InputError
 from tasks.yaml_file import parse, shown
 

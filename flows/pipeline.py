@@ -15,7 +15,7 @@ from flows.addresses import Addresses, Placed, addresses, placed
 from flows.config import PipelineConfig
 from flows.preflight import check
 from flows.resolve import resolved_and_why
-from tasks.artifacts import read_json
+from tasks.storage.artifacts import read_json
 
 logger = logging.getLogger("tasks.pipeline")  # below "tasks", whose records are shown
 

@@ -1,7 +1,5 @@
 """Everything that can be refused before any work starts or anything is written."""
 
-import os
-
 from flows.addresses import addresses, placed
 from flows.config import PipelineConfig
 from flows.stages import stages
@@ -9,9 +7,7 @@ from tasks.errors import InputError
 from tasks.machine import gib, memory_bytes
 from tasks.ray_config import RayConfig
 from tasks.stage import Widths
-from tasks.store.objects import LocalStore, open_store
-from tasks.store.probe import require_create_only, require_reachable
-from tasks.store.room import existing
+from tasks.storage.objects import backend_of, open_store
 
 
 def check(config: PipelineConfig) -> None:
@@ -40,8 +36,8 @@ def check_reachable(config: PipelineConfig) -> None:
     """
     inputs = {"storage": config.storage, "text.source": config.text.source, "activations.source": config.activations.source}
     for name, uri in inputs.items():
-        if uri is not None and uri.startswith("s3://"):
-            require_reachable(uri, name)
+        if uri is not None:
+            backend_of(uri).require_reachable(uri, name)
 
 
 def check_storage(storage: str) -> None:
@@ -51,14 +47,7 @@ def check_storage(storage: str) -> None:
         InputError: the folder (or the one it would be made in) is not writable, the bucket cannot be reached, or its
             server ignores create-only PUTs.
     """
-    store = open_store(storage)
-    if isinstance(store, LocalStore):
-        folder = existing(store.uri)
-        if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-            what = "is not writable" if folder.is_dir() else "is not a folder"
-            raise InputError(f"storage is {storage!r} but {folder} {what}. Choose another folder or an s3:// URI.")
-        return
-    require_create_only(storage)
+    open_store(storage).require_writable(storage)
 
 
 def _check_object_store(cluster: RayConfig) -> None:

@@ -68,7 +68,7 @@ def _line(told: Sequence[tuple[str, str]]) -> str:
 def _machines(config: PipelineConfig) -> Sequence[Machine]:
     if config.ray.address is None:
         return [this_machine(gpus=visible_gpus())]
-    from tasks.on_ray import ask_nodes, connect  # Ray takes a second to import
+    from tasks.ray_cluster import ask_nodes, connect  # Ray takes a second to import
 
     connect(config.ray)
     return ask_nodes(_machine_of_node)

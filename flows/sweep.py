@@ -13,9 +13,9 @@ from flows.config import PipelineConfig
 from flows.pipeline import Call, run_pipeline
 from flows.resolve import resolved
 from flows.stages import score_stage, train_stage
-from tasks.artifacts import read_json, read_manifest, relative, require_manifest
 from tasks.errors import InputError
 from tasks.progress import Listener
+from tasks.storage.artifacts import read_json, read_manifest, relative, require_manifest
 from tasks.train.sweep.config import SweepConfig
 
 if TYPE_CHECKING:
@@ -80,8 +80,8 @@ def run_sweep(config: PipelineConfig, call: Call, do: Callable[[Step, Sweep], No
 
 def train(sweep: Sweep, listener: Listener) -> None:
     """Train those SAEs that are not there, unless the sweep is finished."""
-    from tasks.store.hygiene import warn
-    from tasks.train.sweep.on_ray import Target, train_sweep
+    from tasks.activations.hygiene import warn
+    from tasks.train.sweep.ray_sweep import Target, train_sweep
 
     if read_manifest(sweep.report) is not None:
         return
@@ -100,7 +100,7 @@ def compare(sweep: Sweep, listener: Listener) -> None:
     import pyarrow as pa
 
     from tasks.report.sweep import render_sweep
-    from tasks.score.on_ray import compare
+    from tasks.score.ray_score import compare
 
     if read_manifest(sweep.report) is not None:
         return
@@ -149,7 +149,7 @@ def result(sweep: Sweep) -> SweepResult:
     import pyarrow.parquet as pq
 
     from tasks.report.sweep import STABILITY, TABLE
-    from tasks.store.objects import open_store
+    from tasks.storage.objects import open_store
 
     require_manifest(sweep.report)
     store = open_store(sweep.report)

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
-from tasks.artifacts import address, read_manifest
 from tasks.progress import Listener
-from tasks.store.objects import open_store
+from tasks.storage.artifacts import address, read_manifest
+from tasks.storage.objects import open_store
 
 Widths = Mapping[str, int]
 """Features of each hook whose activations are there, or are about to be."""

@@ -12,7 +12,7 @@ from tasks.train.run_settings import RunSettings
 
 if TYPE_CHECKING:
     from tasks.train.sweep.members import Member
-    from tasks.train.sweep.on_ray import Target
+    from tasks.train.sweep.ray_sweep import Target
 
 
 def tokenize(config: PipelineConfig, out: str, listener: Listener) -> None:
@@ -22,9 +22,9 @@ def tokenize(config: PipelineConfig, out: str, listener: Listener) -> None:
 
 
 def harvest(config: PipelineConfig, tokens: str, shards: str, out: str, listener: Listener) -> None:
-    from tasks.harvest import on_ray
+    from tasks.harvest import ray_harvest
 
-    on_ray.harvest(config.harvest, config.model, config.ray, tokens, shards, out, listener)
+    ray_harvest.harvest(config.harvest, config.model, config.ray, tokens, shards, out, listener)
 
 
 def ingest(config: PipelineConfig, out: str, listener: Listener) -> None:
@@ -38,9 +38,9 @@ def run_settings(config: PipelineConfig) -> RunSettings:
 
 
 def train(config: PipelineConfig, activations: str, out: str, listener: Listener, tokens: str | None = None) -> None:
-    from tasks.train import on_ray
+    from tasks.train import ray_train
 
-    on_ray.train(run_settings(config), activations, out, listener, tokens)
+    ray_train.train(run_settings(config), activations, out, listener, tokens)
 
 
 def members(config: PipelineConfig) -> "list[Member]":
@@ -50,7 +50,7 @@ def members(config: PipelineConfig) -> "list[Member]":
 
 
 def targets(config: PipelineConfig, found: "list[Member]", outs: list[str]) -> "list[Target]":
-    from tasks.train.sweep.on_ray import Target
+    from tasks.train.sweep.ray_sweep import Target
 
     pairs = zip(found, outs, strict=True)
     return [Target(member.label, run_settings(run_of(config, member)), out) for member, out in pairs]

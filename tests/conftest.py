@@ -132,7 +132,7 @@ def ray_cluster(s3: str) -> Iterator[None]:
     """
     import ray
 
-    from tasks.on_ray import connect
+    from tasks.ray_cluster import connect
     from tasks.ray_config import RayConfig
 
     # Ray Train looks after its workers every 2 s, and each run waits for several looks.

@@ -19,6 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from flows.config import PipelineConfig, parse_config
 from flows.hooks import listed
+from tasks.activations.reader import Split
 from tasks.encode.encode import encode_activations
 from tasks.errors import SaemillError
 from tasks.harvest.config import ActivationsConfig
@@ -36,11 +37,10 @@ from tasks.sae import SAEConfig, SparseAutoencoder, load, save
 from tasks.sae.belonging import Belonging
 from tasks.sae.mesh import OneProcess
 from tasks.sae.scaling import Weights
-from tasks.store.files import read_hashes, read_sequences
-from tasks.store.objects import open_store
-from tasks.store.reader import Split
+from tasks.storage.objects import open_store
 from tasks.text.config import TextConfig
 from tasks.text.corpus import Corpus, check_corpus, corpus_identity
+from tasks.text.stored import read_hashes, read_sequences
 from tasks.train.checkpoint import read_run
 from tasks.train.worker import Worker
 from tests.composed import ingest, run_settings, tokenize

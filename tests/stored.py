@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from tasks.artifacts import write_manifest
-from tasks.store.objects import open_store
-from tasks.store.schema import RowFormat
-from tasks.store.writer import Rows, encode_shard
+from tasks.activations.schema import RowFormat
+from tasks.activations.writer import Rows, encode_shard
+from tasks.storage.artifacts import write_manifest
+from tasks.storage.objects import open_store
 
 Shards = tuple[list[Rows], list[Rows]]
 

@@ -17,10 +17,10 @@ import pytest
 import torch
 
 import tasks.sae
-from tasks.artifacts import read_json
-from tasks.store.objects import open_store
-from tasks.store.reader import read_rows
-from tasks.store.schema import to_float32
+from tasks.activations.reader import read_rows
+from tasks.activations.schema import to_float32
+from tasks.storage.artifacts import read_json
+from tasks.storage.objects import open_store
 from tests.patience import PATIENCE_S
 from tests.turns import kill_through_ray
 

@@ -16,7 +16,7 @@ from tests.grouped import group
 @pytest.mark.parametrize(
     ("nodeid", "has", "name", "long"),
     [
-        ("tests/train/test_on_ray.py::test_a", {"ray", "ray_cluster", "s3"}, "ray-train", True),
+        ("tests/train/test_ray_train.py::test_a", {"ray", "ray_cluster", "s3"}, "ray-train", True),
         ("tests/train/test_nodes.py::test_a[1]", {"ray"}, "train-nodes", True),
         ("tests/flows/test_serve.py::test_a", {"served", "ray", "prefect", "browser"}, "prefect-flows", True),
         ("tests/flows/test_scheduler.py::test_a", {"prefect"}, "flows-scheduler", True),

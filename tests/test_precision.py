@@ -185,7 +185,7 @@ def test_this_machine_says_what_it_is() -> None:
 
 def test_the_nodes_of_a_cluster_are_asked(ray_cluster: None) -> None:
     from flows.resolve import _machine_of_node
-    from tasks.on_ray import ask_nodes
+    from tasks.ray_cluster import ask_nodes
 
     assert ask_nodes(_machine_of_node) == [this_machine(gpus=False)]
 

@@ -10,7 +10,6 @@ from pydantic import create_model
 from flows.addresses import Addresses, addresses, sweep_address
 from flows.config import PipelineConfig, load_config, parse_config
 from flows.stages import train_stage
-from tasks.artifacts import identity
 from tasks.harvest.config import ActivationsConfig, HarvestConfig
 from tasks.harvest.recipe import FIXED as FIXED_OF_HARVEST
 from tasks.harvest.recipe import FIXED_OF_MODEL, FIXED_OF_OWN, own_row_order, row_order
@@ -24,6 +23,7 @@ from tasks.sae.config import SAEConfig
 from tasks.sae.reads import read_by, unread_by
 from tasks.score.config import ScoreConfig
 from tasks.score.recipe import FIXED as FIXED_OF_SCORE
+from tasks.storage.artifacts import identity
 from tasks.text.config import TextConfig
 from tasks.text.recipe import FIXED as FIXED_OF_TEXT
 from tasks.train.config import TrainConfig

@@ -8,16 +8,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tasks.artifacts import require_manifest
+from tasks.activations.loader.lane_reader import LaneReader
+from tasks.activations.manifest import require_hooks
+from tasks.activations.multi_hook import AnySplit, open_split
+from tasks.activations.schema import Array
+from tasks.activations.tensors import as_tensor, from_stored
 from tasks.encode.chunks import regrouped
 from tasks.encode.pieces import cut
 from tasks.errors import InputError
-from tasks.store.joined import AnySplit, open_split
-from tasks.store.lanes import LaneReader
-from tasks.store.manifest import require_hooks
-from tasks.store.objects import open_store
-from tasks.store.schema import Array
-from tasks.store.tensors import as_tensor, from_stored
+from tasks.storage.artifacts import require_manifest
+from tasks.storage.objects import open_store
 
 MOST_LANES = 16
 """As many as a run of the pipeline has, unless it says otherwise, so that its batches are the same."""

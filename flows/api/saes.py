@@ -10,7 +10,7 @@ from tasks.hook_roles import ENTRY, HookRoles
 from tasks.interchange.formats import FormatName, format_of, open_format
 from tasks.sae import checkpoint
 from tasks.sae.model import SparseAutoencoder
-from tasks.store.objects import open_store
+from tasks.storage.objects import open_store
 
 
 def load(

@@ -5,10 +5,10 @@ import os
 import pandas as pd
 import pyarrow.compute as pc
 
-from tasks.artifacts import require_manifest
 from tasks.errors import InputError
 from tasks.report.inputs import read_table
-from tasks.store.objects import open_store
+from tasks.storage.artifacts import require_manifest
+from tasks.storage.objects import open_store
 
 
 def latents(uri: str | os.PathLike[str]) -> pd.DataFrame:

@@ -9,13 +9,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flows.api.activations import chosen_hooks, lanes_of
-from tasks.artifacts import require_manifest
+from tasks.activations.loader.lane_reader import LaneReader
+from tasks.activations.multi_hook import open_split
+from tasks.activations.tensors import as_tensor, from_stored
 from tasks.errors import InputError
 from tasks.sae.scaling import Scaling, scaling, side_by_side
-from tasks.store.joined import open_split
-from tasks.store.lanes import LaneReader
-from tasks.store.objects import open_store
-from tasks.store.tensors import as_tensor, from_stored
+from tasks.storage.artifacts import require_manifest
+from tasks.storage.objects import open_store
 from tasks.train.config import TrainConfig
 
 _ROWS_AT_A_TIME = 65_536

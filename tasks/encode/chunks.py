@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
+from tasks.activations.schema import Array, to_float32
 from tasks.encode.codes import CSRCodes
 from tasks.sae import SparseAutoencoder
-from tasks.store.schema import Array, to_float32
 
 # glibc maps and unmaps blocks above 32 MiB at every use, which costs up to 3x: 6M float32 stay below.
 _CHUNK_NUMBERS = 6_000_000

@@ -16,7 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from tasks.artifacts import MANIFEST, read_json, require_manifest, write_manifest
+from tasks.activations.loader.prefetch import ahead, read_ahead
+from tasks.activations.manifest import require_hooks
+from tasks.activations.multi_hook import AnySplit, open_split
+from tasks.activations.schema import Array, row_bytes
+from tasks.activations.writer import Rows
 from tasks.encode.chunks import encoded
 from tasks.encode.codes import CSRCodes
 from tasks.encode.files import FORMAT_VERSION, CodesFile, SplitName, files_of, to_parquet, to_table
@@ -25,15 +29,11 @@ from tasks.errors import ArtifactError, InputError
 from tasks.progress import Listener, Progress
 from tasks.sae import SparseAutoencoder, load
 from tasks.sae.checkpoint import CONFIG, WEIGHTS
-from tasks.store.ahead import ahead, read_ahead
-from tasks.store.claims import claim, sweep
-from tasks.store.faults import FAULTS, reason_of
-from tasks.store.files import open_file
-from tasks.store.joined import AnySplit, open_split
-from tasks.store.manifest import require_hooks
-from tasks.store.objects import ObjectStore, open_store, require
-from tasks.store.schema import Array, row_bytes
-from tasks.store.writer import Rows
+from tasks.storage.artifacts import MANIFEST, read_json, require_manifest, write_manifest
+from tasks.storage.base import ObjectStore
+from tasks.storage.claims import claim, sweep
+from tasks.storage.faults import FAULTS, reason_of
+from tasks.storage.objects import open_store, require
 
 REQUEST = "codes.json"
 # What bounds memory: a file's codes are held as numbers and encoded. With k 32 they are 16 MiB of each.
@@ -250,7 +250,7 @@ def _entry(store: ObjectStore, file: CodesFile) -> dict[str, Any]:
     """
     where = f"{store.uri}/{file.key}"
     try:
-        found = pq.ParquetFile(open_file(store, file.key))
+        found = pq.ParquetFile(store.open(file.key))
         rows, active = found.metadata.num_rows, int(found.schema_arrow.metadata[b"active"])
     except FAULTS as error:
         raise ArtifactError(f"{where} is damaged: {reason_of(error)}. Delete it and give the same command again.") from None

@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tasks.activations.multi_hook import AnySplit
+from tasks.activations.writer import Rows
 from tasks.encode.codes import CSRCodes
 from tasks.encode.pieces import Piece, cut
-from tasks.store.joined import AnySplit
-from tasks.store.writer import Rows
 
 FORMAT_VERSION = 1
 ROW_GROUP_ROWS = 8192

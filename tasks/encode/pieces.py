@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from tasks.store.joined import AnySplit
+from tasks.activations.multi_hook import AnySplit
 
 PIECE_ROWS = 32_768
 

@@ -18,15 +18,15 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from tasks.activations.schema import Array, Dtype, RowFormat, storage_dtype, stored_width, to_float32
+from tasks.activations.tensors import as_array, from_stored, to_stored
+from tasks.activations.writer import Rows
 from tasks.errors import InputError
 from tasks.harvest.commit import HookRows
 from tasks.harvest.config import HarvestConfig
 from tasks.harvest.masks import kept_tokens
 from tasks.harvest.statistics import norms, sum_rows, with_positions
 from tasks.lm.hooks import capture
-from tasks.store.schema import Array, Dtype, RowFormat, storage_dtype, stored_width, to_float32
-from tasks.store.tensors import as_array, from_stored, to_stored
-from tasks.store.writer import Rows
 
 logger = logging.getLogger(__name__)
 

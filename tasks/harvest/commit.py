@@ -13,13 +13,13 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from tasks.artifacts import read_json, to_json
+from tasks.activations.schema import FORMAT_VERSION, RowFormat
+from tasks.activations.writer import Rows, encode_shard
 from tasks.errors import ArtifactError
 from tasks.harvest.shards import Shard, row_order
 from tasks.harvest.statistics import Sums
-from tasks.store.objects import ObjectStore
-from tasks.store.schema import FORMAT_VERSION, RowFormat
-from tasks.store.writer import Rows, encode_shard
+from tasks.storage.artifacts import read_json, to_json
+from tasks.storage.base import ObjectStore
 
 # Commit records are small, and reading them is mostly waiting.
 _READERS = 16

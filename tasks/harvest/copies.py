@@ -1,4 +1,4 @@
-"""Files of own activations that lie on S3, for libraries that open local files only; nothing of them outlasts its use."""
+"""Files of own activations on a server, for libraries that open local files only; nothing of them outlasts its use."""
 
 import contextlib
 import os
@@ -6,59 +6,72 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tasks.store.foreign import reading
-from tasks.store.objects import s3_filesystem, s3_sentences
+from tasks.storage.base import ObjectStore
+from tasks.storage.foreign import reading
+from tasks.storage.objects import object_at
 
 # The longest header of a .npy that is read, and of most .safetensors the whole.
 _FIRST_BYTES = 65_536 + 16
 # What the library itself allows: https://github.com/huggingface/safetensors
 _MAX_HEADER_BYTES = 100_000_000
+_BLOCK_BYTES = 32 * 2**20
 
 
 @contextlib.contextmanager
 def copy_of(uri: str) -> Iterator[str]:
-    """The path of a local file as it is, or of a copy of an s3:// object that goes when this is left.
+    """The path of a local file as it is, or of a copy of an object that goes when this is left.
 
     What has been mapped into memory until then stays readable: its bytes leave the disk with the last one that uses them.
     """
-    with _aside(uri) as local:
+    store = object_at(uri)
+    with _aside(store, uri) as local:
         if local != uri:
-            with _getting(uri):
-                s3_filesystem().get_file(uri, local)
+            with _getting(uri), open(local, "wb") as file:
+                size = _size(store)
+                for start in range(0, size, _BLOCK_BYTES):
+                    file.write(store.get("", start, min(_BLOCK_BYTES, size - start)))
         yield local
 
 
 @contextlib.contextmanager
 def header_of(uri: str) -> Iterator[str]:
-    """The same, but of an s3:// object the header alone is fetched; the rest is a hole that takes no room on the disk."""
-    with _aside(uri) as local:
+    """The path of a local file as it is, or of one as long as an object, of which the header alone was fetched.
+
+    The rest is a hole that takes no room on the disk.
+    """
+    store = object_at(uri)
+    with _aside(store, uri) as local:
         if local != uri:
             with _getting(uri):
-                Path(local).write_bytes(_first_bytes(uri))
-                os.truncate(local, int(s3_filesystem().info(uri)["size"]))
+                size = _size(store)
+                Path(local).write_bytes(_first_bytes(store, uri, size))
+                os.truncate(local, size)
         yield local
 
 
 @contextlib.contextmanager
-def _aside(uri: str) -> Iterator[str]:
-    if not uri.startswith("s3://"):
+def _aside(store: ObjectStore, uri: str) -> Iterator[str]:
+    if store.path() is not None:
         yield uri
         return
     with tempfile.TemporaryDirectory(prefix="saemill-") as folder:
         yield str(Path(folder, Path(uri).name))
 
 
-@contextlib.contextmanager
-def _getting(uri: str) -> Iterator[None]:
-    with s3_sentences(f"get of {uri}"), reading(f"activations.source {uri}", "a file"):
-        yield
+def _getting(uri: str) -> contextlib.AbstractContextManager[None]:
+    return reading(f"activations.source {uri}", "a file")
 
 
-def _first_bytes(uri: str) -> bytes:
-    start = bytes(s3_filesystem().cat_file(uri, start=0, end=_FIRST_BYTES))
+def _size(store: ObjectStore) -> int:
+    info = store.head("")
+    if info is None:
+        raise FileNotFoundError(store.uri)
+    return info.size
+
+
+def _first_bytes(store: ObjectStore, uri: str, size: int) -> bytes:
+    start = store.get("", 0, min(_FIRST_BYTES, size)) if size else b""
     if not uri.endswith(".safetensors"):
         return start
-    length = 8 + min(int.from_bytes(start[:8], "little"), _MAX_HEADER_BYTES)
-    if length <= len(start):
-        return start
-    return start + bytes(s3_filesystem().cat_file(uri, start=len(start), end=length))
+    length = min(size, 8 + min(int.from_bytes(start[:8], "little"), _MAX_HEADER_BYTES))
+    return start if length <= len(start) else start + store.get("", len(start), length - len(start))

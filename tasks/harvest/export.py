@@ -13,17 +13,18 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tasks.artifacts import MANIFEST, require_manifest, to_json, write_manifest
+from tasks.activations.disk_space import free_bytes
+from tasks.activations.manifest import require_hooks
+from tasks.activations.reader import Split
+from tasks.activations.writer import Rows
 from tasks.errors import InputError
-from tasks.harvest.formats import Format, FormatName, open_format
+from tasks.harvest.formats import ExportFormat, FormatName, open_format
 from tasks.harvest.named import open_lake
 from tasks.progress import Listener, Progress
-from tasks.store.claims import claim, sweep
-from tasks.store.manifest import require_hooks
-from tasks.store.objects import ObjectStore, open_store
-from tasks.store.reader import Split
-from tasks.store.room import free_bytes
-from tasks.store.writer import Rows
+from tasks.storage.artifacts import MANIFEST, require_manifest, to_json, write_manifest
+from tasks.storage.base import ObjectStore
+from tasks.storage.claims import claim, sweep
+from tasks.storage.objects import open_store
 
 SplitName = Literal["train", "eval"]
 
@@ -54,7 +55,7 @@ class Exported:
 
 
 @dataclass(frozen=True, slots=True)
-class _File:
+class _ExportFile:
     key: str
     start: int
     stop: int
@@ -138,11 +139,11 @@ def _too_few(source: Split, split: str, least: int) -> str:
     return f"{source.uri} has {source.rows} {split} rows, fewer than --context {least} wants in one; lower it."
 
 
-def _cut(form: Format, split: str, rows: int, file_bytes: int) -> list[_File]:
+def _cut(form: ExportFormat, split: str, rows: int, file_bytes: int) -> list[_ExportFile]:
     """Files of equally many rows, but for the last."""
     each = max(1, file_bytes // (form.row_bytes * form.multiple)) * form.multiple
     count = -(-rows // each)
-    return [_File(form.key(split, i, count), i * each, min((i + 1) * each, rows)) for i in range(count)]
+    return [_ExportFile(form.key(split, i, count), i * each, min((i + 1) * each, rows)) for i in range(count)]
 
 
 def _require_room(store: ObjectStore, needed: int) -> None:
@@ -156,9 +157,9 @@ def _require_room(store: ObjectStore, needed: int) -> None:
 
 def _write(
     source: Split,
-    form: Format,
+    form: ExportFormat,
     store: ObjectStore,
-    files: list[_File],
+    files: list[_ExportFile],
     there: Container[str],
     request: dict[str, Any],
     listener: Listener,
@@ -182,12 +183,12 @@ def _write(
     write_manifest(store.uri, {"stage": "export", **request, "files": entries})
 
 
-def _rows(source: Split, ends: "np.ndarray[Any, np.dtype[np.int64]]", file: _File) -> Rows:
+def _rows(source: Split, ends: "np.ndarray[Any, np.dtype[np.int64]]", file: _ExportFile) -> Rows:
     """The rows of one file; only the row groups that hold them are read."""
     return _joined(list(_parts(source, ends, file)))
 
 
-def _parts(source: Split, ends: "np.ndarray[Any, np.dtype[np.int64]]", file: _File) -> Iterator[Rows]:
+def _parts(source: Split, ends: "np.ndarray[Any, np.dtype[np.int64]]", file: _ExportFile) -> Iterator[Rows]:
     index = int(np.searchsorted(ends, file.start, "right"))
     at = file.start
     while at < file.stop:

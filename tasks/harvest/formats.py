@@ -10,8 +10,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.store.schema import Array, storage_dtype, to_float32
-from tasks.store.writer import Rows
+from tasks.activations.schema import Array, storage_dtype, to_float32
+from tasks.activations.writer import Rows
 
 FormatName = Literal["list", "safetensors", "hf"]
 
@@ -19,7 +19,7 @@ FormatName = Literal["list", "safetensors", "hf"]
 _ROW_GROUP_ROWS = 8192
 
 
-class Format(Protocol):
+class ExportFormat(Protocol):
     """How rows become files; every file can be made from its own rows alone."""
 
     @property
@@ -45,7 +45,7 @@ class Format(Protocol):
         ...
 
 
-def open_format(name: FormatName, hook: str, d_in: int, stored: str, context: int) -> Format:
+def open_format(name: FormatName, hook: str, d_in: int, stored: str, context: int) -> ExportFormat:
     """The format of that name, for rows of ``d_in`` numbers kept in dtype ``stored``.
 
     Args:

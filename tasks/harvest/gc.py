@@ -1,19 +1,17 @@
 """Removal of what killed harvests left behind: rows that no commit record names, and half-written files."""
 
-import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-from tasks.artifacts import MANIFEST, resolve
 from tasks.errors import ArtifactError
 from tasks.harvest.named import COMMITS, Lake, is_data_key, named_by_commit, named_by_manifest, open_lake
-from tasks.store.objects import LocalStore, ObjectInfo, ObjectStore, open_store
+from tasks.storage.artifacts import MANIFEST, resolve
+from tasks.storage.base import ObjectInfo, ObjectStore
+from tasks.storage.objects import open_store
 
 # A harvest that is at work has stored rows that it has not committed yet; no shard takes that long.
 MIN_AGE_S = 24 * 3600.0
-_LEFTOVER = re.compile(r"\.tmp-[0-9a-f]{32}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +95,6 @@ def _manifests(lake: Lake) -> Iterator[tuple[str, bytes]]:
 
 
 def _leftovers(store: ObjectStore) -> Iterator[ObjectInfo]:
-    """Files that a killed process had begun to write on local disk; S3 shows no such thing."""
-    if isinstance(store, LocalStore):
-        for folder in ("", "*/", "*/*/"):  # where a harvest writes: the directory, commits/, <hook>/<split>/
-            for path in sorted(Path(store.uri).glob(f"{folder}.tmp-*")):
-                info = store.head(path.relative_to(store.uri).as_posix())
-                if info is not None and _LEFTOVER.fullmatch(path.name):
-                    yield info
+    """Files that a killed process had begun to write, where a harvest writes: the directory, commits/, <hook>/<split>/."""
+    found = (info for info in store.leftovers() if info.key.count("/") < 3)
+    yield from sorted(found, key=lambda info: (info.key.count("/"), info.key))

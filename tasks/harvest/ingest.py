@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tasks.artifacts import identity, read_manifest, to_json, write_manifest
+from tasks.activations.schema import RowFormat, from_float32, to_float32
+from tasks.activations.writer import Rows
 from tasks.errors import InputError
 from tasks.harvest.commit import HookRows, commit_shard, hook_entries, manifest
 from tasks.harvest.config import ActivationsConfig
@@ -16,9 +17,8 @@ from tasks.harvest.sources import Float32s, Source, open_source
 from tasks.harvest.statistics import norms, squared_errors, sum_rows
 from tasks.hook_roles import OWN
 from tasks.progress import Listener, Progress
-from tasks.store.objects import open_store
-from tasks.store.schema import RowFormat, from_float32, to_float32
-from tasks.store.writer import Rows
+from tasks.storage.artifacts import identity, read_manifest, to_json, write_manifest
+from tasks.storage.objects import open_store
 
 
 @dataclass(frozen=True, slots=True)

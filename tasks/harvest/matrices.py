@@ -13,7 +13,7 @@ from safetensors import safe_open
 
 from tasks.errors import InputError
 from tasks.harvest.source import NUMBERS, Float32s, as_float32, require_width
-from tasks.store.foreign import reading
+from tasks.storage.foreign import reading
 
 _MAGIC = b"\x93NUMPY"
 _HEADER_BYTES = 65_536

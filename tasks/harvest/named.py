@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from tasks.artifacts import MANIFEST, identity, parse_json, shards_uri
+from tasks.activations.manifest import fault_of_hooks
 from tasks.errors import ArtifactError, InputError
-from tasks.store.manifest import fault_of_hooks
-from tasks.store.objects import ObjectStore, open_store
+from tasks.storage.artifacts import MANIFEST, identity, parse_json, shards_uri
+from tasks.storage.base import ObjectStore
+from tasks.storage.objects import open_store
 
 COMMITS = "commits/"
 # What Shard.data_key gives; the commit record of such an object follows from its key.

@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from tasks.activations.schema import RowFormat, storage_dtype, stored_width, to_float32
 from tasks.errors import InputError, SaemillError
 from tasks.harvest.config import ActivationsConfig
 from tasks.harvest.source import NUMBERS, Float32s, as_float32, require_width
-from tasks.store.foreign import open_parquet, open_stream, reading, require_once, stream_parquet, values_per_row
-from tasks.store.page_sizes import most_bytes_per_row
-from tasks.store.schema import RowFormat, storage_dtype, stored_width, to_float32
+from tasks.storage.foreign import open_parquet, open_stream, reading, require_once, stream_parquet, values_per_row
+from tasks.storage.page_sizes import most_bytes_per_row
 
 # Of what is decoded at once; list columns take several times as much on the way.
 _BATCH_BYTES = 8 * 2**20
@@ -25,7 +25,7 @@ _FOOTERS_AT_ONCE = 8
 
 
 @dataclass(frozen=True, slots=True)
-class _File:
+class _ParquetFile:
     uri: str
     n_rows: int
     d_in: int
@@ -88,10 +88,10 @@ class ParquetSource:
                 holds = f"more than {file.n_rows}" if seen > file.n_rows else f"{seen}"
                 raise InputError(f"{file.uri} holds {holds} rows, but its footer speaks of {file.n_rows}.")
 
-    def _batch_rows(self, file: _File) -> int:
+    def _batch_rows(self, file: _ParquetFile) -> int:
         return max(1, int(min(_BATCH_BYTES // (4 * self.d_in), _LABEL_BYTES // max(1.0, file.label_bytes))))
 
-    def _labels(self, file: _File, batch: pa.RecordBatch) -> list[str]:
+    def _labels(self, file: _ParquetFile, batch: pa.RecordBatch) -> list[str]:
         found = _labels(batch.column(batch.schema.names.index(self._label)))
         longest = max(map(len, found), default=0)
         if longest > _LONGEST_LABEL:  # a shard's labels are in memory all at once
@@ -105,7 +105,7 @@ class ParquetSource:
         with reading(f"activations.source {uri}", "Parquet"):
             yield from open_parquet(uri).iter_batches(rows, columns=columns, use_threads=False)
 
-    def _inspected(self, uri: str) -> _File:
+    def _inspected(self, uri: str) -> _ParquetFile:
         with reading(f"activations.source {uri}", "Parquet"):
             stream = open_stream(uri)
             file = stream_parquet(stream)
@@ -118,10 +118,10 @@ class ParquetSource:
         if row_format is None:
             self._require_lists(uri, kind)
         if not n_rows:
-            return _File(uri, 0, 0, row_format)
+            return _ParquetFile(uri, 0, 0, row_format)
         d_in = row_format.d_in if row_format is not None else self._list_width(file, uri, kind)
         require_width(uri, d_in)
-        return _File(uri, n_rows, d_in, row_format, self._label_bytes(file, stream, uri))
+        return _ParquetFile(uri, n_rows, d_in, row_format, self._label_bytes(file, stream, uri))
 
     def _label_bytes(self, file: pq.ParquetFile, stream: pa.NativeFile, uri: str) -> float:
         if self._label is None:
@@ -166,7 +166,7 @@ class ParquetSource:
             raise InputError(f"activations.column {self._column!r} of {uri} has no numbers in its first row.")
         return int(found)
 
-    def _numbers(self, file: _File, column: pa.Array, d_in: int) -> Float32s:
+    def _numbers(self, file: _ParquetFile, column: pa.Array, d_in: int) -> Float32s:
         if column.null_count:
             raise InputError(f"activations.column {self._column!r} of {file.uri} has rows without a value.")
         if file.row_format is not None:

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from tasks.artifacts import identity, recipe_hash
 from tasks.harvest.config import ActivationsConfig, HarvestConfig
 from tasks.lm.config import ModelConfig
+from tasks.storage.artifacts import identity, recipe_hash
 
 FIXED: Mapping[str, Any] = MappingProxyType(
     {

@@ -6,11 +6,11 @@ commit record for whole shards only: the same command goes on, and a harvest tha
 
 from dataclasses import dataclass, replace
 
-from tasks.artifacts import MANIFEST
 from tasks.harvest.named import COMMITS, commit_key, is_data_key
 from tasks.harvest.verify import Verified, verify
 from tasks.progress import Listener
-from tasks.store.objects import open_store
+from tasks.storage.artifacts import MANIFEST
+from tasks.storage.objects import open_store
 
 # The manifest as it was, until the new one has been held against it; a kill in between must not lose it.
 BEFORE = "manifest.before-repair.json"

@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from tasks.artifacts import require_manifest
-from tasks.store.files import read_hashes
-from tasks.store.manifest import require_segments
-from tasks.store.objects import open_store
+from tasks.storage.artifacts import require_manifest
+from tasks.storage.objects import open_store
+from tasks.text.stored import read_hashes, require_segments
 
 
 @dataclass(frozen=True, slots=True)

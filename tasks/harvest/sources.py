@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from tasks.artifacts import read_manifest, shards_uri
+from tasks.activations.manifest import require_hooks
 from tasks.errors import ArtifactError, InputError
 from tasks.harvest.config import ActivationsConfig
 from tasks.harvest.copies import copy_of, header_of
@@ -13,11 +13,12 @@ from tasks.harvest.matrices import Matrix, open_npy, open_safetensors
 from tasks.harvest.named import COMMITS
 from tasks.harvest.parquet_source import ParquetSource
 from tasks.harvest.source import Float32s, Source
-from tasks.store.foreign import reading
-from tasks.store.hashed import content_identity
-from tasks.store.listing import exists, find
-from tasks.store.manifest import require_hooks
-from tasks.store.objects import checked_path, open_store, shown
+from tasks.storage.artifacts import read_manifest, shards_uri
+from tasks.storage.foreign import reading
+from tasks.storage.hashed import content_identity
+from tasks.storage.listing import exists, find
+from tasks.storage.objects import checked_path, open_store
+from tasks.storage.paths import shown
 
 __all__ = ["Float32s", "Source", "open_source", "source_identity", "source_shape"]
 

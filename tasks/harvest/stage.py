@@ -4,7 +4,8 @@ import re
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from tasks.artifacts import address, read_manifest, require_manifest, root_of
+from tasks.activations.disk_space import require_room
+from tasks.activations.manifest import require_hooks
 from tasks.harvest.config import ActivationsConfig, HarvestConfig
 from tasks.harvest.recipe import FIXED, FIXED_OF_MODEL, FIXED_OF_OWN, own_row_order, row_order
 from tasks.harvest.sources import source_identity, source_shape
@@ -15,9 +16,8 @@ from tasks.progress import Listener
 from tasks.ray_config import RayConfig
 from tasks.recipe import differing
 from tasks.stage import Recipe, Stage, StageProgress, Widths
-from tasks.store.manifest import require_hooks
-from tasks.store.objects import open_store
-from tasks.store.room import require_room
+from tasks.storage.artifacts import address, read_manifest, require_manifest, root_of
+from tasks.storage.objects import open_store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ class HarvestStage(Stage):
 
     def run(self, out: str, listener: Listener) -> None:
         """Harvest."""
-        from tasks.harvest.on_ray import harvest
+        from tasks.harvest.ray_harvest import harvest
 
         order = row_order(self.settings, self.model, model_identity(self.model))
         harvest(self.settings, self.model, self.cluster, self.tokens, self.shards, out, listener, order)

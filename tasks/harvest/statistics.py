@@ -13,8 +13,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tasks.store.schema import Array, stored_width
-from tasks.store.tensors import as_tensor, from_stored
+from tasks.activations.schema import Array, stored_width
+from tasks.activations.tensors import as_tensor, from_stored
 
 # One core, 32,768 x 576 bfloat16, 1,024 rows at a time: 5 ms for norms and 12 for sums; with 64 rows 11 and 19.
 _CHUNK_ROWS = 1024

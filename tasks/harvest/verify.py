@@ -8,7 +8,8 @@ from typing import Literal
 
 import pyarrow.parquet as pq
 
-from tasks.artifacts import MANIFEST, parse_json
+from tasks.activations.schema import RowFormat
+from tasks.activations.shard_file import reading
 from tasks.harvest.named import (
     COMMITS,
     Lake,
@@ -20,11 +21,9 @@ from tasks.harvest.named import (
     open_lake,
 )
 from tasks.progress import Listener, Progress
-from tasks.store.checked import reading
-from tasks.store.faults import FAULTS, reason_of
-from tasks.store.files import open_file
-from tasks.store.objects import ObjectInfo, ObjectStore
-from tasks.store.schema import RowFormat
+from tasks.storage.artifacts import MANIFEST, parse_json
+from tasks.storage.base import ObjectInfo, ObjectStore
+from tasks.storage.faults import FAULTS, reason_of
 
 _CHUNK_BYTES = 8 * 2**20
 # Objects read at once: hashing leaves Python's lock, and on S3 most of the time is waiting.
@@ -106,7 +105,7 @@ def _check_widths(lake: Lake, faulty: set[str]) -> Iterator[Finding]:
         if whole is None:
             continue
         with reading(lake.shards, whole):
-            found = RowFormat.of(pq.read_schema(open_file(lake.shards, whole)), whole)
+            found = RowFormat.of(pq.read_schema(lake.shards.open(whole)), whole)
         if (found.d_in, found.dtype) != (entry["d_in"], entry["dtype"]):
             reason = (
                 f"it says {entry['d_in']} x {entry['dtype']} of {hook}, which holds rows of {found.d_in} x {found.dtype}"
@@ -184,7 +183,7 @@ def _damage(store: ObjectStore, named: NamedObject, owners: dict[str, str]) -> s
     if sha256 != named.sha256:
         return f"its SHA-256 is {sha256[:12]}..., {named.sha256[:12]}... was expected"
     try:
-        footer = pq.ParquetFile(open_file(store, named.key, size)).metadata
+        footer = pq.ParquetFile(store.open(named.key, size)).metadata
     except FAULTS as error:
         return f"it is not Parquet: {reason_of(error)}"
     groups = [footer.row_group(i).num_rows for i in range(footer.num_row_groups)]

@@ -16,8 +16,8 @@ from tasks.interchange.named import Shapes, checked, read_bytes, read_tensors, s
 from tasks.interchange.portable import Portable, imported
 from tasks.sae.belonging import Belonging
 from tasks.sae.scaling import Weights
-from tasks.store.faults import FAULTS, reason_of
-from tasks.store.objects import ObjectStore
+from tasks.storage.base import ObjectStore
+from tasks.storage.faults import FAULTS, reason_of
 
 CONFIG = "config.yaml"
 _LIBRARY = "circuit-tracer"

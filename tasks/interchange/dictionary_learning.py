@@ -29,9 +29,9 @@ from tasks.interchange.named import (
 from tasks.interchange.portable import Kind, Portable, behind_bias, imported, row_norms, with_codes_times
 from tasks.sae.belonging import Belonging
 from tasks.sae.scaling import Weights
-from tasks.store.faults import FAULTS
-from tasks.store.foreign import reading
-from tasks.store.objects import ObjectStore
+from tasks.storage.base import ObjectStore
+from tasks.storage.faults import FAULTS
+from tasks.storage.foreign import reading
 
 CONFIG = "config.json"
 WEIGHTS = "ae.pt"

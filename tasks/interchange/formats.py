@@ -7,7 +7,7 @@ from tasks.errors import InputError
 
 if TYPE_CHECKING:
     from tasks.interchange.portable import Portable
-    from tasks.store.objects import ObjectStore
+    from tasks.storage.base import ObjectStore
 
 FormatName = Literal["saelens", "sparsify", "dictionary_learning", "circuit-tracer"]
 
@@ -28,7 +28,7 @@ _FILES: dict[FormatName, tuple[str, ...]] = {
 """The files by whose names a folder of each format is known."""
 
 
-class Format(Protocol):
+class SAEFormat(Protocol):
     """How one library keeps an SAE in a folder."""
 
     def files(self, sae: "Portable") -> "dict[str, bytes]":
@@ -55,7 +55,7 @@ def format_of(store: "ObjectStore") -> FormatName | None:
     return next((name for name, files in _FILES.items() if there.issuperset(files)), None)
 
 
-def open_format(name: FormatName) -> Format:
+def open_format(name: FormatName) -> SAEFormat:
     """The format of that name.
 
     Raises:
@@ -63,4 +63,4 @@ def open_format(name: FormatName) -> Format:
     """
     if name not in _HOMES:
         raise InputError(f"--format is {name!r} but must be one of {', '.join(NAMES)}.")
-    return cast(Format, import_module(_HOMES[name]))
+    return cast(SAEFormat, import_module(_HOMES[name]))

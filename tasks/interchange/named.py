@@ -1,7 +1,6 @@
 """Tensors and settings that came in a file, checked by name and shape before anything is made of them."""
 
 import json
-import os
 import reprlib
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -11,10 +10,10 @@ from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
-from tasks.artifacts import parse_json
 from tasks.errors import InputError
-from tasks.store.foreign import reading
-from tasks.store.objects import LocalStore, ObjectStore
+from tasks.storage.artifacts import parse_json
+from tasks.storage.base import ObjectStore
+from tasks.storage.foreign import reading
 
 Shapes = dict[str, tuple[str, ...]]
 """A tensor's axes by name; axes of one name have one size."""
@@ -78,10 +77,10 @@ def read_bytes(store: ObjectStore, key: str, library: str) -> bytes:
 def _told(store: ObjectStore) -> str:
     """What a folder holds instead; only its own level, since it may be anybody's."""
     try:
-        names = os.listdir(store.uri) if isinstance(store, LocalStore) else {i.key.partition("/")[0] for i in store.list()}
+        names = sorted(store.names())
     except OSError:
         names = []
-    shown = sorted(names)[:_SHOWN]
+    shown = names[:_SHOWN]
     more = ", ..." if len(names) > _SHOWN else ""
     return f"there are {', '.join(shown)}{more}" if shown else "the folder is empty or not there"
 

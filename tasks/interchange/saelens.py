@@ -25,7 +25,7 @@ from tasks.interchange.named import (
 from tasks.interchange.portable import Kind, Portable, behind_bias, imported, row_norms, with_codes_times
 from tasks.sae.belonging import Belonging
 from tasks.sae.scaling import Weights
-from tasks.store.objects import ObjectStore
+from tasks.storage.base import ObjectStore
 
 CONFIG = "cfg.json"
 WEIGHTS = "sae_weights.safetensors"

@@ -13,7 +13,7 @@ from tasks.interchange.named import Shapes, checked, read_settings, read_tensors
 from tasks.interchange.portable import Portable, behind_bias, imported, row_norms
 from tasks.sae.belonging import Belonging
 from tasks.sae.scaling import Weights
-from tasks.store.objects import ObjectStore
+from tasks.storage.base import ObjectStore
 
 CONFIG = "cfg.json"
 WEIGHTS = "sae.safetensors"

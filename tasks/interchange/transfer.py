@@ -7,8 +7,9 @@ from tasks.errors import InputError
 from tasks.interchange.formats import FormatName, open_format
 from tasks.interchange.portable import Portable
 from tasks.sae.checkpoint import CONFIG, WEIGHTS, load, save
-from tasks.store.claims import claim
-from tasks.store.objects import ObjectStore, open_store
+from tasks.storage.base import ObjectStore
+from tasks.storage.claims import claim
+from tasks.storage.objects import open_store
 
 PROVENANCE = "import.json"
 

@@ -13,7 +13,7 @@ from huggingface_hub.errors import HTTPError, RevisionResolutionError  # type: i
 from tasks.errors import InputError
 from tasks.lm.config import ModelConfig
 from tasks.lm.gguf import check_gguf
-from tasks.store.hashed import file_sha256
+from tasks.storage.hashed import file_sha256
 
 # What decides how a local folder's model behaves; never pickles, which are not loaded either.
 _IDENTIFYING = ("*.safetensors", "*.gguf", "*.json", "*.txt", "*.model", "*.jinja")

@@ -19,7 +19,7 @@ _SPARE = 16  # RoBERTa says 514 and reads 512: the two below its padding's are l
 _MOST_SCORES = 2**28  # of one layer's attention, 1 GiB in float32; OLMo's 4,096 tokens by 16 heads are as many
 
 
-class _Stop(Exception):  # noqa: N818  # a signal, not an error
+class _EndForward(Exception):  # noqa: N818  # a signal, not an error
     """Leaves a forward pass behind its first layer, where positions have been looked up."""
 
 
@@ -61,7 +61,7 @@ def _reads(model: nn.Module, context_length: int) -> bool:
     """Whether the model has a position for each of so many tokens."""
 
     def stop(*_: Any) -> None:
-        raise _Stop
+        raise _EndForward
 
     layer = first_layer(model)
     heads = getattr(getattr(model, "config", None), "num_attention_heads", None)
@@ -72,7 +72,7 @@ def _reads(model: nn.Module, context_length: int) -> bool:
     try:
         with torch.no_grad():
             read(model, random_tokens(model, 1, context_length))
-    except _Stop:
+    except _EndForward:
         return True
     except (IndexError, RuntimeError, ValueError):
         return False

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tasks.lm.forward import random_tokens
 from tasks.lm.watch import capture
-from tasks.store.faults import reason_of
+from tasks.storage.faults import reason_of
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from tasks.lm.modules import find_module
 from tasks.lm.names import parse_hook
 
 
-class _Stop(Exception):  # noqa: N818  # a signal that all is seen, not an error
+class _AllSeen(Exception):  # noqa: N818  # a signal that all is seen, not an error
     """Leaves a forward pass at the last hook."""
 
 
@@ -42,9 +42,9 @@ def capture(model: nn.Module, hooks: Sequence[str], token_ids: Tensor) -> dict[s
         last = len({*seen, hook}) == len(set(hooks))
         seen[hook] = found if last else found.clone()  # the rest of the pass may work in place
         if last:
-            raise _Stop
+            raise _AllSeen
 
-    with contextlib.ExitStack() as stack, torch.no_grad(), contextlib.suppress(_Stop):
+    with contextlib.ExitStack() as stack, torch.no_grad(), contextlib.suppress(_AllSeen):
         for hook in set(hooks):
             stack.enter_context(attached(model, hook, functools.partial(observe, hook)))
         try:

@@ -34,7 +34,7 @@ class Ragged:
         return self.values[self.offsets[start] : self.offsets[stop]]
 
 
-class Contexts:
+class StoredContexts:
     """examples.parquet, sorted by latent, strongest contexts first."""
 
     def __init__(self, examples: pa.Table, n_latents: int) -> None:

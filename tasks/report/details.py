@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from tasks.report.contexts import Contexts, Ragged
+from tasks.report.contexts import Ragged, StoredContexts
 from tasks.report.javascript import Strings
 from tasks.report.numbers import significant
 
@@ -19,7 +19,7 @@ def chunk_name(chunk: int) -> str:
     return f"latents-{chunk:05d}"
 
 
-def chunks(latents: pa.Table, contexts: Contexts, panels: list[int] | None) -> Iterator[tuple[str, dict[str, Any]]]:
+def chunks(latents: pa.Table, contexts: StoredContexts, panels: list[int] | None) -> Iterator[tuple[str, dict[str, Any]]]:
     """Name and content of every chunk that holds a latent with a panel.
 
     In a chunk all text is in ``strings`` and referred to by number; latents are named by their number.
@@ -34,7 +34,7 @@ def chunks(latents: pa.Table, contexts: Contexts, panels: list[int] | None) -> I
             yield chunk_name(first // CHUNK_LATENTS), _chunk(lists, contexts, members, kept)
 
 
-def _chunk(lists: dict[str, Ragged], contexts: Contexts, members: range, kept: list[int]) -> dict[str, Any]:
+def _chunk(lists: dict[str, Ragged], contexts: StoredContexts, members: range, kept: list[int]) -> dict[str, Any]:
     strings, shares = Strings(), lists.get("decoder_norm_share")
     examples = _Examples(contexts, members, strings)
     described = {
@@ -72,7 +72,7 @@ def _neighbours(column: Ragged, latent: int) -> dict[str, list[Any]]:
 class _Examples:
     """Contexts of the latents of one chunk, whose tokens are encoded together."""
 
-    def __init__(self, contexts: Contexts, members: range, strings: Strings) -> None:
+    def __init__(self, contexts: StoredContexts, members: range, strings: Strings) -> None:
         self._contexts = contexts
         self._start, stop = contexts.bounds(members.start, members.stop)
         encoded = contexts.tokens.rows(self._start, stop).fill_null("").dictionary_encode()

@@ -7,12 +7,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.artifacts import read_json, require_manifest
 from tasks.errors import ArtifactError
 from tasks.hook_roles import HookRoles, roles_among, roles_in_scores
 from tasks.latent_columns import described
-from tasks.store.faults import FAULTS, reason_of
-from tasks.store.objects import open_store, require
+from tasks.storage.artifacts import read_json, require_manifest
+from tasks.storage.faults import FAULTS, reason_of
+from tasks.storage.objects import open_store, require
 
 LATENT_COLUMNS = ("latent", "n_active", "max_activation", "histogram", "promoted", "suppressed", "neighbours")
 """What the pages are built on; all else is shown where it is there."""

@@ -5,14 +5,14 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from tasks.artifacts import identity, read_manifest, to_json, write_manifest
 from tasks.report import details, figures, kinds, overview, provenance, tables
 from tasks.report.about import About
-from tasks.report.contexts import Contexts
+from tasks.report.contexts import StoredContexts
 from tasks.report.inputs import Inputs, read_inputs
 from tasks.report.javascript import data_file
 from tasks.report.pages import asset, page
-from tasks.store.objects import open_store
+from tasks.storage.artifacts import identity, read_manifest, to_json, write_manifest
+from tasks.storage.objects import open_store
 
 FORMAT_VERSION = 1
 ASSETS = (
@@ -54,7 +54,7 @@ def render(about: About, tokens: str | None, activations: str, sae: str, scores:
 
 def site(about: About, inputs: Inputs) -> Iterator[tuple[str, bytes]]:
     """Key and content of every file of the site."""
-    contexts = Contexts(inputs.examples, inputs.n_latents)
+    contexts = StoredContexts(inputs.examples, inputs.n_latents)
     panels = tables.with_panel(inputs.latents, about.settings.max_latents)
     statistics = inputs.activations["hooks"][inputs.roles.first].get("statistics", {}).get("train", {})
     for name in ASSETS:

@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.artifacts import identity, read_manifest, require_manifest, write_manifest
 from tasks.report.numbers import DASH, compact, duration, number, percent
 from tasks.report.pages import asset, page
 from tasks.report.provenance import settings_yaml
-from tasks.store.objects import open_store
+from tasks.storage.artifacts import identity, read_manifest, require_manifest, write_manifest
+from tasks.storage.objects import open_store
 
 FORMAT_VERSION = 1
 TABLE, STABILITY = "table.parquet", "stability.parquet"

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from tasks.latent_columns import LatentColumn, described
 from tasks.report import older_scores
-from tasks.report.contexts import Contexts, Ragged
+from tasks.report.contexts import Ragged, StoredContexts
 from tasks.report.javascript import Strings
 from tasks.report.numbers import significant
 
@@ -24,7 +24,7 @@ SEARCH_CHARACTERS = 12_000_000
 
 
 def index(
-    latents: pa.Table, contexts: Contexts, panels: list[int] | None, unit: str, hooks: Sequence[str] = ()
+    latents: pa.Table, contexts: StoredContexts, panels: list[int] | None, unit: str, hooks: Sequence[str] = ()
 ) -> dict[str, Any]:
     """The table's columns, by latent.
 
@@ -67,7 +67,7 @@ def _values(latents: pa.Table, column: LatentColumn) -> list[float | int | None]
     return significant(latents[column.name].to_numpy(), max(4, column.digits + 1))
 
 
-def search(latents: pa.Table, contexts: Contexts, characters: int = SEARCH_CHARACTERS) -> dict[str, Any]:
+def search(latents: pa.Table, contexts: StoredContexts, characters: int = SEARCH_CHARACTERS) -> dict[str, Any]:
     """For each latent its promoted tokens and the text of its strongest contexts, one per line.
 
     Very wide SAEs have more text than a page can load: each latent then gets an equal share of ``characters``, which
@@ -97,12 +97,12 @@ def _tokens(promoted: Ragged, latent: int) -> list[str]:
     return items
 
 
-def _peaks(contexts: Contexts, latent: int) -> list[str]:
+def _peaks(contexts: StoredContexts, latent: int) -> list[str]:
     peaks = (contexts.parts(row)[1] for row in contexts.top_rows(latent))
     return list(dict.fromkeys(peaks))[:SHOWN_TOKENS]
 
 
-def _snippet(contexts: Contexts, latent: int) -> list[str]:
+def _snippet(contexts: StoredContexts, latent: int) -> list[str]:
     rows = contexts.top_rows(latent)
     if not rows:
         return []
@@ -113,7 +113,7 @@ def _snippet(contexts: Contexts, latent: int) -> list[str]:
     return [before, peak[:AFTER_CHARACTERS], after[:AFTER_CHARACTERS]]
 
 
-def _texts(contexts: Contexts, latent: int) -> str:
+def _texts(contexts: StoredContexts, latent: int) -> str:
     return "\n".join(_one_line("".join(contexts.parts(row))) for row in contexts.top_rows(latent))
 
 

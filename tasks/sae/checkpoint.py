@@ -10,14 +10,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 
-from tasks.artifacts import MANIFEST, parse_json, read_json, to_json
 from tasks.errors import ArtifactError, InputError
 from tasks.sae.architectures.registry import architecture
 from tasks.sae.belonging import Belonging
 from tasks.sae.config import SAEConfig
 from tasks.sae.model import SparseAutoencoder
 from tasks.sae.scaling import Weights
-from tasks.store.objects import ObjectStore, open_store, require, shown
+from tasks.storage.artifacts import MANIFEST, parse_json, read_json, to_json
+from tasks.storage.base import ObjectStore
+from tasks.storage.objects import open_store, require
+from tasks.storage.paths import shown
 
 WEIGHTS = "sae.safetensors"
 CONFIG = "config.json"

@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from tasks.activations.multi_hook import AnySplit
+from tasks.activations.schema import to_float32
 from tasks.encode.chunks import chunk_rows, in_chunks, reconstruct
 from tasks.sae import SparseAutoencoder
 from tasks.score.stats import ratio
-from tasks.store.joined import AnySplit
-from tasks.store.schema import to_float32
 
 TRAINING_ROWS = 100_000
 """Training rows that the baselines are fitted on, at most."""

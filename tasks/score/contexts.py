@@ -4,19 +4,19 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float32, Int64
 
+from tasks.activations.writer import Rows
 from tasks.encode.pieces import Piece
 from tasks.sae import SparseAutoencoder
-from tasks.score.examples import Contexts
+from tasks.score.examples import ChosenContexts
 from tasks.score.text import Text
 from tasks.score.windows import Around, Windows, activations, windows
-from tasks.store.writer import Rows
 
 
 def show(
     sae: SparseAutoencoder,
     around: Around,
     piece: Piece,
-    contexts: Contexts,
+    contexts: ChosenContexts,
     largest: Float32[np.ndarray, "d_sae"],
     text: Text | None,
     reach: int,

@@ -105,7 +105,7 @@ def sampled(hits: Hits, n: int) -> Hits:
 
 
 @dataclass(frozen=True, slots=True)
-class Contexts:
+class ChosenContexts:
     """Hits chosen to be shown, each with its group (0 top, i the i-th quantile from above) and rank in the group."""
 
     hits: Hits
@@ -115,16 +115,16 @@ class Contexts:
     def __len__(self) -> int:
         return len(self.hits)
 
-    def take(self, index: Int64[np.ndarray, "n"] | Bool[np.ndarray, "m"]) -> "Contexts":
+    def take(self, index: Int64[np.ndarray, "n"] | Bool[np.ndarray, "m"]) -> "ChosenContexts":
         """The contexts at ``index``, in its order."""
-        return Contexts(self.hits.take(index), self.group[index], self.rank[index])
+        return ChosenContexts(self.hits.take(index), self.group[index], self.rank[index])
 
-    def between(self, first: int, stop: int) -> "Contexts":
+    def between(self, first: int, stop: int) -> "ChosenContexts":
         """The contexts whose row lies in [first, stop)."""
         return self.take((self.hits.row >= first) & (self.hits.row < stop))
 
 
-def choose(evidence: Evidence, config: ScoreConfig) -> Contexts:
+def choose(evidence: Evidence, config: ScoreConfig) -> ChosenContexts:
     """The contexts to show: all of the top list, and of each lower quantile a few drawn from the sample.
 
     The sample of a latent, from strong to weak, is cut into ``quantiles`` groups of equal size. Within a group hits of
@@ -142,7 +142,7 @@ def choose(evidence: Evidence, config: ScoreConfig) -> Contexts:
     group = np.concatenate([np.zeros(len(top), np.int64), group])
     order = np.lexsort((hits.row, -hits.value, group, hits.latent))
     hits, group = hits.take(order), group[order]
-    return Contexts(hits, group, rank_in_group(_pair(hits.latent, group)))
+    return ChosenContexts(hits, group, rank_in_group(_pair(hits.latent, group)))
 
 
 def _draw(sample: Hits, group: Int64[np.ndarray, "m"], top: Hits, n: int) -> Bool[np.ndarray, "m"]:

@@ -3,17 +3,17 @@
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.artifacts import require_manifest
+from tasks.activations.multi_hook import AnySplit, open_split
 from tasks.encode.pieces import Piece, cut
 from tasks.hook_roles import HookRoles
 from tasks.lm.config import ModelConfig
 from tasks.score.config import ScoreConfig
 from tasks.score.roles import Roles, roles_of
-from tasks.store.joined import AnySplit, open_split
+from tasks.storage.artifacts import require_manifest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class ScoreJob:
     """What is scored, and with which settings; small, since every piece of work gets it."""
 
     settings: ScoreConfig

@@ -9,18 +9,18 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Int64
 
-from tasks.artifacts import identity, require_manifest, to_json, write_manifest
 from tasks.sae import SparseAutoencoder
 from tasks.score.columns import Latents, latents_table
 from tasks.score.directions import directions
-from tasks.score.job import Job
+from tasks.score.job import ScoreJob
 from tasks.score.roles import Roles
 from tasks.score.splice import SpliceSums
 from tasks.score.stats import ReconstructionSums
 from tasks.score.summary import summary
 from tasks.score.survey import Survey
 from tasks.score.tables import WeightColumns, examples_table, heatmap_table, to_parquet
-from tasks.store.objects import open_store
+from tasks.storage.artifacts import identity, require_manifest, to_json, write_manifest
+from tasks.storage.objects import open_store
 
 FORMAT_VERSION = 1
 
@@ -37,7 +37,7 @@ class Results:
     """Of each piece, the rows of examples.parquet and the histograms."""
 
 
-def write_results(job: Job, out: str, sae: SparseAutoencoder, results: Results, seconds: float) -> None:
+def write_results(job: ScoreJob, out: str, sae: SparseAutoencoder, results: Results, seconds: float) -> None:
     """Write scores/; equal results are equal bytes, but for run.json."""
     store = open_store(out)
     objects = _objects(job, sae, results)
@@ -57,7 +57,7 @@ def write_results(job: Job, out: str, sae: SparseAutoencoder, results: Results, 
     write_manifest(out, manifest)
 
 
-def _objects(job: Job, sae: SparseAutoencoder, results: Results) -> dict[str, bytes]:
+def _objects(job: ScoreJob, sae: SparseAutoencoder, results: Results) -> dict[str, bytes]:
     survey = results.survey
     histogram = sum((part for _, part in results.examples), np.zeros((), np.int64))
     latents = Latents(survey.latents, histogram, results.weights, directions(sae, job.roles))
@@ -71,7 +71,7 @@ def _objects(job: Job, sae: SparseAutoencoder, results: Results) -> dict[str, by
     return objects
 
 
-def _summary(job: Job, sae: SparseAutoencoder, results: Results) -> dict[str, Any]:
+def _summary(job: ScoreJob, sae: SparseAutoencoder, results: Results) -> dict[str, Any]:
     roles = job.roles
     about = {
         **_hooks(roles),

@@ -6,8 +6,8 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Float64
 
+from tasks.activations.multi_hook import AnySplit
 from tasks.hook_roles import HookRoles, Kind
-from tasks.store.joined import AnySplit
 
 
 def _whole() -> slice:

@@ -3,9 +3,9 @@
 import numpy as np
 from jaxtyping import Int64
 
+from tasks.activations.multi_hook import AnySplit
+from tasks.activations.schema import Array, no_rows
 from tasks.encode.pieces import Piece
-from tasks.store.joined import AnySplit
-from tasks.store.schema import Array, no_rows
 
 
 def spread_rows(split: AnySplit, pieces: list[Piece], wanted: int) -> Array:

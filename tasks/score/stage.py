@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from tasks.artifacts import read_json, require_manifest
+from tasks.activations.manifest import require_hooks
 from tasks.errors import InputError
 from tasks.hook_roles import HookRoles, require_known, roles_among
 from tasks.lm.config import ModelConfig
@@ -11,11 +11,11 @@ from tasks.progress import Listener
 from tasks.ray_config import RayConfig
 from tasks.recipe import differing
 from tasks.score.config import ScoreConfig
-from tasks.score.job import Job
+from tasks.score.job import ScoreJob
 from tasks.score.recipe import FIXED, OF_TEXT
 from tasks.stage import Recipe, Stage
-from tasks.store.manifest import require_hooks
-from tasks.store.objects import shown
+from tasks.storage.artifacts import read_json, require_manifest
+from tasks.storage.paths import shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class ScoreStage(Stage):
         unread = ScoreConfig.not_in_recipe | (OF_TEXT if self.tokens is None else frozenset())
         return Recipe({"score": differing(self.settings, FIXED, unread)}, (self.sae,))
 
-    def job(self) -> Job:
+    def job(self) -> ScoreJob:
         """What each piece of work is given.
 
         Raises:
@@ -56,7 +56,7 @@ class ScoreStage(Stage):
             hooks = require_known(self.hooks, there, self.activations)
         else:
             hooks = roles_among(there, self._sae_settings(), self.sae, self.activations)
-        return Job(
+        return ScoreJob(
             settings=self.settings,
             hooks=hooks,
             sae=self.sae,
@@ -67,7 +67,7 @@ class ScoreStage(Stage):
 
     def run(self, out: str, listener: Listener) -> None:
         """Score."""
-        from tasks.score.on_ray import score
+        from tasks.score.ray_score import score
 
         if not self.finished(out):
             score(self.job(), self.cluster, out, listener)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from tokenizers import Tokenizer
 
 from tasks.errors import ArtifactError
-from tasks.store.objects import open_store, require
+from tasks.storage.objects import open_store, require
 
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 

@@ -8,6 +8,8 @@ from operator import add
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from tasks.activations.schema import to_float32
+from tasks.activations.writer import Rows
 from tasks.encode.chunks import encoded
 from tasks.encode.codes import CSRCodes
 from tasks.encode.pieces import Piece
@@ -17,8 +19,6 @@ from tasks.score.examples import Evidence, Hits
 from tasks.score.rebuilt import Rebuilt
 from tasks.score.roles import Roles
 from tasks.score.stats import LatentSums
-from tasks.store.schema import to_float32
-from tasks.store.writer import Rows
 
 MAX_LABELS = 64
 """With more labels than this a heat map of labels by latents says nothing at a glance."""

@@ -7,8 +7,8 @@ import pyarrow.parquet as pq
 from jaxtyping import Int32, Shaped
 
 from tasks.score.strings import load_strings
-from tasks.store.files import open_file, read_sequences
-from tasks.store.objects import open_store
+from tasks.storage.objects import open_store
+from tasks.text.stored import read_sequences
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +38,6 @@ def read_text(tokens: str, first: int, n: int) -> Text:
     """
     names = load_strings(tokens)
     strings = [names.of_sequence(token_ids) for token_ids in read_sequences(tokens, first, n).tolist()]
-    listed = pq.read_table(
-        open_file(open_store(tokens), "documents.parquet"), columns=["document", "title"], use_threads=False
-    )
+    listed = pq.read_table(open_store(tokens).open("documents.parquet"), columns=["document", "title"], use_threads=False)
     titles = dict(zip(listed["document"].to_pylist(), listed["title"].to_pylist(), strict=True))
     return Text(first, np.array(strings, dtype=object), read_sequences(tokens, first, n, column="document"), titles)

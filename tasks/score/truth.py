@@ -69,7 +69,7 @@ class FiringSums:
         return f1
 
 
-class Rows(NamedTuple):
+class TruthRows(NamedTuple):
     """Held-out rows, what an SAE made of them, and what made them."""
 
     x: Float32[np.ndarray, "n d_in"]
@@ -99,7 +99,7 @@ class Recovery:
 
 
 def recovery(
-    W_dec: Float[np.ndarray, "d_sae d_in"], directions: Float[np.ndarray, "n_features d_in"], pieces: Iterable[Rows]
+    W_dec: Float[np.ndarray, "d_sae d_in"], directions: Float[np.ndarray, "n_features d_in"], pieces: Iterable[TruthRows]
 ) -> Recovery:
     """Score a dictionary and its codes, given piece by piece, of which there must be one at least."""
     matched, closest = match(W_dec, directions), nearest(W_dec, directions)
@@ -117,7 +117,7 @@ def recovery(
     )
 
 
-def _sums(rows: Rows, matched: Pairs, closest: Pairs) -> tuple[FiringSums, FiringSums, ReconstructionSums]:
+def _sums(rows: TruthRows, matched: Pairs, closest: Pairs) -> tuple[FiringSums, FiringSums, ReconstructionSums]:
     active = rows.codes > ACTIVE_ABOVE
     rebuilt = ReconstructionSums.of(rows.x.astype(np.float64), rows.x_hat.astype(np.float64))
     return FiringSums.of(active, rows.fires, matched), FiringSums.of(active, rows.fires, closest), rebuilt

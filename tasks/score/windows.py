@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
+from tasks.activations.multi_hook import AnySplit
+from tasks.activations.writer import Rows
 from tasks.encode.chunks import Chunk, encoded
 from tasks.encode.pieces import Piece
 from tasks.sae import SparseAutoencoder
-from tasks.store.joined import AnySplit
-from tasks.store.writer import Rows
 
 HISTOGRAM_BINS = 20
 

@@ -8,7 +8,8 @@ import pyarrow as pa
 import torch
 from jaxtyping import Bool, Float32, Int64
 
-from tasks.artifacts import require_manifest
+from tasks.activations.multi_hook import AnySplit, open_split
+from tasks.activations.schema import to_float32
 from tasks.encode.pieces import Piece
 from tasks.errors import ArtifactError
 from tasks.lm.config import ModelConfig
@@ -17,8 +18,8 @@ from tasks.sae import SparseAutoencoder, load
 from tasks.score.baselines import affordable_rows, baselines, fit_training_rows
 from tasks.score.contexts import show
 from tasks.score.directions import directions
-from tasks.score.examples import Contexts
-from tasks.score.job import Job
+from tasks.score.examples import ChosenContexts
+from tasks.score.job import ScoreJob
 from tasks.score.linear import linear_baselines
 from tasks.score.logits import neighbours, promoted_and_suppressed, unembedding
 from tasks.score.sample import evenly, spread_rows
@@ -29,15 +30,14 @@ from tasks.score.survey import Survey, survey
 from tasks.score.tables import WeightColumns, neighbour_lists, token_lists
 from tasks.score.text import read_text
 from tasks.score.windows import Around
-from tasks.store.files import read_sequences
-from tasks.store.joined import AnySplit, open_split
-from tasks.store.schema import to_float32
+from tasks.storage.artifacts import require_manifest
+from tasks.text.stored import read_sequences
 
 SPLICE_SEQUENCES = 8
 """Sequences per piece of splicing work; fixed, so that the sums do not depend on the number of workers."""
 
 
-def survey_piece(job: Job, piece: Piece) -> Survey:
+def survey_piece(job: ScoreJob, piece: Piece) -> Survey:
     """Sums and evidence of a piece's rows.
 
     Raises:
@@ -56,7 +56,7 @@ def measure_stability(a: str, b: str) -> Stability:
 
 
 def show_piece(
-    job: Job, piece: Piece, contexts: Contexts, largest: Float32[np.ndarray, "d_sae"]
+    job: ScoreJob, piece: Piece, contexts: ChosenContexts, largest: Float32[np.ndarray, "d_sae"]
 ) -> tuple[pa.Table, Int64[np.ndarray, "d_sae bins"]]:
     """The rows of examples.parquet for contexts whose peaks lie in the piece, and its share of the histograms."""
     reach = job.settings.context_tokens
@@ -67,14 +67,14 @@ def show_piece(
     return show(_sae(job.sae), around, piece, contexts, largest, text, reach)
 
 
-def baseline_k(job: Job, l0: float) -> int:
+def baseline_k(job: ScoreJob, l0: float) -> int:
     """Numbers per row that a baseline may use: the SAE's k, or its L0 where the architecture has no k."""
     sae = _sae(job.sae)
     k = sae.config.k if sae.keeps_k else round(l0)
     return min(max(1, k), sae.d_in)
 
 
-def measure_baselines(job: Job, k: int) -> dict[str, dict[str, Any]]:
+def measure_baselines(job: ScoreJob, k: int) -> dict[str, dict[str, Any]]:
     """FVU of the baselines, and of the SAE on the same rows."""
     split, sae, roles = job.split("eval"), _sae(job.sae), job.roles
     wanted = min(job.settings.baseline_tokens, affordable_rows(k, sae.d_in))
@@ -85,7 +85,7 @@ def measure_baselines(job: Job, k: int) -> dict[str, dict[str, Any]]:
     return baselines(sae, fit_training_rows(job.split("train"), sae.d_sae, scale), rows, k, scale)
 
 
-def read_weights(job: Job) -> WeightColumns:
+def read_weights(job: ScoreJob) -> WeightColumns:
     """What the latents' weights say: tokens by the unembedding (of several hooks, at the last), and neighbours."""
     sae, config, roles = _sae(job.sae), job.settings, job.roles
     near = neighbour_lists(neighbours(directions(sae, roles).decoder, config.neighbours))
@@ -99,7 +99,7 @@ def read_weights(job: Job) -> WeightColumns:
     return WeightColumns(token_lists(promoted, strings, sae.d_sae), token_lists(suppressed, strings, sae.d_sae), near)
 
 
-def splice_sequences(job: Job) -> list[int]:
+def splice_sequences(job: ScoreJob) -> list[int]:
     """The held-out sequences on which the SAE is spliced into the model; none where there is no text or no model.
 
     Nor for a crosscoder: what it reads at its later hooks would change with what it puts in at the earlier ones.
@@ -112,7 +112,7 @@ def splice_sequences(job: Job) -> list[int]:
     return [int(sequence) + first for sequence in evenly(n, wanted)]
 
 
-def measure_splice(job: Job, sequences: list[int]) -> SpliceSums | None:
+def measure_splice(job: ScoreJob, sequences: list[int]) -> SpliceSums | None:
     """Cross-entropies on some sequences; None where the model is no causal LM."""
     assert job.model is not None and job.tokens is not None  # else there are no such sequences
     model = _model(job.model)
@@ -126,7 +126,7 @@ def measure_splice(job: Job, sequences: list[int]) -> SpliceSums | None:
     return splice(model, roles.outputs[0], _sae(job.sae), mean, ids, kept, reads)
 
 
-def _require_fit(job: Job, sae: SparseAutoencoder) -> None:
+def _require_fit(job: ScoreJob, sae: SparseAutoencoder) -> None:
     ends = {"takes d_in": (sae.d_in, job.hooks.inputs), "gives d_out": (sae.d_out, job.hooks.outputs)}
     for does, (width, hooks) in ends.items():
         found = open_split(job.activations, hooks, "eval").d_in

@@ -5,7 +5,7 @@ from typing import Any
 import pyarrow as pa
 
 from tasks.errors import InputError
-from tasks.store.foreign import require_once
+from tasks.storage.foreign import require_once
 from tasks.text.documents import Form
 
 

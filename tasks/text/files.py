@@ -9,9 +9,11 @@ from typing import Any
 import pyarrow as pa
 
 from tasks.errors import InputError
-from tasks.store.hashed import file_sha256, object_info
-from tasks.store.listing import exists, find
-from tasks.store.objects import s3_filesystem, shown
+from tasks.storage.foreign import open_stream
+from tasks.storage.hashed import content_identity
+from tasks.storage.listing import exists, find
+from tasks.storage.objects import is_local, object_at
+from tasks.storage.paths import shown
 
 SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".txt")
 _CODECS = {".gz": "gzip", ".zst": "zstd"}
@@ -34,27 +36,23 @@ class CorpusFile:
 
     def open(self) -> Any:
         """The content as a pyarrow stream, decompressed."""
-        if self.uri.startswith("s3://"):
-            stream = pa.PythonFile(s3_filesystem().open(self.uri, "rb"), mode="r")
-        else:
-            stream = pa.OSFile(self.uri)
+        if self.kind == ".parquet":
+            return open_stream(self.uri)
+        stream = object_at(self.uri).open_in_order("")
         codec = _CODECS.get(os.path.splitext(self.uri)[1])
         return pa.CompressedInputStream(stream, codec) if codec else stream
 
     def identity(self) -> str:
-        """SHA-256 of a local file's content; size and ETag of an s3:// object.
+        """SHA-256 of a local file's content; ETag and size of an s3:// object.
 
         Raises:
             InputError: the file is not there, or may not be read.
         """
-        if self.uri.startswith("s3://"):
-            info = object_info(self.uri, "text.source")
-            return f"{info['size']} {info.get('ETag', '').strip(chr(34))}"
-        return file_sha256(self.uri, "text.source")
+        return content_identity(self.uri, "text.source").removeprefix("sha256-")
 
 
 def find_files(source: str) -> list[CorpusFile]:
-    """The files that a path, glob, folder or s3:// URI stands for, by name, as ``tasks.store.listing`` has it.
+    """The files that a path, glob, folder or s3:// URI stands for, by name, as ``tasks.storage.listing`` has it.
 
     Raises:
         InputError: there is no such file, nothing matches, or a file is of an unknown kind.
@@ -75,8 +73,8 @@ def named(uris: Sequence[str]) -> list[CorpusFile]:
 
 def looks_like_files(source: str) -> bool:
     """Whether a source means files rather than the name of a dataset on the Hugging Face hub."""
-    here = not source.startswith("s3://") and exists(source)
-    written_so = source.startswith(("s3://", "/", "./", "../", "~")) or glob.has_magic(source)
+    here = is_local(source) and exists(source)
+    written_so = not is_local(source) or source.startswith(("/", "./", "../", "~")) or glob.has_magic(source)
     return here or written_so or _suffix(source) is not None or source.count("/") > 1
 
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from tasks.artifacts import parse_json
 from tasks.errors import InputError
-from tasks.store.faults import FAULTS, reason_of
-from tasks.store.foreign import some, stream_parquet
-from tasks.store.page_sizes import most_bytes_per_row
+from tasks.storage.artifacts import parse_json
+from tasks.storage.faults import FAULTS, reason_of
+from tasks.storage.foreign import some, stream_parquet
+from tasks.storage.page_sizes import most_bytes_per_row
 from tasks.text.columns import check_columns, decoded, undecoded
 from tasks.text.dates import day_of
 from tasks.text.documents import Document, Form

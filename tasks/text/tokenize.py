@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from tasks.artifacts import read_manifest, to_json, write_manifest
 from tasks.errors import InputError
 from tasks.lm.config import ModelConfig
 from tasks.lm.limits import check_tokens, check_vocabulary
 from tasks.lm.load import known_tokens, load_tokenizer, model_identity
 from tasks.progress import Listener, Progress
-from tasks.store.objects import open_store
+from tasks.storage.artifacts import read_manifest, to_json, write_manifest
+from tasks.storage.objects import open_store
 from tasks.text.chat import ChatTemplate
 from tasks.text.config import TextConfig
 from tasks.text.corpus import Corpus, corpus_identity

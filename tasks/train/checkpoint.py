@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
-from tasks.artifacts import to_json
 from tasks.errors import ArtifactError
 from tasks.sae.mesh import Mesh, OneProcess, ProcessGroup, all_reduce_over_mesh
 from tasks.sae.parameters import extra_of, joined, part_of, view
-from tasks.store.faults import DAMAGE, reason_of
-from tasks.store.objects import ObjectStore
+from tasks.storage.artifacts import to_json
+from tasks.storage.base import ObjectStore
+from tasks.storage.faults import DAMAGE, reason_of
 from tasks.train.checkpoint_names import checkpoint_name, kept, part_name, prune
 from tasks.train.checkpoint_parts import BUFFER, FLAT, Facts, read_parts
 from tasks.train.curve import Meter

@@ -1,11 +1,9 @@
 """Where checkpoints are, what they are called, and which of them stay; without torch, for processes that only watch."""
 
 import re
-import shutil
 from collections.abc import Container
-from pathlib import Path
 
-from tasks.store.objects import LocalStore, ObjectStore
+from tasks.storage.base import ObjectStore
 
 CHECKPOINTS = "checkpoints"
 """Their folder below a run's own."""
@@ -28,10 +26,7 @@ def prune(store: ObjectStore, prefix: str, keep: int, spare: Container[str] = ()
         if folder.rpartition("/")[2] in spare:
             continue
         # In the order of names the json file goes first: what is left of a removal that was cut short is no checkpoint.
-        for key in sorted(info.key for info in store.list(f"{folder}/")):
-            store.delete(key)
-        if isinstance(store, LocalStore):  # buckets have no folders; what a kill in mid-write left behind goes with its own
-            shutil.rmtree(Path(store.uri, folder), ignore_errors=True)
+        store.delete_folder(folder)
 
 
 def kept(store: ObjectStore, prefix: str) -> list[str]:

@@ -8,12 +8,12 @@ from typing import Any
 from safetensors.torch import load as tensors_from_bytes
 from torch import Tensor
 
-from tasks.artifacts import parse_json
 from tasks.errors import ArtifactError
 from tasks.sae.architectures.registry import architecture
 from tasks.sae.mesh import ProcessGroup
 from tasks.sae.parameters import extra_of
-from tasks.store.objects import ObjectStore
+from tasks.storage.artifacts import parse_json
+from tasks.storage.base import ObjectStore
 from tasks.train.checkpoint_names import PART, part_name
 from tasks.train.curve import CurveRow
 from tasks.train.plan import Plan

@@ -4,7 +4,6 @@ import hashlib
 from dataclasses import asdict
 from typing import Any
 
-from tasks.artifacts import identity, to_json, write_manifest
 from tasks.hook_roles import ENTRY, HookRoles
 from tasks.sae.architectures.registry import architecture
 from tasks.sae.checkpoint import save
@@ -12,7 +11,8 @@ from tasks.sae.mesh import ProcessGroup
 from tasks.sae.model import SparseAutoencoder
 from tasks.sae.parameters import joined, view
 from tasks.sae.scaling import Scaling, Weights, fold, folding
-from tasks.store.objects import open_store
+from tasks.storage.artifacts import identity, to_json, write_manifest
+from tasks.storage.objects import open_store
 from tasks.train.curve import curve_to_parquet, spikes
 from tasks.train.loop import Run
 from tasks.train.plan import Plan

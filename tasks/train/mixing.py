@@ -2,10 +2,10 @@
 
 import logging
 
-from tasks.artifacts import to_json
-from tasks.store.objects import open_store
-from tasks.store.reader import Split
-from tasks.store.shuffle import shuffle_quality
+from tasks.activations.loader.shuffle_quality import shuffle_quality
+from tasks.activations.reader import Split
+from tasks.storage.artifacts import to_json
+from tasks.storage.objects import open_store
 from tasks.train.config import TrainConfig
 
 logger = logging.getLogger(__name__)

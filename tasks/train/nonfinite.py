@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
+from tasks.activations.loader.lane_reader import LaneReader
 from tasks.errors import InputError
 from tasks.sae.scaling import Scaling
-from tasks.store.lanes import LaneReader
 
 
 class NotFiniteError(InputError):

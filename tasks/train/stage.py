@@ -12,7 +12,8 @@ from tasks.progress import Listener
 from tasks.ray_config import RayConfig
 from tasks.sae.config import SAEConfig
 from tasks.stage import Recipe, Stage, StageProgress, Widths
-from tasks.store.objects import ObjectStore, open_store
+from tasks.storage.base import ObjectStore
+from tasks.storage.objects import open_store
 from tasks.train.config import TrainConfig
 from tasks.train.recipe import training_recipe
 from tasks.train.run_settings import RunSettings
@@ -90,8 +91,8 @@ class TrainStage(Stage):
 
     def run(self, out: str, listener: Listener) -> None:
         """Say what speaks against training on these activations, and train."""
-        from tasks.store.hygiene import warn
-        from tasks.train.on_ray import train
+        from tasks.activations.hygiene import warn
+        from tasks.train.ray_train import train
 
         if not self.finished(out):
             for hook in self.hooks.all:

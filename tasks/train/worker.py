@@ -7,14 +7,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tasks.activations.loader.lane_reader import LaneReader
+from tasks.activations.reader import Split
+from tasks.activations.schema import Array
+from tasks.activations.tensors import as_tensor, from_stored
 from tasks.errors import InputError
 from tasks.sae.mesh import Mesh
 from tasks.sae.scaling import Scaling, scaling, side_by_side
-from tasks.store.lanes import LaneReader
-from tasks.store.objects import open_store
-from tasks.store.reader import Split
-from tasks.store.schema import Array
-from tasks.store.tensors import as_tensor, from_stored
+from tasks.storage.objects import open_store
 from tasks.train.checkpoint import newest_run
 from tasks.train.checkpoint_names import CHECKPOINTS
 from tasks.train.finish import finished_weights, write_sae

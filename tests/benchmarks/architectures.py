@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tasks.artifacts import read_json
 from tasks.sae.architectures.names import NAMES
+from tasks.storage.artifacts import read_json
 from tests.benchmarks.demo import SMALL
 from tests.benchmarks.harness import arguments, environment, finish
 

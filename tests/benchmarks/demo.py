@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from tasks.artifacts import read_json
+from tasks.storage.artifacts import read_json
 from tests.benchmarks.harness import arguments, environment, finish
 
 ROOT = Path(__file__).parents[2]

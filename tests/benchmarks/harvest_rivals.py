@@ -18,13 +18,13 @@ import ray
 import torch
 
 from flows.config import PipelineConfig, parse_config
-from tasks.artifacts import read_json, require_manifest
-from tasks.harvest.pool.actor import IN_FLIGHT, Harvester, Job
+from tasks.harvest.pool.actor import IN_FLIGHT, Harvester, HarvestJob
 from tasks.harvest.shards import planned_shards
 from tasks.lm.load import load_model
 from tasks.progress import silent
-from tasks.store.files import read_sequences
-from tasks.store.objects import open_store
+from tasks.storage.artifacts import read_json, require_manifest
+from tasks.storage.objects import open_store
+from tasks.text.stored import read_sequences
 from tests.benchmarks.rounds import Contender, per_second
 from tests.composed import harvest, tokenize
 
@@ -62,9 +62,9 @@ class Work:
             }
         )
 
-    def job(self, config: PipelineConfig, root: str) -> Job:
+    def job(self, config: PipelineConfig, root: str) -> HarvestJob:
         """What an actor is given; its shards come to lie below ``root``."""
-        return Job(
+        return HarvestJob(
             settings=config.harvest,
             model=config.model,
             tokens=self.tokens,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import ray
 
-from tasks.on_ray import connect
+from tasks.ray_cluster import connect
 from tasks.ray_config import RayConfig
 from tests.harvest.commands import Command, write_config
 from tests.harvest.random_kills import survive

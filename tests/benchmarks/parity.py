@@ -27,14 +27,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from flows.config import load_config
+from tasks.activations.reader import read_rows
+from tasks.activations.schema import to_float32
 from tasks.errors import InputError
 from tasks.interchange.formats import NAMES, FormatName
 from tasks.interchange.transfer import export_sae, import_sae
 from tasks.sae import SparseAutoencoder, load
 from tasks.sae.architectures.names import NAMES as ARCHS
 from tasks.sae.mesh import OneProcess
-from tasks.store.reader import read_rows
-from tasks.store.schema import to_float32
 from tasks.train.worker import Worker
 from tests.benchmarks.harness import arguments, environment, finish
 from tests.benchmarks.peers_venv import PEERS, make_venv

@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from tasks.artifacts import write_manifest
-from tasks.store.lanes import LaneReader
-from tasks.store.objects import open_store
-from tasks.store.schema import RowFormat
-from tasks.store.writer import Rows, encode_shard
+from tasks.activations.loader.lane_reader import LaneReader
+from tasks.activations.schema import RowFormat
+from tasks.activations.writer import Rows, encode_shard
+from tasks.storage.artifacts import write_manifest
+from tasks.storage.objects import open_store
 from tests.benchmarks.harness import arguments, environment, finish
 from tests.benchmarks.reader_rivals import (
     BATCH_ROWS,

@@ -12,9 +12,8 @@ import numpy as np
 import psutil
 import pyarrow.parquet as pq
 
-from tasks.store.files import open_file
-from tasks.store.objects import open_store
-from tasks.store.reader import Split
+from tasks.activations.reader import Split
+from tasks.storage.objects import open_store
 
 HOOK, D_IN, BATCH_ROWS = "model.layers.8", 576, 4096
 SHARD_ROWS = 32_768
@@ -26,7 +25,7 @@ _SAELENS_CONTEXT = 256
 
 
 def start_ray() -> None:
-    from tasks.on_ray import connect
+    from tasks.ray_cluster import connect
     from tasks.ray_config import RayConfig
 
     connect(RayConfig(object_store_mb=512))  # less than is read in all, or the steady state would be that of memory
@@ -52,7 +51,7 @@ def raw_gets(uri: str, at_a_time: int) -> float:
     store = open_store(uri)
     ranges = []
     for shard in Split(uri, HOOK, "train").shards:
-        footer = pq.ParquetFile(open_file(store, shard["key"], shard["size"])).metadata
+        footer = pq.ParquetFile(store.open(shard["key"], shard["size"])).metadata
         for group in range(footer.num_row_groups):
             column = footer.row_group(group).column(0)
             ranges.append((shard["key"], column.data_page_offset, column.total_compressed_size))

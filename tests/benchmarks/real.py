@@ -25,7 +25,9 @@ import torch
 from torch import Tensor
 
 from flows.config import PipelineConfig, load_config
-from tasks.artifacts import identity
+from tasks.activations.loader.lane_reader import LaneReader
+from tasks.activations.reader import Split, read_rows
+from tasks.activations.tensors import as_tensor, from_stored
 from tasks.sae import load
 from tasks.sae.architectures.names import NAMES
 from tasks.sae.config import SAEConfig
@@ -37,9 +39,7 @@ from tasks.score.baselines import (
     fit_training_rows,
     principal_components,
 )
-from tasks.store.lanes import LaneReader
-from tasks.store.reader import Split, read_rows
-from tasks.store.tensors import as_tensor, from_stored
+from tasks.storage.artifacts import identity
 from tasks.train.curve import CurveRow
 from tasks.train.worker import Worker
 from tests.benchmarks.harness import arguments, environment, finish

@@ -22,13 +22,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.artifacts import relative, to_json, write_manifest
+from tasks.activations.loader.lane_reader import LaneReader
+from tasks.activations.reader import Split
 from tasks.harvest.commit import hook_entries, manifest
 from tasks.harvest.shards import Shard, committed, planned_shards
 from tasks.harvest.statistics import norms, sum_rows, with_positions
-from tasks.store.lanes import LaneReader
-from tasks.store.objects import LocalStore, ObjectStore, open_store, s3_filesystem
-from tasks.store.reader import Split
+from tasks.storage.artifacts import relative, to_json, write_manifest
+from tasks.storage.base import ObjectStore
+from tasks.storage.local import LocalStore
+from tasks.storage.objects import open_store
+from tasks.storage.s3_client import client
 from tests.benchmarks.harness import arguments, environment, finish
 from tests.conftest import s3_server
 
@@ -47,7 +50,7 @@ def main() -> None:
     disk, remote = ([200, 1_000], [200]) if options.quick else ([1_000, 10_000, 100_000], [1_000, 10_000])
     with tempfile.TemporaryDirectory() as folder, s3_server(Path(folder)) as variables:
         os.environ.update(variables)
-        s3_filesystem().mkdir("lake")
+        client().mkdir("lake")
         found = [in_a_process(f"{folder}/{n}", n) for n in disk] + [in_a_process(f"s3://lake/{n}", n) for n in remote]
     table = [_row(one) for one in found]
     largest, least = found[len(disk) - 1], found[0]

@@ -95,7 +95,7 @@ def soak(folder: Path, minutes: float, seed: int) -> tuple[list[dict[str, Any]],
     """Measurements of each resource, and what happened."""
     import ray
 
-    from tasks.on_ray import connect
+    from tasks.ray_cluster import connect
     from tasks.ray_config import RayConfig
 
     connect(RayConfig(num_cpus=4))

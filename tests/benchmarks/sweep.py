@@ -19,12 +19,12 @@ import torch
 
 from flows.addresses import addresses
 from flows.config import PipelineConfig, load_config
-from tasks.artifacts import read_json
-from tasks.on_ray import connect
 from tasks.progress import silent
+from tasks.ray_cluster import connect
 from tasks.sae.mesh import OneProcess
-from tasks.store.objects import open_store
-from tasks.train.sweep.on_ray import train_sweep
+from tasks.storage.artifacts import read_json
+from tasks.storage.objects import open_store
+from tasks.train.sweep.ray_sweep import train_sweep
 from tasks.train.worker import Worker
 from tests.benchmarks.harness import arguments, environment, finish
 from tests.composed import members, run_of, run_settings, targets, train

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import ray
 
-from tasks.on_ray import connect
+from tasks.ray_cluster import connect
 from tasks.ray_config import RayConfig
 from tests.benchmarks.harness import environment
 from tests.train.random_kills import commands, survive

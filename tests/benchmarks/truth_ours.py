@@ -10,7 +10,7 @@ import torch
 from tasks.sae.config import SAEConfig
 from tasks.sae.model import SparseAutoencoder
 from tasks.sae.scaling import Scaling, scaling
-from tasks.score.truth import Recovery, Rows, recovery
+from tasks.score.truth import Recovery, TruthRows, recovery
 from tasks.train.config import TrainConfig
 from tasks.train.finish import finished_weights
 from tasks.train.loop import Run, train
@@ -52,8 +52,8 @@ def _scaling(stream: Stream) -> Scaling:
     return scaling(torch.from_numpy(mean.astype(np.float32)), float(np.square(rows - mean).sum() / len(rows)))
 
 
-def _rows(stream: Stream, sae: SparseAutoencoder) -> Iterator[Rows]:
+def _rows(stream: Stream, sae: SparseAutoencoder) -> Iterator[TruthRows]:
     with torch.inference_mode():
         for _, x, fires in stream.pieces():
             codes = sae.encode(torch.from_numpy(x))
-            yield Rows(x, codes.numpy(), sae.decode(codes).numpy(), fires)
+            yield TruthRows(x, codes.numpy(), sae.decode(codes).numpy(), fires)

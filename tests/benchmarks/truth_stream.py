@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tasks.score.truth import Recovery, Rows, recovery
+from tasks.score.truth import Recovery, TruthRows, recovery
 from tests.benchmarks.recorded import recorded
 from tests.benchmarks.saelens_venv import SAELENS, default_venv, make_venv
 
@@ -118,14 +118,14 @@ def peer_recovery(data: Data, cache: Path, run: PeerRun, peers: Peers = "missing
     return Recovery(**{name: value for name, value in known.items() if name != "seconds"}), known["seconds"]
 
 
-def _peer_rows(stream: Stream, found: Mapping[str, np.ndarray]) -> Iterator[Rows]:
+def _peer_rows(stream: Stream, found: Mapping[str, np.ndarray]) -> Iterator[TruthRows]:
     starts = np.concatenate([[0], found["counts"].cumsum()])
     for cut, x, fires in stream.pieces():
         counts = found["counts"][cut]
         entries = slice(starts[cut.start], starts[cut.start + len(counts)])
         codes = np.zeros((len(counts), len(found["W_dec"])), np.float32)
         codes[np.repeat(np.arange(len(counts)), counts), found["latents"][entries]] = found["values"][entries]
-        yield Rows(x, codes, codes @ found["W_dec"] + found["b_dec"], fires)
+        yield TruthRows(x, codes, codes @ found["W_dec"] + found["b_dec"], fires)
 
 
 def _run_peer(command: str, folder: Path, settings: Mapping[str, Any], *more: Path) -> None:

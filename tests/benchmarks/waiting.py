@@ -17,7 +17,7 @@ from typing import Any
 
 from flows.config import load_config
 from tasks.sae.mesh import OneProcess
-from tasks.store.objects import open_store
+from tasks.storage.objects import open_store
 from tasks.train.loop import Run
 from tasks.train.timing import Timing
 from tasks.train.worker import Worker

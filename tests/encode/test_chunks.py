@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from tasks.activations.schema import from_float32
 from tasks.encode import chunks
 from tasks.encode.chunks import encoded, regrouped
-from tasks.store.schema import from_float32
 from tests.score.conftest import D_IN, D_SAE, MakeSAE
 
 

@@ -17,14 +17,14 @@ import torch
 
 from flows.cli import main
 from flows.config import parse_config
-from tasks.artifacts import require_manifest
+from tasks.activations.multi_hook import open_split
+from tasks.activations.schema import to_float32
 from tasks.encode.encode import Encoded, encode_activations
 from tasks.errors import ArtifactError, InputError
 from tasks.progress import Progress, silent
 from tasks.sae import load, save
-from tasks.store.joined import open_split
-from tasks.store.objects import open_store
-from tasks.store.schema import to_float32
+from tasks.storage.artifacts import require_manifest
+from tasks.storage.objects import open_store
 from tests.composed import ingest
 from tests.interchange.conftest import D_IN, D_SAE, Make, assert_near
 from tests.patience import PATIENCE_S

@@ -9,14 +9,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from tasks.artifacts import write_manifest
+from tasks.activations.schema import RowFormat
+from tasks.activations.writer import Rows, encode_shard
 from tasks.encode.encode import Encoded, encode_activations
 from tasks.errors import InputError
 from tasks.progress import silent
 from tasks.sae import load, save
-from tasks.store.objects import open_store
-from tasks.store.schema import RowFormat
-from tasks.store.writer import Rows, encode_shard
+from tasks.storage.artifacts import write_manifest
+from tasks.storage.objects import open_store
 from tests.interchange.conftest import Make
 
 ROWS = 20

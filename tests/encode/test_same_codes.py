@@ -6,15 +6,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.artifacts import require_manifest
+from tasks.activations.reader import Split
+from tasks.activations.writer import Rows
 from tasks.encode import chunks, encode, files, pieces
 from tasks.progress import silent
 from tasks.sae import load, save
 from tasks.score.config import ScoreConfig
 from tasks.score.examples import Hits
 from tasks.score.survey import survey
-from tasks.store.reader import Split
-from tasks.store.writer import Rows
+from tasks.storage.artifacts import require_manifest
 from tests.interchange.conftest import D_IN, Make
 from tests.score.conftest import StoreRows
 

@@ -43,7 +43,7 @@ def test_a_terminal_gets_a_bar_per_stage() -> None:
 
 def test_what_stages_tell_is_a_line_of_its_own_and_other_libraries_chatter_is_none(caplog: pytest.LogCaptureFixture) -> None:
     written = io.StringIO()
-    ours = logging.getLogger("tasks.store.room")
+    ours = logging.getLogger("tasks.activations.disk_space")
     with logged_to(OnConsole(Console(file=written, width=20))):
         ours.info("a line that is longer than the console and has [brackets]")
         ours.warning("shard %s failed", "a")
@@ -52,7 +52,7 @@ def test_what_stages_tell_is_a_line_of_its_own_and_other_libraries_chatter_is_no
     ours.info("after the end")
     assert written.getvalue().splitlines() == [
         "a line that is longer than the console and has [brackets]",
-        "WARNING tasks.store.room: shard a failed",
+        "WARNING tasks.activations.disk_space: shard a failed",
     ]
     assert caplog.messages == [], "the root logger's handlers would show them a second time"
 

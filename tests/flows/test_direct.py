@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from flows.config import parse_config
+from tasks.activations.multi_hook import open_split
+from tasks.activations.writer import Rows
 from tasks.hook_roles import ENTRY, HookRoles
 from tasks.interchange.formats import FormatName, open_format
 from tasks.interchange.portable import Belonging, Portable
 from tasks.progress import silent
 from tasks.sae import SAEConfig, save
 from tasks.sae.scaling import Weights
-from tasks.store.joined import open_split
-from tasks.store.objects import open_store
-from tasks.store.writer import Rows
+from tasks.storage.objects import open_store
 from tests.composed import ingest
 from tests.flows.test_cli import exit_code
 from tests.stored import store_hooks

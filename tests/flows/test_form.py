@@ -14,8 +14,8 @@ from flows.configurations import load_stored, offer
 from flows.form import Form, NightlyForm, PipelineForm, SweepForm
 from flows.nightly import nightly
 from flows.on_prefect import pipeline, sweep
-from tasks.artifacts import read_json
 from tasks.errors import InputError
+from tasks.storage.artifacts import read_json
 from tests.conftest import ROOT
 from tests.flows.conftest import Served
 
@@ -144,7 +144,7 @@ def test_a_configuration_is_read_when_the_run_starts_with_paths_from_where_serve
 
 @pytest.mark.s3
 def test_a_configuration_may_lie_on_object_storage(s3: str) -> None:
-    from tasks.store.objects import open_store
+    from tasks.storage.objects import open_store
 
     open_store(f"{s3}/configurations").put("own.yaml", b"text: {source: 's3://x/y.txt'}\nsae: {k: 7}")
     open_store(f"{s3}/configurations").put("bad.yaml", b"sae: {k: 7")

@@ -9,10 +9,10 @@ from flows.addresses import Placed, addresses
 from flows.config import PipelineConfig, parse_config
 from flows.pipeline import StageName, result, run_pipeline
 from flows.stages import stages
-from tasks.artifacts import to_json, write_manifest
 from tasks.progress import Listener, silent
 from tasks.stage import Recipe, Stage
-from tasks.store.objects import open_store
+from tasks.storage.artifacts import to_json, write_manifest
+from tasks.storage.objects import open_store
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from flows.cli import main
 from flows.config import PipelineConfig, load_config
 from flows.console import on_one_line
+from flows.draft import _yaml
 from flows.preflight import check
-from tasks.draft import _yaml
 from tasks.yaml_file import parse
 
 ROOT = Path(__file__).parents[2]
@@ -175,7 +175,7 @@ def test_init_refuses_what_cannot_be_run(
 def test_init_on_a_full_disk_says_so(
     own: Path, saemill: Callable[..., tuple[object, str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks.store.room.free_bytes", lambda *_: 0)
+    monkeypatch.setattr("tasks.activations.disk_space.free_bytes", lambda *_: 0)
     code, out, err = saemill("init", "llama", "--text", "corpus.txt")
     assert (code, out, err.count("\n")) == (2, "", 1), err
     assert "math domain" not in err

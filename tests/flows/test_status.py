@@ -6,9 +6,9 @@ import pyarrow.parquet as pq
 from flows.addresses import Addresses
 from flows.config import PipelineConfig, parse_config
 from flows.status import StageStatus, describe_status, status_at
-from tasks.artifacts import write_manifest
 from tasks.harvest.shards import planned_shards
-from tasks.store.objects import open_store
+from tasks.storage.artifacts import write_manifest
+from tasks.storage.objects import open_store
 
 
 def places(root: Path) -> Addresses:

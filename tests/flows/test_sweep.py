@@ -10,8 +10,8 @@ from flows.commands.sweep import sweep
 from flows.config import load_config
 from flows.pipeline import run_pipeline
 from flows.sweep import SweepResult, described
-from tasks.artifacts import resolve
 from tasks.progress import silent
+from tasks.storage.artifacts import resolve
 from tests.composed import members, run_of
 from tests.conftest import LOOPBACK, watched_listening
 from tests.flows.test_cli import DEMO, ROOT, exit_code

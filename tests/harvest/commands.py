@@ -17,10 +17,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from flows.addresses import addresses
 from flows.config import PipelineConfig, load_config
+from tasks.activations.reader import Split
 from tasks.harvest.verify import verify
 from tasks.progress import silent
-from tasks.store.objects import ObjectStore, open_store
-from tasks.store.reader import Split
+from tasks.storage.base import ObjectStore
+from tasks.storage.objects import open_store
 from tests.conftest import ROOT
 from tests.harvest import kill_points
 from tests.patience import PATIENCE_S

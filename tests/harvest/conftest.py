@@ -12,9 +12,10 @@ import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from flows.config import PipelineConfig, parse_config
-from tasks.artifacts import write_manifest
 from tasks.progress import Progress, silent
-from tasks.store.objects import ObjectStore, open_store
+from tasks.storage.artifacts import write_manifest
+from tasks.storage.base import ObjectStore
+from tasks.storage.objects import open_store
 from tests.composed import harvest, ingest
 
 CONTEXT = 8

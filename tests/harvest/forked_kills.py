@@ -19,12 +19,12 @@ import transformers  # noqa: F401 - before the fork
 from transformers import LlamaForCausalLM  # noqa: F401 - likewise
 
 from flows.config import PipelineConfig
-from tasks.harvest import on_ray
-from tasks.harvest.pool.actor import IN_FLIGHT, Harvester, Job
+from tasks.harvest import ray_harvest
+from tasks.harvest.pool.actor import IN_FLIGHT, Harvester, HarvestJob
 from tasks.harvest.shards import Shard
 from tasks.harvest.verify import verify
 from tasks.progress import silent
-from tasks.store.objects import open_store
+from tasks.storage.objects import open_store
 from tests.composed import harvest
 from tests.harvest import kill_points
 from tests.harvest.conftest import places, tiny_config
@@ -38,7 +38,7 @@ CLOCK_S = 0.05
 class InThisProcess:
     """Stands in for the pool of Ray actors: one harvester, with as many shards in flight."""
 
-    def __init__(self, job: Job, pending: list[Shard], *_: object) -> None:
+    def __init__(self, job: HarvestJob, pending: list[Shard], *_: object) -> None:
         self._job, self._pending = job, pending
 
     def run(self) -> float:
@@ -100,9 +100,9 @@ def ended(pid: int) -> int:
 
 def main(model: str, folder: str, kills: str, seed: str) -> None:
     """Survive, and print what was survived."""
-    on_ray.Pool = InThisProcess  # type: ignore[misc,assignment]
-    on_ray.connect = lambda _: None
-    on_ray.cluster_gpus = lambda: 0.0
+    ray_harvest.Pool = InThisProcess  # type: ignore[misc,assignment]
+    ray_harvest.connect = lambda _: None
+    ray_harvest.cluster_gpus = lambda: 0.0
     rng = random.Random(int(seed))
     survived, harvests = 0, 0
     config = tiny_config(model, folder)

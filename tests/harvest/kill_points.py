@@ -52,27 +52,28 @@ def armed(point: str) -> bool:
 
 def arm() -> None:
     """Wrap the functions at a worker's points; each still does what it does."""
+    import tasks.activations.writer as writer
     import tasks.harvest.capture as capture
     import tasks.harvest.pool.actor as actor
-    import tasks.store.objects as objects
-    import tasks.store.writer as writer
+    import tasks.storage.local as local
+    import tasks.storage.s3 as s3
 
     after(capture, "capture", "forward")  # one batch of the shard is through the model
     after(writer, "_table", "encode")  # the table is made, the Parquet file is not
     record(actor)
     hinder(actor.Harvester)
-    objects.open = opened  # type: ignore[attr-defined]
+    local.open = opened  # type: ignore[attr-defined]
     halve_http_bodies()
-    for store in (objects.LocalStore, objects.S3Store):
+    for store in (local.LocalStore, s3.S3Store):
         around_commit(store)
 
 
 def arm_command() -> None:
     """Wrap the functions at the points of the process that conducts."""
-    import tasks.harvest.on_ray
+    import tasks.harvest.ray_harvest
     import tasks.text.tokenize
 
-    before(tasks.harvest.on_ray, "write_manifest", "manifest")
+    before(tasks.harvest.ray_harvest, "write_manifest", "manifest")
     before(tasks.text.tokenize, "write_manifest", "tokens")
 
 

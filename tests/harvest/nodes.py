@@ -15,7 +15,7 @@ from ray.cluster_utils import Cluster
 
 from tasks.harvest.verify import verify
 from tasks.progress import silent
-from tasks.store.objects import open_store
+from tasks.storage.objects import open_store
 from tests.composed import harvest
 from tests.harvest.commands import until
 from tests.harvest.conftest import places, tiny_config

@@ -8,10 +8,10 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from tasks.activations.schema import Dtype, to_float32
 from tasks.errors import InputError
 from tasks.harvest.capture import Batch, Subject, forward, rows
 from tasks.harvest.config import HarvestConfig
-from tasks.store.schema import Dtype, to_float32
 
 HOOKS = ["model.layers.0", "model.layers.1.mlp:input"]
 TOKENS = np.random.default_rng(0).integers(0, 50, (7, 6), dtype=np.int32)

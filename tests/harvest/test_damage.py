@@ -9,10 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tasks.activations.loader.lane_reader import LaneReader
+from tasks.activations.reader import Split
 from tasks.errors import ArtifactError
-from tasks.store.lanes import LaneReader
-from tasks.store.objects import ObjectStore, open_store
-from tasks.store.reader import Split
+from tasks.storage.base import ObjectStore
+from tasks.storage.objects import open_store
 from tests.harvest.test_verify import Lake, data_keys, flip, rewrite
 
 Damage = Callable[[ObjectStore, str], None]

@@ -16,14 +16,15 @@ from safetensors.torch import load
 
 from flows.cli import main
 from flows.config import parse_config
-from tasks.artifacts import require_manifest
+from tasks.activations.reader import Split
+from tasks.activations.schema import to_float32
 from tasks.errors import ArtifactError, InputError, SaemillError
 from tasks.harvest.export import Exported, export_activations
 from tasks.harvest.formats import FormatName
 from tasks.progress import Progress, silent
-from tasks.store.objects import ObjectStore, open_store
-from tasks.store.reader import Split
-from tasks.store.schema import to_float32
+from tasks.storage.artifacts import require_manifest
+from tasks.storage.base import ObjectStore
+from tasks.storage.objects import open_store
 from tests.composed import ingest
 from tests.harvest.conftest import Harvested
 

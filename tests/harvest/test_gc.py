@@ -10,7 +10,8 @@ from tasks.errors import ArtifactError, InputError
 from tasks.harvest.gc import gc
 from tasks.harvest.verify import verify
 from tasks.progress import silent
-from tasks.store.objects import ObjectStore, open_store
+from tasks.storage.base import ObjectStore
+from tasks.storage.objects import open_store
 from tests.harvest.test_verify import Lake, data_keys, rewrite
 
 ORPHAN = f"source/train/00000-{'0' * 12}.parquet"

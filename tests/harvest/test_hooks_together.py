@@ -7,14 +7,14 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tasks.artifacts import require_manifest, write_manifest
+from tasks.activations.multi_hook import JoinedSplit
+from tasks.activations.reader import Split
 from tasks.harvest.capture import Subject, forward, rows
 from tasks.harvest.commit import commit_shard, hook_entries, manifest
 from tasks.harvest.config import HarvestConfig
 from tasks.harvest.shards import Shard
-from tasks.store.joined import JoinedSplit
-from tasks.store.objects import open_store
-from tasks.store.reader import Split
+from tasks.storage.artifacts import require_manifest, write_manifest
+from tasks.storage.objects import open_store
 
 HOOKS = ["model.layers.0", "model.layers.1.mlp:input", "model.layers.1.mlp"]
 RECIPE = "123456789abc"

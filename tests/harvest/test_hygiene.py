@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks.store.hygiene import dead_at_start, warnings_for
+from tasks.activations.hygiene import dead_at_start, warnings_for
 
 KEPT = {"first_position": 0, "padding": 0, "special": 0, "norm_outlier": 0}
 DROPPED = {**KEPT, "first_position": 1_000}

@@ -10,12 +10,13 @@ import torch
 from safetensors.torch import save_file
 
 from flows.config import PipelineConfig, parse_config
-from tasks.artifacts import require_manifest
+from tasks.activations.reader import Split, read_rows
 from tasks.errors import ArtifactError, InputError
 from tasks.harvest.sources import open_source, source_identity, source_shape
 from tasks.progress import silent
-from tasks.store.objects import open_store
-from tasks.store.reader import Split, read_rows
+from tasks.storage.artifacts import require_manifest
+from tasks.storage.objects import open_store
+from tasks.storage.s3 import S3Store
 from tests.composed import ingest
 
 ROWS = np.random.default_rng(0).normal(size=(200, 5)).astype(np.float32)
@@ -157,8 +158,16 @@ def test_of_a_matrix_on_s3_no_copy_is_left_and_its_shape_takes_the_header_alone(
     assert list((tmp_path / "aside").iterdir()) == []
     found = np.concatenate([rows.copy() for rows, _ in source.chunks(64)])
     np.testing.assert_array_equal(found, ROWS)
-    monkeypatch.setattr("s3fs.S3FileSystem.get_file", lambda *_, **__: pytest.fail("all of it is fetched"))
+    fetched, get = [], S3Store.get
+
+    def counted(self: S3Store, key: str, start: int = 0, length: int | None = None) -> bytes:
+        fetched.append(get(self, key, start, length))
+        return fetched[-1]
+
+    monkeypatch.setattr(S3Store, "get", counted)
+    monkeypatch.setattr("tasks.harvest.copies._FIRST_BYTES", 128)
     assert source_shape(settings) == ROWS.shape
+    assert 0 < sum(map(len, fetched)) < 0.2 * Path(made["source"]).stat().st_size
     assert list((tmp_path / "aside").iterdir()) == []
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from flows.config import parse_config
-from tasks.artifacts import require_manifest
+from tasks.activations.reader import Split
+from tasks.activations.schema import to_float32
 from tasks.progress import silent
-from tasks.store.reader import Split
-from tasks.store.schema import to_float32
+from tasks.storage.artifacts import require_manifest
 from tests.composed import ingest
 from tests.harvest.conftest import Harvested
 from tests.pages import ROOT, python_blocks

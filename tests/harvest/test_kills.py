@@ -11,7 +11,8 @@ import psutil
 import pytest
 
 from tasks.progress import silent
-from tasks.store.objects import ObjectStore, open_store
+from tasks.storage.base import ObjectStore
+from tasks.storage.objects import open_store
 from tests.composed import harvest
 from tests.conftest import s3_server
 from tests.harvest.conftest import Harvested, places, tiny_config

@@ -14,7 +14,7 @@ import pytest
 
 from tasks.errors import SaemillError
 from tasks.harvest.pool import actor
-from tasks.harvest.pool.actor import IN_FLIGHT, Harvester, Job
+from tasks.harvest.pool.actor import IN_FLIGHT, Harvester, HarvestJob
 from tasks.harvest.pool.tries import Tries
 from tasks.harvest.shards import Shard, planned_shards
 from tests.conftest import ROOT
@@ -99,7 +99,7 @@ def test_many_given_up_are_counted_and_only_some_named() -> None:
 def harvester(tiny_llama: str, tokens_directory: Callable[[str], str], tmp_path: Path) -> tuple[Harvester, list[Shard]]:
     config = tiny_config(tiny_llama, str(tmp_path))
     tokens = tokens_directory(str(tmp_path))
-    job = Job(
+    job = HarvestJob(
         settings=config.harvest,
         model=config.model,
         tokens=tokens,

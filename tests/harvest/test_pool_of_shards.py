@@ -9,14 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.artifacts import read_json, require_manifest, write_manifest
+from tasks.activations.reader import Split
 from tasks.harvest.gc import gc
 from tasks.harvest.repair import settle, take_out
 from tasks.harvest.verify import verify
 from tasks.progress import silent
-from tasks.store.files import read_sequences
-from tasks.store.objects import open_store
-from tasks.store.reader import Split
+from tasks.storage.artifacts import read_json, require_manifest, write_manifest
+from tasks.storage.objects import open_store
+from tasks.text.stored import read_sequences
 from tests.composed import harvest
 from tests.harvest.conftest import CONTEXT, SPECIAL, Harvested, places, tiny_config
 from tests.harvest.test_verify import flip

@@ -12,7 +12,9 @@ from tasks.harvest.named import commit_key
 from tasks.harvest.repair import BEFORE, Repaired, settle, take_out
 from tasks.harvest.verify import verify
 from tasks.progress import silent
-from tasks.store.objects import LocalStore, ObjectStore, open_store
+from tasks.storage.base import ObjectStore
+from tasks.storage.local import LocalStore
+from tasks.storage.objects import open_store
 from tests.composed import harvest, ingest
 from tests.harvest.conftest import Harvested, lake_config
 from tests.harvest.test_verify import data_keys, flip, rewrite

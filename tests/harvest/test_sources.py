@@ -18,7 +18,7 @@ from tasks.errors import InputError, SaemillError
 from tasks.harvest.config import ActivationsConfig
 from tasks.harvest.parquet_source import ParquetSource
 from tasks.harvest.sources import open_source
-from tasks.store.retry import Patience
+from tasks.storage.retry import Patience
 from tests.conftest import ROOT
 
 ROWS = np.arange(12, dtype=np.float64).reshape(4, 3)
@@ -181,7 +181,7 @@ def test_a_server_that_is_not_there_is_told_in_seconds(monkeypatch: pytest.Monke
 
     for name, value in {"ENDPOINT_URL": "http://127.0.0.1:9", "ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b"}.items():
         monkeypatch.setenv(f"AWS_{name}", value)
-    monkeypatch.setattr("tasks.store.listing._PATIENCE", Patience(seconds=0.1))
+    monkeypatch.setattr("tasks.storage.s3._HASTE", Patience(seconds=0.1))
     s3fs.S3FileSystem.clear_instance_cache()
     try:
         with pytest.raises(SaemillError, match="of s3://bucket/rows"):

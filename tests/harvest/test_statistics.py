@@ -9,9 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tasks.activations.schema import Dtype, from_float32, no_rows, to_float32
 from tasks.harvest.shards import plan_shards
 from tasks.harvest.statistics import Sums, norms, squared_errors, sum_rows, with_positions
-from tasks.store.schema import Dtype, from_float32, no_rows, to_float32
 
 DTYPES: list[Dtype] = ["bfloat16", "float16", "float32", "int8"]
 

@@ -12,7 +12,8 @@ from flows.cli import main
 from tasks.errors import InputError
 from tasks.harvest.verify import verify
 from tasks.progress import silent
-from tasks.store.objects import ObjectStore, open_store
+from tasks.storage.base import ObjectStore
+from tasks.storage.objects import open_store
 
 Lake = Callable[[], ObjectStore]
 

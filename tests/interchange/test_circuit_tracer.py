@@ -9,7 +9,7 @@ from torch import Tensor
 from tasks.errors import InputError
 from tasks.interchange import circuit_tracer
 from tasks.interchange.portable import Portable
-from tasks.store.objects import open_store
+from tasks.storage.objects import open_store
 from tests.interchange.conftest import D_IN, D_SAE, Make, assert_near, assert_same_sae
 
 THRESHOLD = "activation_function.threshold"

@@ -11,7 +11,7 @@ from torch import Tensor
 from tasks.errors import InputError
 from tasks.interchange import saelens
 from tasks.interchange.portable import Portable
-from tasks.store.objects import open_store
+from tasks.storage.objects import open_store
 from tests.interchange.conftest import D_IN, D_SAE, K, Make, assert_near, assert_same_sae, normal
 
 KINDS = {

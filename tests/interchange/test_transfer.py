@@ -10,7 +10,7 @@ from tasks.interchange.formats import NAMES, FormatName, open_format
 from tasks.interchange.portable import Portable
 from tasks.interchange.transfer import export_sae, import_sae, open_portable
 from tasks.sae import load, save
-from tasks.store.objects import open_store
+from tasks.storage.objects import open_store
 from tests.interchange.conftest import Make, assert_near, assert_same_sae
 
 HELD: list[tuple[FormatName, str]] = [

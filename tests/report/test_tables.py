@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from tasks.report import details, tables
-from tasks.report.contexts import Contexts
+from tasks.report.contexts import StoredContexts
 from tasks.report.inputs import Inputs, read_inputs
 from tests.report.stages import Stages
 
@@ -14,11 +14,11 @@ def inputs(stages: Stages) -> Inputs:
 
 
 @pytest.fixture(scope="module")
-def contexts(inputs: Inputs) -> Contexts:
-    return Contexts(inputs.examples, inputs.n_latents)
+def contexts(inputs: Inputs) -> StoredContexts:
+    return StoredContexts(inputs.examples, inputs.n_latents)
 
 
-def test_a_row_of_the_table_says_what_a_latent_fires_on_and_promotes(inputs: Inputs, contexts: Contexts) -> None:
+def test_a_row_of_the_table_says_what_a_latent_fires_on_and_promotes(inputs: Inputs, contexts: StoredContexts) -> None:
     index = tables.index(inputs.latents, contexts, None, inputs.unit)
     assert [index["strings"][i] for i in index["fires"][7]] == [" Lincoln"]
     assert index["strings"][index["promotes"][7][0]] == " emancipation"
@@ -28,20 +28,20 @@ def test_a_row_of_the_table_says_what_a_latent_fires_on_and_promotes(inputs: Inp
     assert len(after) <= tables.AFTER_CHARACTERS
 
 
-def test_a_dead_latent_has_no_snippet(inputs: Inputs, contexts: Contexts) -> None:
+def test_a_dead_latent_has_no_snippet(inputs: Inputs, contexts: StoredContexts) -> None:
     index = tables.index(inputs.latents, contexts, None, inputs.unit)
     assert index["snippets"][5] == index["fires"][5] == []
     assert index["columns"]["n_active"][5] == 0
 
 
-def test_the_text_that_is_searched_is_whole_where_it_fits(inputs: Inputs, contexts: Contexts) -> None:
+def test_the_text_that_is_searched_is_whole_where_it_fits(inputs: Inputs, contexts: StoredContexts) -> None:
     found = tables.search(inputs.latents, contexts)
     assert found["complete"]
     assert len(found["contexts"][7].splitlines()) == 8
     assert " ".join(contexts.parts(contexts.top_rows(7)[0])).split() == found["contexts"][7].splitlines()[0].split()
 
 
-def test_in_a_wide_sae_each_latent_gets_an_equal_share_of_searched_text(inputs: Inputs, contexts: Contexts) -> None:
+def test_in_a_wide_sae_each_latent_gets_an_equal_share_of_searched_text(inputs: Inputs, contexts: StoredContexts) -> None:
     found = tables.search(inputs.latents, contexts, characters=200 * 100)
     assert not found["complete"]
     assert max(map(len, found["contexts"])) == 100
@@ -55,7 +55,7 @@ def test_panels_go_to_the_latents_that_fire_most(inputs: Inputs) -> None:
     assert tables.with_panel(inputs.latents, 200) is None
 
 
-def test_a_chunk_holds_the_contexts_in_order_with_text_by_number(inputs: Inputs, contexts: Contexts) -> None:
+def test_a_chunk_holds_the_contexts_in_order_with_text_by_number(inputs: Inputs, contexts: StoredContexts) -> None:
     chunks = dict(details.chunks(inputs.latents, contexts, None))
     assert list(chunks) == ["latents-00000", "latents-00001", "latents-00002", "latents-00003"]
     chunk = chunks["latents-00001"]
@@ -69,7 +69,7 @@ def test_a_chunk_holds_the_contexts_in_order_with_text_by_number(inputs: Inputs,
     assert len(chunk["strings"]) == len(set(chunk["strings"]))
 
 
-def test_chunks_without_a_panel_are_not_written(inputs: Inputs, contexts: Contexts) -> None:
+def test_chunks_without_a_panel_are_not_written(inputs: Inputs, contexts: StoredContexts) -> None:
     chunks = dict(details.chunks(inputs.latents, contexts, [3, 130, 131]))
     assert {name: sorted(chunk["latents"]) for name, chunk in chunks.items()} == {
         "latents-00000": ["3"],
@@ -79,7 +79,7 @@ def test_chunks_without_a_panel_are_not_written(inputs: Inputs, contexts: Contex
 
 def test_contexts_may_be_cut_at_either_end_of_a_sequence(labelled: Stages, tmp_path: Path) -> None:
     inputs = read_inputs(None, labelled.activations, labelled.sae, labelled.scores)
-    contexts = Contexts(inputs.examples, inputs.n_latents)
+    contexts = StoredContexts(inputs.examples, inputs.n_latents)
     before, peak, after = contexts.parts(0)
     assert (before, after) == ("", "")
     assert peak

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from tasks.activations.writer import Rows
 from tasks.sae import SAEConfig, SparseAutoencoder
 from tasks.sae.scaling import Weights
-from tasks.store.writer import Rows
 from tests.stored import store_hooks
 
 D_IN, D_SAE, K = 8, 24, 3

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from tasks.activations.reader import Split
 from tasks.score import baselines as module
 from tasks.score.baselines import (
     Fit,
@@ -14,7 +15,6 @@ from tasks.score.baselines import (
     principal_components,
     random_directions,
 )
-from tasks.store.reader import Split
 from tests.score.conftest import MakeSAE, StoreRows, text_rows
 
 D = 8

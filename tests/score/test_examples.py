@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tasks.encode.codes import CSRCodes
 from tasks.score.config import ScoreConfig
-from tasks.score.examples import Contexts, Evidence, Hits, choose, priority, rank_in_group
+from tasks.score.examples import ChosenContexts, Evidence, Hits, choose, priority, rank_in_group
 
 ROWS, LATENTS, PER_SEQUENCE = 60, 4, 5
 CONFIG = ScoreConfig(top_contexts=3, quantiles=2, contexts_per_quantile=1)
@@ -87,7 +87,7 @@ def test_priorities_are_spread_evenly_and_differ_between_latents() -> None:
     assert abs(np.corrcoef(first, second)[0, 1]) < 0.05
 
 
-def chosen(values: np.ndarray, config: ScoreConfig) -> Contexts:
+def chosen(values: np.ndarray, config: ScoreConfig) -> ChosenContexts:
     return choose(Evidence.none(config).seeing(hits_of(values)), config)
 
 

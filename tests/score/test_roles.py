@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from flows.config import PipelineConfig, parse_config
+from tasks.activations.multi_hook import open_split
+from tasks.activations.writer import Rows
 from tasks.score.directions import directions
 from tasks.score.rebuilt import Rebuilt
 from tasks.score.roles import Roles, roles_of
 from tasks.score.stats import ReconstructionSums
-from tasks.store.joined import open_split
-from tasks.store.writer import Rows
 from tests.score.conftest import MakeSAE
 from tests.stored import store_hooks
 

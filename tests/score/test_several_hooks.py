@@ -12,18 +12,18 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from flows.config import PipelineConfig, parse_config
+from tasks.activations.multi_hook import JoinedSplit
+from tasks.activations.writer import Rows
 from tasks.errors import ArtifactError
 from tasks.lm.config import ModelConfig
 from tasks.lm.hooks import capture
 from tasks.lm.load import load_model
 from tasks.progress import silent
 from tasks.sae import SparseAutoencoder, save
-from tasks.store.joined import JoinedSplit
-from tasks.store.objects import open_store
-from tasks.store.writer import Rows
+from tasks.storage.objects import open_store
 from tests.composed import score
 from tests.score.conftest import D_IN, D_SAE, MakeSAE
-from tests.score.test_on_ray import CONTEXT, HELD_OUT, TRAIN, VOCABULARY, write_tokens
+from tests.score.test_ray_score import CONTEXT, HELD_OUT, TRAIN, VOCABULARY, write_tokens
 from tests.stored import store_hooks
 
 INPUT, OUTPUT = "model.layers.1.mlp:input", "model.layers.1.mlp"

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from tasks.activations.writer import Rows
 from tasks.encode.pieces import Piece
 from tasks.score import survey as module
 from tasks.score.config import ScoreConfig
@@ -15,7 +16,6 @@ from tasks.score.roles import Kind
 from tasks.score.summary import summary
 from tasks.score.survey import MAX_LABELS, Survey, survey
 from tasks.score.tables import heatmap_table
-from tasks.store.writer import Rows
 from tests.score.conftest import D_SAE, MakeSAE, text_rows
 
 CONFIG = ScoreConfig(top_contexts=2)

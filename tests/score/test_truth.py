@@ -4,7 +4,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from tasks.score.truth import FiringSums, Pairs, Recovery, Rows, match, nearest, recovery
+from tasks.score.truth import FiringSums, Pairs, Recovery, TruthRows, match, nearest, recovery
 
 FEATURES = np.eye(4, 3, dtype=np.float32)
 FEATURES[3] = [0.6, 0.8, 0.0]
@@ -48,17 +48,17 @@ def test_f1_counts_rows_on_which_both_fire() -> None:
     assert sums.f1.tolist() == [pytest.approx(2 * precision * recall / (precision + recall)), 0.0]
 
 
-def drawn(n: int) -> Rows:
+def drawn(n: int) -> TruthRows:
     draw = np.random.default_rng(3)
     codes = draw.exponential(size=(n, 4)).astype(np.float32) * (draw.random((n, 4)) < 0.4)
     fires = (codes > 0) ^ (draw.random((n, 4)) < 0.1)
     x = codes @ FEATURES
-    return Rows(x, codes, x + 0.1 * draw.normal(size=x.shape).astype(np.float32), fires)
+    return TruthRows(x, codes, x + 0.1 * draw.normal(size=x.shape).astype(np.float32), fires)
 
 
 def test_pieces_add_up_to_the_whole() -> None:
     rows = drawn(90)
-    pieces = [Rows(*(part[cut] for part in rows)) for cut in (slice(0, 20), slice(20, 21), slice(21, 90))]
+    pieces = [TruthRows(*(part[cut] for part in rows)) for cut in (slice(0, 20), slice(20, 21), slice(21, 90))]
     apart, together = recovery(FEATURES, FEATURES, pieces), recovery(FEATURES, FEATURES, [rows])
     for name in Recovery.__dataclass_fields__:
         assert getattr(apart, name) == pytest.approx(getattr(together, name), rel=1e-9)

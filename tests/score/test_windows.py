@@ -2,15 +2,15 @@ import numpy as np
 import pytest
 import torch
 
+from tasks.activations.reader import Split
+from tasks.activations.writer import Rows
 from tasks.encode.pieces import Piece, cut
 from tasks.sae import SparseAutoencoder
 from tasks.score.contexts import show
-from tasks.score.examples import Contexts, Hits
+from tasks.score.examples import ChosenContexts, Hits
 from tasks.score.sample import evenly, spread_rows
 from tasks.score.text import Text
 from tasks.score.windows import HISTOGRAM_BINS, Around, windows
-from tasks.store.reader import Split
-from tasks.store.writer import Rows
 from tests.score.conftest import CONTEXT, D_SAE, MakeSAE, StoreRows, text_rows
 
 SEQUENCES = 12
@@ -34,12 +34,12 @@ def text() -> Text:
     return Text(0, strings, (numbers // 7).astype(np.int32), {n: f"document {n}" for n in range(SEQUENCES * CONTEXT)})
 
 
-def every_hit(sae: SparseAutoencoder, rows: Rows) -> tuple[Contexts, np.ndarray]:
+def every_hit(sae: SparseAutoencoder, rows: Rows) -> tuple[ChosenContexts, np.ndarray]:
     """A context for each activation, and the dense codes [n, d_sae]."""
     dense = sae.encode(torch.tensor(rows.activation)).numpy()
     row, latent = np.nonzero(dense)
     hits = Hits(latent, dense[row, latent], row, rows.sequence[row])
-    return Contexts(hits, row % 3, np.zeros(len(row), np.int64)), dense
+    return ChosenContexts(hits, row % 3, np.zeros(len(row), np.int64)), dense
 
 
 def test_windows_show_the_text_and_activations_around_their_peak(
@@ -93,7 +93,7 @@ def test_histograms_count_every_activation_between_zero_and_the_largest(
     sae = make_sae(arch)
     dense = sae.encode(torch.tensor(rows.activation)).numpy()
     piece = Piece(0, 0, len(rows), 0)
-    nothing = Contexts(Hits.none(), np.zeros(0, np.int64), np.zeros(0, np.int64))
+    nothing = ChosenContexts(Hits.none(), np.zeros(0, np.int64), np.zeros(0, np.int64))
     table, histogram = show(sae, Around.read(split, piece, 0), piece, nothing, dense.max(0), None, 0)
     assert table.num_rows == 0
     assert histogram.sum(1).tolist() == (dense > 0).sum(0).tolist()

@@ -13,9 +13,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer
 
 from flows.config import PipelineConfig
-from tasks.artifacts import read_manifest
 from tasks.errors import InputError
 from tasks.progress import silent
+from tasks.storage.artifacts import read_manifest
 from tasks.text.pack import Packer
 from tests.composed import tokenize
 from tests.text.conftest import save

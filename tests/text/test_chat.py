@@ -7,9 +7,9 @@ import pytest
 from transformers import AutoTokenizer
 
 from flows.config import PipelineConfig
-from tasks.artifacts import read_manifest
 from tasks.errors import InputError
 from tasks.progress import silent
+from tasks.storage.artifacts import read_manifest
 from tasks.text.chat import ChatTemplate
 from tasks.text.config import TextConfig
 from tasks.text.corpus import Corpus, check_corpus

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.errors import InputError
-from tasks.store.page_sizes import most_bytes_per_row
+from tasks.storage.page_sizes import most_bytes_per_row
 from tasks.text import readers
 from tasks.text.config import TextConfig
 from tasks.text.corpus import Corpus, check_corpus

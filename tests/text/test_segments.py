@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows.config import PipelineConfig
-from tasks.artifacts import read_manifest
 from tasks.progress import silent
+from tasks.storage.artifacts import read_manifest
 from tasks.text.documents import Document
 from tasks.text.pack import text_hash
 from tasks.text.segments import Cuts

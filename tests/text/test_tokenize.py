@@ -9,11 +9,11 @@ import pytest
 from transformers import AutoTokenizer
 
 from flows.config import PipelineConfig
-from tasks.artifacts import read_json, read_manifest
 from tasks.errors import InputError
 from tasks.lm.load import load_tokenizer
 from tasks.progress import silent
-from tasks.store.objects import open_store
+from tasks.storage.artifacts import read_json, read_manifest
+from tasks.storage.objects import open_store
 from tasks.text.encode import separator_and_prefix, special_token_ids
 from tasks.text.pack import text_hash
 from tasks.text.writer import ROW_GROUP_SEQUENCES, SEQUENCES, SequencesWriter

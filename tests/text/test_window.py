@@ -6,9 +6,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows.config import PipelineConfig
-from tasks.artifacts import read_manifest
 from tasks.errors import InputError
 from tasks.progress import silent
+from tasks.storage.artifacts import read_manifest
 from tasks.text.config import TextConfig
 from tasks.text.corpus import Corpus, check_corpus, corpus_identity
 from tests.composed import tokenize

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 
 from tasks.sae.mesh import OneProcess
-from tasks.store.objects import open_store
+from tasks.storage.objects import open_store
 from tasks.train.checkpoint import write_part
 from tasks.train.checkpoint_names import CHECKPOINTS
 from tasks.train.distributed import TorchMesh
@@ -38,7 +38,7 @@ GOES_ON_FROM = {"step": 20, "upload": 20, "commit": 40, "finish": 60}
 
 
 def work(command: Command, rank: int, meeting: Path) -> None:
-    """What ``tasks/train/on_ray.py`` has one of Ray Train's workers do."""
+    """What ``tasks/train/ray_train.py`` has one of Ray Train's workers do."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{meeting}", rank=rank, world_size=WORKERS)
     points = Points(command.folder, 0)

@@ -18,20 +18,20 @@ from typing import Any
 
 import torch
 
-import tasks.store.objects as objects
+import tasks.storage.local as local
 import tasks.train.checkpoint as checkpoint
 import tasks.train.loop as loop
-import tasks.train.on_ray as on_ray
+import tasks.train.ray_train as ray_train
 import tasks.train.worker as worker
 from flows.config import PipelineConfig
 from flows.stages import train_stage
-from tasks.on_ray import connect
 from tasks.progress import silent
+from tasks.ray_cluster import connect
 
 IN_WORKER = ("step", "upload", "commit", "finish")
 """Before Adam's step; half of a checkpoint's file written; all of it, but Ray Train not told; the SAE not written."""
 
-_train = on_ray._work
+_train = ray_train._work
 
 
 class Points:
@@ -95,7 +95,7 @@ def arm_in_process(points: Points) -> None:
     at_steps(points)
     before(checkpoint, "read_run", "read", points)
     before(worker, "write_sae", "finish", points)
-    objects.open = partial(opened, points=points)  # type: ignore[attr-defined]
+    local.open = partial(opened, points=points)  # type: ignore[attr-defined]
 
 
 def at_steps(points: Points) -> None:
@@ -172,11 +172,11 @@ def halve_http_bodies(points: Points) -> None:
 def main(folder: str) -> None:
     """Train what the folder says; the exit code tells how it ended."""
     said = json.loads(Path(folder, "run.json").read_text())
-    on_ray._work = partial(armed_work, folder=folder, pause_s=said["pause_s"])
+    ray_train._work = partial(armed_work, folder=folder, pause_s=said["pause_s"])
     config = PipelineConfig.model_validate(said["config"])
     connect(config.ray)
     Points(Path(folder), 0).reach("connected")
-    on_ray.train(train_stage(config).run_settings, said["activations"], said["out"], silent)
+    ray_train.train(train_stage(config).run_settings, said["activations"], said["out"], silent)
 
 
 if __name__ == "__main__":

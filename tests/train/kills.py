@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 from flows.config import PipelineConfig
-from tasks.store.objects import open_store
+from tasks.storage.objects import open_store
 from tasks.train.checkpoint_names import checkpoint_name
 from tests.conftest import ROOT
 from tests.harvest.commands import kill_tree

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from flows.config import PipelineConfig, parse_config
+from tasks.activations.reader import Split
+from tasks.activations.writer import Rows
 from tasks.errors import InputError
 from tasks.sae.mesh import OneProcess
-from tasks.store.reader import Split
-from tasks.store.writer import Rows
 from tasks.train.loop import Run
 from tasks.train.nonfinite import NotFiniteError
 from tasks.train.worker import Worker

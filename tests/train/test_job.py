@@ -7,7 +7,7 @@ import pytest
 import ray
 
 from tasks.errors import InputError
-from tasks.store.objects import open_store
+from tasks.storage.objects import open_store
 from tasks.train.checkpoint_names import checkpoint_name, prune
 from tasks.train.job.stored import drop_forgotten_checkpoints, drop_unusable_snapshot, require_shared
 

@@ -26,7 +26,7 @@ from torch.utils.tensorboard import SummaryWriter
 from flows.config import PipelineConfig
 from flows.preflight import check
 from tasks.errors import InputError
-from tasks.store.objects import open_store
+from tasks.storage.objects import open_store
 from tasks.train import loggers
 from tasks.train.checkpoint import newest_run, run_to_files
 from tasks.train.checkpoint_names import checkpoint_name

@@ -17,7 +17,7 @@ from tasks.sae.config import SAEConfig
 from tasks.sae.mesh import Mesh, OneProcess
 from tasks.sae.parameters import joined, part_of, view
 from tasks.sae.scaling import Scaling
-from tasks.store.objects import open_store
+from tasks.storage.objects import open_store
 from tasks.train.checkpoint import newest_run, run_to_files
 from tasks.train.checkpoint_names import checkpoint_name
 from tasks.train.config import TrainConfig

@@ -8,7 +8,7 @@ from tasks.sae.config import SAEConfig
 from tasks.sae.init import geometric_median, initial_parameters
 from tasks.sae.mesh import OneProcess
 from tasks.sae.scaling import Scaling
-from tasks.store.objects import open_store
+from tasks.storage.objects import open_store
 from tasks.train.checkpoint import read_run, run_to_files
 from tasks.train.config import TrainConfig
 from tasks.train.finish import finished_weights

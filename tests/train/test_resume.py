@@ -15,7 +15,7 @@ import torch
 from tasks.errors import ArtifactError
 from tasks.sae.architectures.names import NAMES
 from tasks.sae.mesh import OneProcess
-from tasks.store.objects import open_store
+from tasks.storage.objects import open_store
 from tasks.train.checkpoint import newest_run, read_run, run_to_files
 from tasks.train.checkpoint_names import checkpoint_name
 from tasks.train.loop import Run, StoppedError

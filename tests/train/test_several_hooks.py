@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from flows.config import PipelineConfig, parse_config
-from tasks.artifacts import read_json
+from tasks.activations.multi_hook import JoinedSplit
+from tasks.activations.writer import Rows
 from tasks.errors import InputError
 from tasks.hook_roles import ENTRY
 from tasks.sae import SparseAutoencoder, load
 from tasks.sae.mesh import OneProcess
-from tasks.store.joined import JoinedSplit
-from tasks.store.objects import open_store
-from tasks.store.writer import Rows
+from tasks.storage.artifacts import read_json
+from tasks.storage.objects import open_store
 from tasks.train.checkpoint import run_to_files
 from tasks.train.checkpoint_names import checkpoint_name
 from tasks.train.loop import Run

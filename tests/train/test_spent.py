@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tasks.sae.mesh import OneProcess, Traffic
-from tasks.store.objects import open_store
+from tasks.storage.objects import open_store
 from tasks.train.checkpoint import read_run, run_to_files
 from tasks.train.loop import Run, train
 from tasks.train.timing import accounts

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tasks.store.objects import open_store
+from tasks.storage.objects import open_store
 from tasks.train.checkpoint_names import CHECKPOINTS
 from tests.conftest import s3_server
 from tests.harvest.commands import kill_tree

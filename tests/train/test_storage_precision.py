@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 
 from flows.config import PipelineConfig
-from tasks.artifacts import require_manifest
 from tasks.progress import silent
 from tasks.sae.mesh import OneProcess
+from tasks.storage.artifacts import require_manifest
 from tasks.train.worker import Worker
 from tests.composed import ingest, run_settings
 

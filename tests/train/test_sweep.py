@@ -9,11 +9,11 @@ import torch
 
 from flows.addresses import addresses
 from flows.config import PipelineConfig, parse_config
-from tasks.artifacts import read_manifest
+from tasks.activations.loader.lane_reader import LaneReader
 from tasks.errors import InputError
 from tasks.sae.mesh import OneProcess
-from tasks.store.lanes import LaneReader
-from tasks.store.objects import open_store
+from tasks.storage.artifacts import read_manifest
+from tasks.storage.objects import open_store
 from tasks.train.checkpoint_names import checkpoint_name, kept
 from tasks.train.finish import SAE_FILES, close
 from tasks.train.loop import Run, StoppedError, ignore

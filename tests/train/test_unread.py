@@ -11,7 +11,7 @@ from flows.config import PipelineConfig
 from tasks.sae.architectures.names import NAMES
 from tasks.sae.mesh import OneProcess
 from tasks.sae.reads import unread_by
-from tasks.store.objects import open_store
+from tasks.storage.objects import open_store
 from tasks.train.recipe import unread_of_training
 from tasks.train.worker import Worker
 from tests.composed import run_settings

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import torch
 
-from tasks.artifacts import identity
 from tasks.errors import SaemillError
 from tasks.harvest.capture import Subject, forward, rows
 from tasks.harvest.commit import commit_shard
@@ -24,15 +23,16 @@ from tasks.harvest.shards import Shard
 from tasks.lm.config import ModelConfig
 from tasks.lm.hooks import prune_after
 from tasks.lm.load import load_model
-from tasks.store.files import read_sequences
-from tasks.store.objects import open_store
+from tasks.storage.artifacts import identity
+from tasks.storage.objects import open_store
+from tasks.text.stored import read_sequences
 
 IN_FLIGHT = 3
 """Shards that a harvester has use for at once: one per stage."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class HarvestJob:
     """What a harvester must know; small, since it is sent to each."""
 
     settings: HarvestConfig
@@ -57,7 +57,7 @@ class Job:
 class Harvester:
     """Holds the model up to the last hook; its methods are called from many threads."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: HarvestJob) -> None:
         keep_freed_memory()
         self._job = job
         # One thread for all that the model does, whoever calls: each thread has helpers of OpenMP and memory of its own,
@@ -119,7 +119,7 @@ class Harvester:
         self._through[shard.name] = self._through.get(shard.name, 0) + tokens
 
 
-def _subject(job: Job) -> Subject:
+def _subject(job: HarvestJob) -> Subject:
     model = load_model(job.model, device="cpu")
     prune_after(model, job.settings.hooks, job.context_length)
     model.to("cuda" if job.gpus else "cpu")

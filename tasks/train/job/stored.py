@@ -4,7 +4,8 @@ import json
 from importlib.metadata import version
 
 from tasks.errors import InputError
-from tasks.store.objects import ObjectStore, open_store
+from tasks.storage.base import ObjectStore
+from tasks.storage.objects import open_store
 from tasks.train.checkpoint_names import CHECKPOINTS, prune
 
 _SNAPSHOT = f"{CHECKPOINTS}/checkpoint_manager_snapshot.json"

@@ -16,9 +16,9 @@ from dataclasses import asdict, fields
 from functools import partial
 from typing import Any
 
-from tasks.artifacts import identity
 from tasks.errors import InputError
-from tasks.store.objects import open_store
+from tasks.storage.artifacts import identity
+from tasks.storage.objects import open_store
 from tasks.train.checkpoint_names import CHECKPOINTS, kept
 from tasks.train.config import TrainConfig
 from tasks.train.loggers import background

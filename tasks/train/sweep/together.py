@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable, Sequence
 
 from tasks.errors import InputError
-from tasks.store.objects import open_store
+from tasks.storage.objects import open_store
 from tasks.train.checkpoint import write_run
 from tasks.train.checkpoint_names import CHECKPOINTS
 from tasks.train.loop import Run, Stepper, StoppedError, timed

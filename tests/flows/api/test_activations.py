@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import saemill
-from tasks.artifacts import write_manifest
-from tasks.store.lanes import LaneReader
-from tasks.store.writer import Rows
+from tasks.activations.loader.lane_reader import LaneReader
+from tasks.activations.writer import Rows
+from tasks.storage.artifacts import write_manifest
 from tests.stored import store_hooks
 
 ROWS, D_IN = 200, 6

@@ -9,7 +9,7 @@ from tasks.interchange.portable import Portable
 from tasks.interchange.transfer import import_sae
 from tasks.sae import checkpoint
 from tasks.sae.belonging import Belonging
-from tasks.store.objects import open_store
+from tasks.storage.objects import open_store
 from tests.interchange.conftest import Make
 from tests.interchange.conftest import made as made
 from tests.interchange.conftest import transcoder as transcoder

@@ -5,8 +5,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import saemill
-from tasks.artifacts import write_manifest
-from tasks.store.objects import open_store
+from tasks.storage.artifacts import write_manifest
+from tasks.storage.objects import open_store
 
 LATENTS = pa.table(
     {

@@ -1,0 +1,141 @@
+"""Activations in seeded lanes for training.
+
+The rows of a split are dealt, by a seeded permutation of row groups, into V virtual lanes. A global batch takes B/V rows
+from every lane, and rank r of W reads lanes r, r + W, ...: so batches do not depend on W, and the position is one number,
+the step. Resuming needs no saved buffer. Which row comes when is said in ``order.py``.
+"""
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tasks.activations.loader.prefetch import ahead, read_ahead
+from tasks.activations.loader.shuffle_order import UNITS_PER_LANE, batches, deal
+from tasks.activations.multi_hook import AnySplit, open_split
+from tasks.activations.reader import Split, Unit
+from tasks.activations.schema import Array
+from tasks.errors import InputError
+from tasks.storage.objects import open_store
+
+_BATCHES_AHEAD = 4
+# GETs overlap; local files are memory maps, whose rows are best decoded just before they are mixed.
+_GETS_AT_A_TIME = 4
+HELD_BYTES = 256 * 2**20
+"""Row groups that are read ahead of need from object storage, at most; as much again where units are parts of groups."""
+
+
+class LaneReader:
+    """Seeded, resumable training batches that do not depend on the number of readers.
+
+    Every lane goes through its own rows, each once per epoch in a new order, without end; lanes hold the same number of
+    rows up to one unit, so rows are seen equally often up to one.
+
+    Memory: four row groups for each of the reader's lanes, six batches, and from object storage ``HELD_BYTES`` ahead. Of a
+    split with fewer than eight row groups per lane, up to ``HELD_BYTES`` of row groups are kept, each decoded once.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        hooks: str | Sequence[str],
+        *,
+        batch_rows: int,
+        lanes: int,
+        seed: int,
+        split: str = "train",
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        """Deal the split's units to lanes, in an order that is the same for one hook and for several side by side.
+
+        Raises:
+            InputError: there are fewer rows than lanes.
+            ArtifactError: the directory is unfinished, or several hooks do not hold the same tokens.
+        """
+        self._split = open_split(uri, [hooks] if isinstance(hooks, str) else hooks, split)
+        self._local = open_store(uri).path() is not None
+        dealt = deal_split(self._split, lanes, seed)
+        self._seed = seed
+        self._rows_per_lane = batch_rows // lanes
+        self._lanes = {lane: dealt[lane] for lane in range(rank, lanes, world_size)}
+        largest = max(size for shard in self._split.shards for size in _group_bytes(shard))
+        self._kept = functools.lru_cache(maxsize=max(1, HELD_BYTES // largest))(self._group)
+
+    @property
+    def d_in(self) -> int:
+        """Width of a row: of several hooks, the sum of their widths."""
+        return self._split.d_in
+
+    @property
+    def parts(self) -> tuple[Split, ...]:
+        """Each hook's own split, in the order in which their columns lie."""
+        return self._split.parts
+
+    @property
+    def dtype(self) -> str:
+        """Stored precision, as in ``tasks.activations.schema``."""
+        return self._split.dtype
+
+    @property
+    def rows(self) -> int:
+        """Rows in the split."""
+        return self._split.rows
+
+    def batches(self, first_step: int, n_steps: int) -> Iterator[Array]:
+        """This rank's part of batches ``first_step`` to ``first_step + n_steps``: [batch_rows / world_size, d_in].
+
+        Rows are as they are stored (int8 rows with their scale): ``tasks.activations.schema`` says what they are.
+        A background thread reads ahead. Each batch is an array of its own, which nobody writes to again.
+        """
+        found = batches(self._lanes, self._seed, self._rows_per_lane, first_step, n_steps, self._rows)
+        return ahead(found, _BATCHES_AHEAD)
+
+    def whence(self, step: int, row: int) -> str:
+        """Where a row of this rank's part of a batch lies, in words."""
+        shards = self._split.shards
+
+        def places(units: Iterator[Unit]) -> Iterator[Array]:
+            for unit in units:
+                first = sum(shards[unit.shard]["row_groups"][: unit.row_group]) + unit.start
+                yield np.stack([np.full(unit.rows, unit.shard), np.arange(first, first + unit.rows)], axis=1)
+
+        shard, place = next(batches(self._lanes, self._seed, self._rows_per_lane, step, 1, places))[row]
+        return f"row {place} of {shards[shard]['key']}"
+
+    def _rows(self, units: Iterator[Unit]) -> Iterator[Array]:
+        return (
+            map(self._unit, units)
+            if self._local
+            else read_ahead(self._unit, units, self._bytes, HELD_BYTES, _GETS_AT_A_TIME)
+        )
+
+    def _unit(self, unit: Unit) -> Array:
+        if unit.rows == self._split.shards[unit.shard]["row_groups"][unit.row_group]:
+            return self._split.activations(unit)
+        return self._kept(unit.shard, unit.row_group)[unit.start : unit.stop]
+
+    def _group(self, shard: int, row_group: int) -> Array:
+        return self._split.activations(Unit(shard, row_group, 0, self._split.shards[shard]["row_groups"][row_group]))
+
+    def _bytes(self, unit: Unit) -> int:
+        return _group_bytes(self._split.shards[unit.shard])[unit.row_group]
+
+
+def deal_split(split: AnySplit, lanes: int, seed: int) -> list[list[Unit]]:
+    """The units of each lane.
+
+    Raises:
+        InputError: there are fewer rows than lanes.
+    """
+    if split.rows < lanes:
+        raise InputError(
+            f"{split.uri} has {split.rows} rows to train on, fewer than train.lanes ({lanes}). Lower train.lanes."
+        )
+    return deal(split.units(at_least=UNITS_PER_LANE * lanes), lanes, seed)
+
+
+def _group_bytes(shard: Mapping[str, Any]) -> list[int]:
+    """About what each row group's activations take: the shard's bytes by rows, which is some 1% too much."""
+    return [shard["size"] * rows // max(1, shard["rows"]) for rows in shard["row_groups"]]

@@ -1,0 +1,257 @@
+"""A pool of Ray actors, each of which turns whole shards of sequences into stored rows; nothing passes through Ray."""
+
+import logging
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+import ray
+from ray.exceptions import RayActorError, RayError, RayTaskError
+
+from tasks.errors import InputError, SaemillError
+from tasks.harvest.pool.actor import IN_FLIGHT, Harvester, HarvestJob
+from tasks.harvest.pool.tries import Tries
+from tasks.harvest.shards import Shard
+from tasks.progress import Listener, Progress
+from tasks.ray_cluster import cluster_cpus, cluster_gpus
+from tasks.storage.objects import open_store
+
+logger = logging.getLogger(__name__)
+
+_POLL_S = 0.5
+# How often the cluster is asked how large it is by now.
+_MEASURE_S = 2.0
+# A cluster that has lost its last fitting node may be given another one; an autoscaler takes about as long (guess).
+_WITHOUT_ROOM_S = 120.0
+# Shards whose rows are in memory when the run is stopped are stored if they can be in this time.
+_STOP_S = 5.0
+# Deaths in a row before any actor had its model. What its loading raises counts as harvest.max_attempts says.
+_DEATHS_IN_START = 10
+
+
+@dataclass(eq=False, slots=True)
+class _Lane:
+    """One actor and what it is doing."""
+
+    actor: ray.actor.ActorHandle
+    asked: ray.ObjectRef | None
+    """The question how far it is; the first answer comes when it has its model."""
+    ready: bool = False
+    alone: bool = False
+    """Its one shard is suspected of killing actors, so it gets no other."""
+    running: dict[ray.ObjectRef, Shard] = field(default_factory=dict)
+    through: dict[str, int] = field(default_factory=dict)
+
+    def references(self) -> list[ray.ObjectRef]:
+        """All that it has been asked for."""
+        return [*self.running, self.asked] if self.asked is not None else list(self.running)
+
+
+class Pool:
+    """Keeps every actor busy, replaces those that die, and grows and shrinks with the cluster.
+
+    Only an actor that has its model gets work, so one that cannot start holds up nothing.
+    """
+
+    def __init__(self, job: HarvestJob, pending: list[Shard], listener: Listener) -> None:
+        self._job = job
+        self._store = open_store(job.out)
+        self._tries = Tries(pending, job.settings.max_attempts)
+        self._lanes: list[_Lane] = []
+        self._total = sum(shard.n_sequences for shard in pending) * job.context_length
+        self._settled = self._computed = 0
+        self._listener = listener
+        self._ready_at: float | None = None
+        self._failed_starts: Counter[str] = Counter()
+        _require_room(job)
+        self._room = _affordable(job)
+        self._measured_at = self._had_room_at = self._told_at = time.monotonic()
+
+    def run(self) -> float:
+        """Harvest all pending shards; tokens per second since the first actor had its model.
+
+        Raises:
+            InputError: activations do not fit the storage dtype, or storage is full.
+            SaemillError: shards were given up (after all others were stored), or no actor can start any more.
+        """
+        try:
+            while self._tries.left:
+                self._resize()
+                self._assign()
+                self._await()
+                self._tell()
+            self._report()
+        finally:
+            self._close()
+        self._tries.raise_if_given_up()
+        return self._computed / max(self._seconds(), _POLL_S)
+
+    def _resize(self) -> None:
+        now = time.monotonic()
+        if now - self._measured_at >= _MEASURE_S:
+            self._room, self._measured_at = _affordable(self._job), now
+        if self._room or any(lane.ready for lane in self._lanes):
+            self._had_room_at = now
+        elif now - self._had_room_at > _WITHOUT_ROOM_S:
+            raise SaemillError(
+                f"For {_WITHOUT_ROOM_S:.0f} s the cluster has had no room for one harvest actor: it has "
+                f"{cluster_cpus():g} CPUs and {cluster_gpus():g} GPUs. What is stored is kept: "
+                "give the same command again when there is room."
+            )
+        starting = [lane for lane in self._lanes if not lane.ready]
+        for lane in starting[: max(0, len(self._lanes) - self._room)]:
+            self._drop(lane)
+        while len(self._lanes) < min(self._room, self._tries.left):
+            self._lanes.append(self._start())
+
+    def _start(self) -> _Lane:
+        config = self._job.settings
+        actor = (
+            ray.remote(Harvester)
+            .options(
+                num_cpus=config.cpus_per_actor,
+                num_gpus=self._job.gpus,
+                max_concurrency=IN_FLIGHT + 2,  # and the calls that ask how far it is and that stop it
+                scheduling_strategy="SPREAD",
+            )
+            .remote(self._job)
+        )
+        return _Lane(actor, actor.progress.remote())
+
+    def _drop(self, lane: _Lane) -> None:
+        self._lanes.remove(lane)
+        ray.kill(lane.actor)
+
+    def _assign(self) -> None:
+        while free := [lane for lane in self._lanes if lane.ready and not lane.alone and len(lane.running) < IN_FLIGHT]:
+            lane = min(free, key=lambda lane: len(lane.running))
+            shard = self._tries.next(idle=not lane.running)
+            if shard is None:
+                return
+            lane.alone = self._tries.suspected(shard)
+            lane.running[lane.actor.harvest.remote(shard, self._tries.attempt(shard))] = shard
+
+    def _await(self) -> None:
+        lanes = {reference: lane for lane in self._lanes for reference in lane.references()}
+        if not lanes:
+            time.sleep(_POLL_S)
+            return
+        ready, _ = ray.wait(list(lanes), num_returns=1, timeout=_POLL_S)
+        for reference in ready:
+            lane = lanes[reference]
+            try:
+                self._answered(lane) if reference == lane.asked else self._settle(lane, reference)
+            except RayTaskError:
+                raise
+            except RayError as error:  # it died, or its node, or is out of reach; be it alive, a commit counts once
+                self._lost(lane, error)
+
+    def _answered(self, lane: _Lane) -> None:
+        lane.through = ray.get(lane.asked)
+        lane.asked = None
+        if not lane.ready:
+            lane.ready = True
+            self._failed_starts.clear()
+            self._ready_at = self._ready_at or time.monotonic()
+
+    def _settle(self, lane: _Lane, reference: ray.ObjectRef) -> None:
+        shard = lane.running[reference]
+        try:
+            computed = ray.get(reference)
+        except RayTaskError as error:
+            if isinstance(error.cause, InputError):
+                raise error.cause from None
+            self._tries.failed(shard, _sentence(error.cause))
+        else:
+            self._stored(shard, computed=computed)
+        del lane.running[reference]
+        lane.alone = False
+
+    def _stored(self, shard: Shard, *, computed: bool) -> None:
+        tokens = shard.n_sequences * self._job.context_length
+        self._tries.done(shard)
+        self._settled += tokens
+        self._computed += tokens if computed else 0
+
+    def _lost(self, lane: _Lane, error: RayError) -> None:
+        if lane not in self._lanes:
+            return  # another of its answers has said so
+        self._drop(lane)
+        if not lane.ready:
+            self._start_failed(error)
+            return
+        lost = []
+        for shard in lane.running.values():
+            if self._store.head(shard.commit_key) is not None:  # it died between its commit and its answer
+                self._stored(shard, computed=True)
+            else:
+                lost.append(shard)
+        self._tries.died(lost, "the actor's process died, as it does when memory runs out (see harvest.batch_sequences)")
+
+    def _start_failed(self, error: RayError) -> None:
+        raised = isinstance(error, RayActorError) and error.actor_init_failed
+        kind, limit = ("raised", self._job.settings.max_attempts) if raised else ("died", _DEATHS_IN_START)
+        self._failed_starts[kind] += 1
+        logger.warning("a harvest actor could not start: %s", _sentence(error))
+        if self._failed_starts[kind] >= limit:
+            raise SaemillError(f"A harvest actor could not start, {limit} times in a row, at last with: {_sentence(error)}")
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self._ready_at if self._ready_at is not None else 0.0
+
+    def _tell(self) -> None:
+        now = time.monotonic()
+        if now - self._told_at < _POLL_S:
+            return
+        self._told_at = now
+        for lane in self._lanes:
+            if lane.asked is None:
+                lane.asked = lane.actor.progress.remote()
+        self._report()
+
+    def _report(self) -> None:
+        through = sum(lane.through.get(shard.name, 0) for lane in self._lanes for shard in lane.running.values())
+        done, seconds = self._settled + through, self._seconds()
+        rate = (self._computed + through) / seconds if done and seconds else None
+        self._listener(Progress("harvest", done, self._total, per_second=rate))
+
+    def _close(self) -> None:
+        """End all actors; where the run ends early, what is through the model may still be stored."""
+        try:
+            running = [reference for lane in self._lanes for reference in lane.running]
+            if running:
+                for lane in self._lanes:
+                    lane.actor.stop.remote()
+                ray.wait(running, num_returns=len(running), timeout=_STOP_S)
+        finally:
+            for lane in self._lanes:
+                ray.kill(lane.actor)
+
+
+def _require_room(job: HarvestJob) -> None:
+    """Refuse to begin with more actors than the cluster can hold, or without room for one."""
+    config = job.settings
+    wanted = config.actors or 1
+    need = (wanted * config.cpus_per_actor, wanted * job.gpus)
+    have = (cluster_cpus(), cluster_gpus())
+    if need[0] > have[0] or need[1] > have[1]:
+        raise InputError(
+            f"{wanted} harvest actors need {need[0]:g} CPUs and {need[1]:g} GPUs, the cluster has {have[0]:g} and "
+            f"{have[1]:g}. Lower harvest.actors, harvest.cpus_per_actor or harvest.gpus_per_actor."
+        )
+
+
+def _affordable(job: HarvestJob) -> int:
+    """Actors that the cluster has CPUs and GPUs for by now, at most ``harvest.actors``."""
+    config = job.settings
+    # A little more than all there is: 0.3 / 0.1 is 2.9999999999999996.
+    fitting = [int(cluster_cpus() / config.cpus_per_actor + 1e-6)]
+    if job.gpus:
+        fitting.append(int(cluster_gpus() / job.gpus + 1e-6))
+    return min([*fitting, config.actors] if config.actors is not None else fitting)
+
+
+def _sentence(error: BaseException) -> str:
+    """The last line of an error, where Ray and Python keep what happened."""
+    lines = str(error).strip().splitlines()
+    return lines[-1].strip() if lines else type(error).__name__

@@ -1,0 +1,111 @@
+"""The harvest stage: which shards are wanted, which are there, and the manifest once all are."""
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from tasks.activations.disk_space import require_room
+from tasks.errors import InputError
+from tasks.harvest.commit import hook_entries, manifest
+from tasks.harvest.config import HarvestConfig
+from tasks.harvest.pool.actor import HarvestJob
+from tasks.harvest.pool.ray_actor_pool import Pool
+from tasks.harvest.shards import committed, planned_shards
+from tasks.lm.config import ModelConfig
+from tasks.lm.hooks import hook_width
+from tasks.lm.load import load_skeleton
+from tasks.progress import Listener
+from tasks.ray_cluster import cluster_gpus, connect
+from tasks.ray_config import RayConfig
+from tasks.storage.artifacts import identity, read_manifest, relative, require_manifest, to_json, write_manifest
+from tasks.storage.objects import open_store
+
+logger = logging.getLogger(__name__)
+
+
+def harvest(
+    settings: HarvestConfig,
+    model: ModelConfig,
+    cluster: RayConfig,
+    tokens: str,
+    shards: str,
+    out: str,
+    listener: Listener,
+    order: str | None = None,
+) -> None:
+    """Harvest the activations of a tokens directory; finished shards are kept, a finished run does nothing.
+
+    Args:
+        settings: hooks, masks and shards.
+        model: whose activations.
+        cluster: where the actors run.
+        tokens: a finished tokens directory.
+        shards: the pool in which all harvests of one recipe keep their shards, whatever the corpus, so that only what no
+            earlier run has seen is computed.
+        out: gets the manifest, which lists this corpus' shards.
+        listener: is told how far it is.
+        order: hex digits that seed the order of rows within shards. None: the hash in the pool's address.
+
+    Raises:
+        InputError: the cluster cannot hold one actor, or activations do not fit the storage dtype.
+        SaemillError: a shard failed ``harvest.max_attempts`` times.
+    """
+    if read_manifest(out) is not None:
+        return
+    read = require_manifest(tokens)
+    wanted = planned_shards(tokens, settings.shard_tokens)
+    done = committed(shards)
+    # By their records' keys: text that a corpus repeats is computed once.
+    pending = list({shard.commit_key: shard for shard in wanted if shard.commit_key not in done}.values())
+    found = len(wanted) - len(pending)
+    logger.info("harvest: %s shards, %s of them there from earlier runs", f"{len(wanted):,}", f"{found:,}")
+    began = time.monotonic()
+    rate = attention = None
+    if pending:
+        skeleton = load_skeleton(model)
+        attention = skeleton.config._attn_implementation
+        _require_room(settings, skeleton, shards, sum(shard.n_sequences for shard in pending) * read["context_length"])
+        connect(cluster)
+        job = HarvestJob(
+            settings=settings,
+            model=model.absolute(),
+            tokens=tokens,
+            out=shards,
+            context_length=read["context_length"],
+            special_token_ids=read["special_token_ids"],
+            padding_token_id=read.get("padding_token_id"),
+            gpus=_gpus_per_actor(settings),
+            order=order,
+        )
+        rate = Pool(job, pending, listener).run()
+    hooks = hook_entries(shards, wanted, settings.dtype)
+    _refuse_empty_splits(hooks)
+    observed = {"seconds": time.monotonic() - began, "tokens_per_second": rate, "attention": attention}
+    open_store(out).put("run.json", to_json({**observed, "shards": len(wanted), "shards_found": found}))
+    _finish(settings, model, tokens, shards, out, hooks)
+
+
+def _require_room(settings: HarvestConfig, skeleton: Any, shards: str, tokens: int) -> None:
+    """The preflight could only guess how many tokens there would be; now it is known how many are still to be harvested."""
+    require_room(shards, tokens, [hook_width(skeleton, hook) for hook in settings.hooks], settings.dtype)
+
+
+def _refuse_empty_splits(hooks: Mapping[str, Any]) -> None:
+    for hook, entry in hooks.items():
+        if empty := [split for split, found in entry["splits"].items() if not found["rows"]]:
+            raise InputError(f"The harvest's masks leave no {empty[0]} rows at {hook}. Loosen harvest.drop_* or add text.")
+
+
+def _finish(
+    settings: HarvestConfig, model: ModelConfig, tokens: str, shards: str, out: str, hooks: Mapping[str, Any]
+) -> None:
+    recipe = {"harvest": settings.recipe(), "model": model.recipe(), "hash": identity(out)}
+    told = {"name": model.label, "dtype": model.dtype}
+    write_manifest(out, manifest(recipe, hooks, tokens=identity(tokens), model=told, shards=relative(shards, out)))
+
+
+def _gpus_per_actor(settings: HarvestConfig) -> float:
+    if settings.gpus_per_actor is not None:
+        return settings.gpus_per_actor
+    return 1.0 if cluster_gpus() else 0.0

@@ -1,1 +1,0 @@
-"""Starting a Ray cluster for this process alone."""

@@ -1,0 +1,173 @@
+"""Objects as files below a folder."""
+
+import contextlib
+import errno
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.errors import InputError
+from tasks.storage.base import ObjectInfo, ObjectStore
+from tasks.storage.content import sha256_of
+from tasks.storage.local_files import files_on_disk
+from tasks.storage.patterns import Found
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# A full disk or quota, or a file larger than the shell's ulimit -f allows.
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# What is wrong with the path that was given, and stays so until another is.
+_NO_PLACE = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENAMETOOLONG,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.ELOOP,
+    errno.EINVAL,
+}
+_ASIDE = ".tmp-"
+_LEFTOVER = re.compile(r"\.tmp-[0-9a-f]{32}")
+
+
+@dataclass(frozen=True)
+class LocalStore(ObjectStore):
+    """Objects as files below a folder; writes go to a temporary name first and are then linked or renamed."""
+
+    def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:  # noqa: D102
+        try:
+            with open(self.path(key), "rb") as file:
+                file.seek(start)
+                return file.read() if length is None else file.read(length)
+        except (NotADirectoryError, IsADirectoryError):  # keys are of objects: a folder is none, nor is what is below a file
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.path(key))) from None
+        except OSError as error:
+            if error.errno not in _NO_PLACE:
+                raise
+            raise InputError(f"{self.path(key)} cannot be read: {error.strerror}.") from None
+
+    def put(self, key: str, data: bytes | memoryview) -> None:  # noqa: D102
+        with self._written_aside(key, data) as aside:
+            os.replace(aside, self.path(key))
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:  # noqa: D102
+        with self._written_aside(key, data) as aside:
+            try:
+                os.link(aside, self.path(key))  # fails where the name exists, unlike rename
+            except FileExistsError:
+                return self.get(key) == data
+            return True
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:  # noqa: D102
+        folder = self.path(prefix.rpartition("/")[0])
+        found = [path for path in folder.rglob("*") if not path.name.startswith(_ASIDE) and path.is_file()]
+        for path in sorted(found):
+            key = path.relative_to(self.uri).as_posix()
+            if key.startswith(prefix):
+                yield _file_info(key, path)
+
+    def head(self, key: str) -> ObjectInfo | None:  # noqa: D102
+        path = self.path(key)
+        return _file_info(key, path) if path.is_file() else None
+
+    def delete(self, key: str) -> None:  # noqa: D102
+        self.path(key).unlink(missing_ok=True)
+
+    def exists(self) -> bool:  # noqa: D102
+        return os.path.exists(self.uri)
+
+    def names(self) -> Iterable[str]:  # noqa: D102
+        try:
+            return os.listdir(self.uri)
+        except OSError:
+            return []
+
+    def identity(self, key: str) -> str:
+        """SHA-256 of a file, read once per process as long as the file stays the same."""
+        return f"sha256-{sha256_of(str(self.path(key)))}"
+
+    def open(self, key: str, size: int | None = None) -> "pa.NativeFile":
+        """The file, mapped into memory."""
+        import pyarrow as pa
+
+        return pa.memory_map(str(self.path(key)))
+
+    def open_in_order(self, key: str) -> "pa.NativeFile":  # noqa: D102
+        import pyarrow as pa
+
+        return pa.OSFile(str(self.path(key)))
+
+    def delete_folder(self, folder: str) -> None:
+        """Remove a folder, and what a kill in mid-write has left behind there."""
+        super().delete_folder(folder)
+        shutil.rmtree(self.path(folder), ignore_errors=True)
+
+    @classmethod
+    def files(cls, source: str, suffixes: Sequence[str]) -> Found:  # noqa: D102
+        return files_on_disk(source, suffixes)
+
+    def path(self, key: str = "") -> Path:  # noqa: D102
+        return Path(self.uri, key)
+
+    def free_bytes(self) -> int | None:
+        """Bytes that this user may still write on the disk."""
+        return shutil.disk_usage(_existing(self.uri)).free
+
+    def leftovers(self) -> Iterator[ObjectInfo]:  # noqa: D102
+        for path in sorted(Path(self.uri).rglob(f"{_ASIDE}*")):
+            key = path.relative_to(self.uri).as_posix()
+            info = self.head(key) if _LEFTOVER.fullmatch(path.name) else None
+            if info is not None:
+                yield info
+
+    def require_writable(self, given: str) -> None:
+        """Refuse a folder, or the one in which it would be made, that is none or may not be written to."""
+        folder = _existing(self.uri)
+        if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+            what = "is not writable" if folder.is_dir() else "is not a folder"
+            raise InputError(f"storage is {given!r} but {folder} {what}. Choose another folder or an s3:// URI.")
+
+    @contextlib.contextmanager
+    def _written_aside(self, key: str, data: bytes | memoryview) -> Iterator[Path]:
+        path = self.path(key)
+        aside = path.parent / f"{_ASIDE}{uuid.uuid4().hex}"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(aside, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            yield aside
+        except OSError as error:
+            if error.errno in _NO_PLACE:
+                raise InputError(f"{path} cannot be written: {error.strerror}. Name another place.") from error
+            if error.errno not in _NO_ROOM:
+                raise
+            raise InputError(
+                f"There is no room for {len(data):,} bytes at {path}: {error.strerror}. "
+                "What is stored is kept: make room there and give the same command again."
+            ) from error
+        finally:
+            with contextlib.suppress(OSError):  # of a folder that could not be made
+                aside.unlink()
+
+
+def _existing(path: str) -> Path:
+    """The path, or the nearest folder above it that exists."""
+    folder = Path(path)
+    while not folder.exists():
+        folder = folder.parent
+    return folder
+
+
+def _file_info(key: str, path: Path) -> ObjectInfo:
+    found = path.stat()
+    return ObjectInfo(key, found.st_size, found.st_mtime)

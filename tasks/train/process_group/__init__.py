@@ -1,1 +1,0 @@
-"""How the workers of a job meet."""
