@@ -30,8 +30,6 @@ class TrainState:
     step: int
     """Steps done."""
     gradients: Parameters
-    optimizer: torch.optim.Adam
-    """Over the parameters by latent and the others, apart; its moments are views of ``moments``."""
     moments_are_sharded: bool = False
     """The moments of latents that other workers update are out of date here; ``all_gather_moments`` fetches them."""
     is_shared: bool = False
@@ -49,20 +47,10 @@ def state_from(
     gradients = zeros(layout, flat.dtype, device)
     first, second = (view(m, layout) for m in moments or (torch.zeros_like(flat), torch.zeros_like(flat)))
     kind = architecture(plan.sae.arch)
-    cuts = (slice(0, layout.by_latent), slice(layout.by_latent, None))
-    pieces = [flat[cut] for cut in cuts]
-    optimizer = torch.optim.Adam(pieces, lr=plan.lr, betas=plan.betas, eps=EPS, fused=True)
-    for piece, cut in zip(pieces, cuts, strict=True):
-        piece.grad = gradients.flat[cut]
-        optimizer.state[piece] = {
-            "step": torch.tensor(float(step), device=device),
-            "exp_avg": first.flat[cut],
-            "exp_avg_sq": second.flat[cut],
-        }
     silent = torch.zeros(layout.d_sae, dtype=torch.int64, device=device)
     buffers = {name: tensor.to(device) for name, tensor in kind.buffers(plan.sae).items()}
     averaged = flat.clone() if plan.ema_decay else None
-    return TrainState(parameters, (first, second), silent, buffers, step, gradients, optimizer, averaged=averaged)
+    return TrainState(parameters, (first, second), silent, buffers, step, gradients, averaged=averaged)
 
 
 def share_state(state: TrainState, plan: Plan, mesh: Mesh) -> TrainState:
