@@ -1,12 +1,13 @@
 """Runs that the server makes by itself: Prefect's scheduler once failed every minute while its UI said that all was well."""
 
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 from prefect.client.orchestration import SyncPrefectClient
 
 from flows import watch
@@ -41,7 +42,12 @@ def edit_in_v1(page: Page, cron: str) -> None:
     """The same in the older UI."""
     page.locator(".deployment-schedule__menu").last.click()
     page.get_by_text("Edit", exact=True).last.click()
-    page.get_by_role("dialog").locator("input[type=text]").last.fill(cron)
+    written = page.get_by_role("dialog").locator("input[type=text]").last
+    expect(written).to_have_value(
+        re.compile(r"\S+( \S+){4}")
+    )  # else what is typed is overwritten by the schedule that it loads
+    written.fill(cron)
+    expect(written).to_have_value(cron)
     page.get_by_role("dialog").get_by_role("button", name="Save").click()
     page.get_by_role("dialog").wait_for(state="hidden")
 
@@ -56,7 +62,10 @@ def edited(served: Served, page: Page, ui: str, cron: str) -> None:
     page.goto(f"{served.url}{path}/deployment/{served.deployment('nightly')['id']}")
     page.get_by_text("Schedules").first.wait_for()
     edit(page, cron)
-    served.wait(lambda: served.deployment("nightly")["schedules"][0]["schedule"]["cron"] == cron, "the edited schedule")
+    at_once = 180.0  # as the dialog has closed
+    served.wait(
+        lambda: served.deployment("nightly")["schedules"][0]["schedule"]["cron"] == cron, "the edited schedule", at_once
+    )
     served.wait(lambda: bool(served.scheduled_runs("nightly", "SCHEDULED")), "what the scheduler plans")
 
 
