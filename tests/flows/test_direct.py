@@ -81,7 +81,7 @@ def test_an_imported_sae_is_scored_and_reported_without_a_configuration(
     assert len(held_out.shards) == 1
     x = held_out.shard(0).activation.astype(np.float64)
     codes = theirs.encode(torch.from_numpy(x).float())
-    x_hat = theirs.decode(codes).double().numpy()
+    x_hat = theirs.decode(codes).detach().double().numpy()
     fvu = np.square(x - x_hat).sum() / np.square(x - x.mean(axis=0)).sum()
     assert scores["summary"]["fvu"] == pytest.approx(fvu, rel=1e-6)
     assert scores["summary"]["l0"] == pytest.approx(float((codes > 0).sum(dim=1).double().mean()), rel=1e-6)
