@@ -65,8 +65,7 @@ def test_rows_in_memory_are_trained_on_and_come_out_again(arch: str, as_given: A
     sae, curve = saemill.train(as_given(rows), arch=arch, **longer)
     x = torch.tensor(rows)
     fvu = float((sae(x) - x).square().sum() / (x - x.mean(0)).square().sum())
-    assert fvu < 0.5
-    assert curve.fvu.iloc[-1] < curve.fvu.iloc[0]
+    assert max(fvu, curve.fvu.iloc[-1]) < 0.7 * curve.fvu.iloc[0]
     assert curve.tokens.iloc[-1] == 12_800
     assert not sae.W_enc.requires_grad
 
