@@ -29,9 +29,14 @@ def imports(path: Path) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert not node.level, f"{path} imports by a relative name"
-            within = [f"{node.module}.{alias.name}" for alias in node.names]
-            yield from (name if name in MODULES else node.module or "" for name in within)
+            home = absolute(node, path) if node.level else node.module or ""
+            yield from (name if name in MODULES else home for name in (f"{home}.{alias.name}" for alias in node.names))
+
+
+def absolute(node: ast.ImportFrom, path: Path) -> str:
+    """The dotted name of what is imported by a relative one; each dot but the first is a package further up."""
+    parts = path.relative_to(ROOT).parent.parts
+    return ".".join([*parts[: len(parts) + 1 - node.level], *filter(None, [node.module])])
 
 
 IMPORTS = {name: set(imports(path)) for name, path in MODULES.items()}
@@ -216,6 +221,20 @@ def test_imports_are_found_anywhere_in_a_file(tmp_path: Path) -> None:
         "import x.y\nif TYPE_CHECKING:\n  from tasks.sae import config\ndef f():\n  from tasks.errors import InputError\n"
     )
     assert set(imports(tmp_path / "a.py")) == {"x.y", "tasks.sae.config", "tasks.errors"}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("from .config import SAEConfig", "tasks.sae.config"),
+        ("from . import config", "tasks.sae.config"),
+        ("from ..errors import InputError", "tasks.errors"),
+        ("from .. import nothing", "tasks"),
+    ],
+)
+def test_relative_names_count_as_well(text: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda _: text)
+    assert set(imports(ROOT / "tasks/sae/model.py")) == {expected}
 
 
 def test_a_scheme_is_found_in_code_and_not_in_the_midst_of_a_text(tmp_path: Path) -> None:
