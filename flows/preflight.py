@@ -24,8 +24,11 @@ def check(config: PipelineConfig) -> None:
     for stage in stages(config):
         stage.check()
     widths: Widths = {}
-    for at_place in placed(config, addresses(config)):
+    chain = placed(config, addresses(config))
+    for at_place in chain:
         widths = at_place.stage.check_inputs(at_place.out, widths)
+    for at_place in chain:  # at last, as it says something: what is refused is refused in one line
+        at_place.stage.check_room(at_place.out, widths)
 
 
 def check_reachable(config: PipelineConfig) -> None:

@@ -29,8 +29,12 @@ def harvest(config: PipelineConfig, tokens: str, shards: str, out: str, listener
 
 def ingest(config: PipelineConfig, out: str, listener: Listener) -> None:
     from tasks.harvest.ingest import Cut, ingest
+    from tasks.harvest.recipe import own_row_order
+    from tasks.harvest.sources import source_identity
 
-    ingest(config.activations, Cut(config.harvest.shard_tokens, config.harvest.row_group_rows), out, listener)
+    cut = Cut(config.harvest.shard_tokens, config.harvest.row_group_rows)
+    order = own_row_order(config.activations, cut.shard_rows, cut.row_group_rows, source_identity(config.activations))
+    ingest(config.activations, cut, out, listener, order)
 
 
 def run_settings(config: PipelineConfig) -> RunSettings:

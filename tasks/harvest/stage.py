@@ -60,7 +60,7 @@ class HarvestStage(Stage):
             self.cluster.require_cpus("harvest.actors", self.settings.actors, self.settings.cpus_per_actor)
 
     def check_inputs(self, out: str, widths: Widths) -> Widths:
-        """Refuse a model that has no such hooks, sequences that are too long for it, and a disk that is too full."""
+        """Refuse a model that has no such hooks, and sequences that are too long for it."""
         if self.finished(out):
             return _harvested_widths(out)
         # Imported here: torch and transformers take seconds, which a rerun of a finished harvest need not wait for.
@@ -70,11 +70,14 @@ class HarvestStage(Stage):
 
         skeleton = load_skeleton(self.model, as_run=True)
         check_context(skeleton, self.context_length)
-        found = {hook: hook_width(skeleton, hook) for hook in self.settings.hooks}
+        return {hook: hook_width(skeleton, hook) for hook in self.settings.hooks}
+
+    def check_room(self, out: str, widths: Widths) -> None:
+        """Refuse a disk that is too full for the activations."""
         # Once there are tokens, the harvest itself knows how many of them are still to be stored.
-        if self.most_tokens is not None and read_manifest(self.tokens) is None:
-            require_room(root_of(out), self.most_tokens, list(found.values()), self.settings.dtype)
-        return found
+        if not self.finished(out) and self.most_tokens is not None and read_manifest(self.tokens) is None:
+            stored = [widths[hook] for hook in self.settings.hooks]
+            require_room(root_of(out), self.most_tokens, stored, self.settings.dtype)
 
     def progress(self, out: str) -> StageProgress | None:
         """Shards of this corpus that are there, be they of its own harvest or of an earlier one."""
@@ -130,13 +133,17 @@ class IngestStage(Stage):
         return {"shards": activations, self.result: activations}
 
     def check_inputs(self, out: str, widths: Widths) -> Widths:
-        """Refuse a source that is no matrix of activations, and a disk that is too full."""
+        """Refuse a source that is no matrix of activations."""
         if self.finished(out):
             return _harvested_widths(out)
-        n_rows, d_in = source_shape(self.settings)
-        if next(open_store(out).list(), None) is None:  # what was begun had room, and has taken part of it
-            require_room(root_of(out), n_rows, [d_in], self.settings.dtype)
+        _, d_in = source_shape(self.settings)
         return {OWN: d_in}
+
+    def check_room(self, out: str, widths: Widths) -> None:
+        """Refuse a disk that is too full for the activations."""
+        if next(open_store(out).list(), None) is None:  # what was begun had room, and has taken part of it
+            n_rows, d_in = source_shape(self.settings)
+            require_room(root_of(out), n_rows, [d_in], self.settings.dtype)
 
     def progress(self, out: str) -> StageProgress | None:
         """Shards that are there; how many there will be is known when the rows have been counted."""

@@ -81,7 +81,7 @@ def read_inputs(tokens: str | None, activations: str, sae: str, scores: str) -> 
     addresses = {"tokens": tokens, "activations": activations, "sae": sae, "scores": scores}
     present = {stage: uri for stage, uri in addresses.items() if uri is not None}
     manifests = {stage: require_manifest(uri) for stage, uri in present.items() if stage != "sae"}
-    settings, summary = _require_json(sae, "config.json"), _require_json(scores, "summary.json")
+    settings, summary = _require_json(sae, "config.json"), _summary(scores)
     hooks = manifests["activations"]["hooks"]
     is_imported = settings.get("imported_from") is not None
     if not is_imported:

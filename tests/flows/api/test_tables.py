@@ -55,7 +55,9 @@ def test_examples_are_rows_by_context_and_those_of_one_latent_are_told_apart(sco
 
 def test_a_directory_of_another_stage_is_refused(tmp_path: Path) -> None:
     write_manifest(str(tmp_path / "sae"), {"stage": "saes"})
-    with pytest.raises(saemill.InputError, match="of stage saes; the URI of scores was expected, as saemill score prints it"):
+    with pytest.raises(
+        saemill.InputError, match="of stage saes; the URI of scores was expected, as saemill score prints it"
+    ):
         saemill.latents(tmp_path / "sae")
 
 
