@@ -44,8 +44,8 @@ def work(command: Command, rank: int, meeting: Path) -> None:
     points = Points(command.folder, 0)
     arm_in_process(points)
     before(dist, "barrier", "commit", points)
-    exchange = TorchMesh(command.config.train.latent_shards, WORKERS)
-    trainer = Worker(run_settings(command.config), command.activations, command.out, exchange)
+    mesh = TorchMesh(command.config.train.latent_shards, WORKERS)
+    trainer = Worker(run_settings(command.config), command.activations, command.out, mesh)
 
     def keep(run: Run) -> None:
         if mesh.data.rank == 0:

@@ -22,7 +22,7 @@ Trained = dict[str, dict[str, torch.Tensor]]
 def _train(configs: Mapping[str, PipelineConfig], activations: str, out: str, mesh: Mesh) -> Trained:
     found = {}
     for arch, config in configs.items():
-        run = Worker(run_settings(config), activations, f"{out}/{arch}", exchange).train()
+        run = Worker(run_settings(config), activations, f"{out}/{arch}", mesh).train()
         curve = torch.tensor([[row.fvu, row.l0, row.dead_fraction] for row in run.curve])
         found[arch] = {"weights": run.state.parameters.flat, "silent": run.state.silent, "curve": curve}
     return found

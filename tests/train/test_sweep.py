@@ -124,7 +124,7 @@ def test_saes_that_do_not_fit_the_machines_are_refused(tmp_path):
 def worker_of(config: PipelineConfig, index: int, activations: str) -> Worker:
     """Who trains a member of the sweep, at the address of a run of its own."""
     config = run_of(config, members(config)[index])
-    return Worker(run_settings(config), activations, addresses(config).sae, Alone())
+    return Worker(run_settings(config), activations, addresses(config).sae, OneProcess())
 
 
 def together(
