@@ -94,7 +94,7 @@ def test_a_process_killed_with_sigkill_goes_on_from_its_checkpoint(tiny_run, tmp
         import os, signal
         from pathlib import Path
         from flows.config import PipelineConfig
-        from tasks.sae.exchange import Alone
+        from tasks.sae.mesh import OneProcess
         from tasks.train.worker import Worker
         from tests.composed import run_settings
         from tests.train.test_resume import keep
