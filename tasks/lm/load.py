@@ -100,7 +100,7 @@ def known_tokens(config: ModelConfig) -> int | None:
 
 
 def _dtype(config: ModelConfig, device: str) -> torch.dtype:
-    """Of a pipeline's run this was settled before it began (``tasks.resolve``), for all machines alike."""
+    """Of a pipeline's run this was settled before it began (``flows.resolve``), for all machines alike."""
     found: torch.dtype = getattr(torch, here(device).dtype if config.dtype == "auto" else config.dtype)
     return found
 

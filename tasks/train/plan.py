@@ -141,7 +141,7 @@ def default_dead_after(sae: SAEConfig, tokens: int) -> int:
 
 
 def _bf16(train: TrainConfig) -> bool:
-    """Of a pipeline's run this was settled before it began (``tasks.resolve``), for all machines alike."""
+    """Of a pipeline's run this was settled before it began (``flows.resolve``), for all machines alike."""
     if train.precision == "auto":
         return here("cuda" if train.use_gpu else "cpu").dtype == "bfloat16"
     return train.precision == "bf16"
