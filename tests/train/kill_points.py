@@ -21,6 +21,7 @@ import torch
 import tasks.storage.local as local
 import tasks.train.checkpoint as checkpoint
 import tasks.train.loop as loop
+import tasks.train.optimizer as optimizer
 import tasks.train.ray_train as ray_train
 import tasks.train.worker as worker
 from flows.config import PipelineConfig
@@ -109,7 +110,7 @@ def at_steps(points: Points) -> None:
         return real(run_state, raw, plan, scaling, mesh)
 
     loop.train_step = train_step
-    before(torch.optim.Adam, "step", "step", points)  # gradients are there, of all workers; the weights are not there yet
+    before(optimizer, "adam", "step", points)  # gradients are there, of all workers; the weights are not there yet
 
 
 def before(
