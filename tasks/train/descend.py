@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.optim.adam import adam
 
 from tasks.sae.across import total
 from tasks.sae.architecture import Architecture
@@ -78,23 +77,8 @@ def _descend_others(state: "TrainState", settings: AdamStep) -> None:
 
     By Adam's function and not by its class, which imports torch._dynamo when it is made: 2.2 s of CPU a worker (Zen 3).
     """
-    first, second = state.moments
-    adam(
-        [_of_none(state.parameters)],
-        [_of_none(state.gradients)],
-        [_of_none(first)],
-        [_of_none(second)],
-        max_exp_avg_sqs=[],
-        state_steps=[torch.full((), float(state.step), device=state.parameters.flat.device)],
-        fused=True,
-        amsgrad=False,
-        beta1=settings.betas[0],
-        beta2=settings.betas[1],
-        lr=settings.lr,
-        weight_decay=0.0,
-        eps=settings.eps,
-        maximize=False,
-    )
+    first, second = ([_of_none(moments)] for moments in state.moments)
+    adam_rows([_of_none(state.parameters)], [_of_none(state.gradients)], first, second, settings)
 
 
 def _of_none(parameters: Parameters) -> Tensor:

@@ -109,7 +109,7 @@ def at_steps(points: Points) -> None:
         return real(run_state, raw, plan, scaling, exchange)
 
     loop.update = update
-    before(descend, "adam", "step", points)  # gradients are there, of all workers; the weights are not there yet
+    before(descend, "_descend_others", "step", points)  # gradients are there, of all workers; the weights are not there yet
 
 
 def before(
