@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.optim.adam import adam
 
 from tasks.sae.architectures.base import Architecture
+from tasks.sae.kernels.adam import fused_adam
 from tasks.sae.kernels.backend import ByLatent
 from tasks.sae.kernels.dispatch import backend_for
 from tasks.sae.kernels.types import AdamStep
@@ -74,23 +74,8 @@ def _step_others(state: TrainState, settings: AdamStep) -> None:
 
     By Adam's function and not by its class, which imports torch._dynamo when it is made: 2.2 s of CPU a worker (Zen 3).
     """
-    first, second = state.moments
-    adam(
-        [_of_none(state.parameters)],
-        [_of_none(state.gradients)],
-        [_of_none(first)],
-        [_of_none(second)],
-        max_exp_avg_sqs=[],
-        state_steps=[torch.full((), float(state.step), device=state.parameters.flat.device)],
-        fused=True,
-        amsgrad=False,
-        beta1=settings.betas[0],
-        beta2=settings.betas[1],
-        lr=settings.lr,
-        weight_decay=0.0,
-        eps=settings.eps,
-        maximize=False,
-    )
+    first, second = ([_of_none(moments)] for moments in state.moments)
+    fused_adam([_of_none(state.parameters)], [_of_none(state.gradients)], first, second, settings)
 
 
 def _of_none(parameters: Parameters) -> Tensor:

@@ -110,7 +110,7 @@ def at_steps(points: Points) -> None:
         return real(run_state, raw, plan, scaling, mesh)
 
     loop.train_step = train_step
-    before(optimizer, "adam", "step", points)  # gradients are there, of all workers; the weights are not there yet
+    before(optimizer, "_step_others", "step", points)  # gradients are there, of all workers; the weights are not there yet
 
 
 def before(
