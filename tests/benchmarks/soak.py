@@ -24,7 +24,7 @@ import psutil
 from tests.benchmarks.harness import environment, finish
 from tests.harvest.commands import kill_tree, until
 from tests.train.conftest import make_run
-from tests.train.kills import CONTROLLER, JOB, WORKER, Command, kill, titled
+from tests.train.kills import CONTROLLER, WORKER, Command, kill, titled
 from tests.train.random_kills import on_cluster
 
 EVERY_S = (20.0, 40.0)
@@ -40,7 +40,6 @@ ALLOWED: dict[str, tuple[float, float]] = {
     "raylet MiB": (16, 0.25),
     "gcs MiB": (16, 0.5),
     "controller MiB": (24, 0.25),
-    "job MiB": (16, 0),
     "worker MiB": (24, 0),
     "processes": (4, 0),  # Ray keeps as many idle ones as there are CPUs
     "zombies": (0, 0),
@@ -181,7 +180,7 @@ def _measure(process: psutil.Popen, storage: Path, session: Path) -> Callable[[]
     return measure
 
 
-TITLES = {"raylet": "raylet", "gcs": "gcs_server", "controller": CONTROLLER, "job": JOB, "worker": WORKER}
+TITLES = {"raylet": "raylet", "gcs": "gcs_server", "controller": CONTROLLER, "worker": WORKER}
 
 
 def _name(process: psutil.Process) -> str:

@@ -20,7 +20,7 @@ from tests.harvest.commands import kill_tree
 from tests.patience import PATIENCE_S
 
 RESULT = ("sae.safetensors", "curve.parquet", "manifest.json")
-WORKER, CONTROLLER, JOB = "ray::RayTrainWorker", "ray::TrainController", "ray::_TrainingJob"
+WORKER, CONTROLLER = "ray::RayTrainWorker", "ray::TrainingJob"
 """How Ray titles the processes of a training job."""
 
 

@@ -14,12 +14,12 @@ from flows.config import PipelineConfig
 from tests.harvest.commands import kill_tree
 from tests.patience import PATIENCE_S
 from tests.train.conftest import make_run
-from tests.train.kills import CONTROLLER, JOB, WORKER, Command, kill, titled
+from tests.train.kills import CONTROLLER, WORKER, Command, kill, titled
 
 logger = logging.getLogger(__name__)
 
 # Workers start in seconds and are what dies most; a command given again costs its whole start.
-VICTIMS = {"worker": 8, "all workers": 3, "controller": 3, "job": 1, "command": 1, "everything": 1}
+VICTIMS = {"worker": 8, "all workers": 3, "controller": 4, "command": 1, "everything": 1}
 # While it lasts checkpoints are taken, of which Ray Train hears within 2 s; a worker's first step takes a second or more.
 LONGEST_WAIT_S = 6.0
 # Of ten kills so many come at whatever happens after the last one, mostly a start, rather than in the midst of steps.
@@ -82,7 +82,7 @@ def _train_under_fire(command: Command, survived: Survived, rng: random.Random, 
                 if survived.kills.total() < kills and _moment_comes(command, process, rng):
                     victim = _kill_one(process, rng)
                     survived.kills[victim] += 1
-                    ended_by = victim if victim in ("job", "command", "everything") else ""
+                    ended_by = victim if victim in ("command", "everything") else ""
                 time.sleep(0.05)
             process.wait(PATIENCE_S)
         finally:
@@ -108,14 +108,13 @@ def _moment_comes(command: Command, process: psutil.Popen, rng: random.Random) -
 
 def _kill_one(process: psutil.Popen, rng: random.Random) -> str:
     """Kill one of the job's processes, or many of them; say which."""
-    workers, controller, job = titled(WORKER), titled(CONTROLLER)[-1:], titled(JOB)[-1:]
+    workers, controller = titled(WORKER), titled(CONTROLLER)[-1:]
     struck = {
         "worker": [rng.choice(workers)] if workers else [],
         "all workers": workers,
         "controller": controller,
-        "job": job,
         "command": [process],
-        "everything": [process, *job, *controller, *workers],
+        "everything": [process, *controller, *workers],
     }
     there = {victim: often for victim, often in VICTIMS.items() if struck[victim]}
     victim = rng.choices([*there], [*there.values()])[0]

@@ -13,7 +13,7 @@ from tests.patience import PATIENCE_S
 from tests.sampled import sampled
 from tests.train.conftest import make_run
 from tests.train.kill_points import IN_WORKER
-from tests.train.kills import CONTROLLER, JOB, WORKER, Command, kill, surviving, titled
+from tests.train.kills import CONTROLLER, WORKER, Command, kill, surviving, titled
 from tests.turns import kill_through_ray
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
@@ -58,21 +58,19 @@ def undisturbed(make: Make, tmp_path_factory: pytest.TempPathFactory) -> Callabl
     return run
 
 
-def of_the_job(title: str) -> Callable[[int, psutil.Popen], list[psutil.Process]]:
-    return lambda held, command: titled(title)[-1:]
+def the_controller(held: int, command: psutil.Popen) -> list[psutil.Process]:
+    return titled(CONTROLLER)[-1:]
 
 
 # Who is killed while a worker is held up at a point, and whether the command ends by itself then.
 VICTIMS: dict[str, tuple[Callable[[int, psutil.Popen], list[psutil.Process]], bool]] = {
     "worker": (lambda held, command: [psutil.Process(held)], True),
     "all-workers": (lambda held, command: titled(WORKER), True),
-    "controller": (of_the_job(CONTROLLER), True),
-    "job": (of_the_job(JOB), False),
+    "controller": (the_controller, True),
     "command": (lambda held, command: [command], False),
 }
 POINTS = ("step", "upload", "commit")
-CASES = [("worker", "latents", IN_WORKER), *((victim, "rows", POINTS) for victim in VICTIMS if victim != "job")]
-CASES += [("job", "rows", ("commit",))]  # like the command, which each time costs its whole start
+CASES = [("worker", "latents", IN_WORKER), *((victim, "rows", POINTS) for victim in VICTIMS)]
 # test_forked_kills.py holds every point in milliseconds.
 
 

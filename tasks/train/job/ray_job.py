@@ -10,27 +10,20 @@ from typing import Any
 
 import ray
 import ray.train
-from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tasks.errors import InputError, SaemillError
 from tasks.progress import Progress
 from tasks.ray_cluster import cluster_cpus, cluster_gpus
-from tasks.storage.arrow import arrow_filesystem
-from tasks.storage.objects import open_store
-from tasks.train.checkpoint_names import CHECKPOINTS
 from tasks.train.config import TrainConfig
-from tasks.train.job.ray_lean_trainer import LeanTrainer, LeanTrainerOfItsOwnCluster
+from tasks.train.job.ray_training_job import CONCURRENCY, TrainingJob
 from tasks.train.job.stored import drop_unusable_snapshot
-from tasks.train.ray_process_group import ProcessGroupConfig
 from tasks.train.run_settings import RunSettings
 
 logger = logging.getLogger(__name__)
 
 _POLL_S = 0.5
-_RESIZE_S = 30.0
-"""Between two looks at whether there is room for more workers, which begin from the last checkpoint."""
 STOP_S = 20.0
 """How long a job that is told to stop may take to write a checkpoint; Prefect and Kubernetes send SIGKILL after 30 s."""
 
@@ -65,9 +58,10 @@ def supervise(
 ) -> dict[str, Any]:
     """Run a job of Ray Train in an actor of its own and watch it, so that this process can be interrupted at any time.
 
-    Ray Train's ``fit`` would block and take over SIGINT here. Killing the actor ends Ray Train's controller, which it
-    owns, and with that the workers. Neither of the two imports torch, which takes 2.4 s of CPU (Zen 3): what the workers
-    do, and what with, goes through both as a reference that only workers follow.
+    Ray Train's ``fit`` would block and take over SIGINT here. The actor is Ray Train's controller, which owns the workers:
+    they end with it. A controller that is lost is a failure like a lost worker: another one goes on. It imports no torch,
+    which takes 2.4 s of CPU (Zen 3): what the workers do, and what with, goes through it as a reference that only workers
+    follow.
 
     Args:
         config: how many workers of which size, and how often they are restarted.
@@ -81,48 +75,69 @@ def supervise(
         SaemillError: workers were lost more often than train.max_failures, or it took longer than train.max_hours.
     """
     before = _placement_groups()
-    here = NodeAffinitySchedulingStrategy(
-        ray.get_runtime_context().get_node_id(), soft=False
-    )  # no other machine's loss counts
-    job = ray.remote(num_cpus=0, max_concurrency=4, scheduling_strategy=here)(_TrainingJob).remote()
-    try:
-        task = {**task, "config": config, "out": out, "folder": os.getcwd()}
-        done = job.run.remote([ray.put((work, task))], config, out)
-        with _checkpoint_when_stopped(job, done):
-            return _watched(job, done, listener, config.train.max_hours)
-    except ray.exceptions.RayTaskError as error:
-        raise _plain(error) from error
-    except ray.exceptions.RayActorError as error:
-        raise SaemillError(f"The training job was lost ({error}). The same command goes on from its checkpoint.") from error
-    finally:
-        _end(job)
-        _free(_placement_groups() - before)
+    task = {**task, "config": config, "out": out, "folder": os.getcwd()}
+    todo = [ray.put((work, task))]
+    watch = _Watch(listener, config.train.max_hours)
+    failures = 0
+    while True:
+        job = _job_on_this_machine()
+        try:
+            done = job.work.remote(todo, config, out)
+            with _checkpoint_when_stopped(job, done):
+                return watch.until_done(job, done)
+        except (ray.exceptions.RayTaskError, ray.exceptions.RayActorError) as error:
+            if failures >= config.train.max_failures or not _is_lost(error):
+                raise _plain(error) from error
+            failures += 1
+            logger.warning("training: Ray Train's controller was lost (%s); another goes on", type(error).__name__)
+        finally:
+            ray.kill(job)  # and with it its workers; left to itself, Ray would let it start workers anew for up to 30 s
+            _free(_placement_groups() - before)
+        drop_unusable_snapshot(out)
+
+
+def _job_on_this_machine() -> Any:
+    """A job whose loss means that this machine is lost too."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, concurrency_groups=CONCURRENCY, scheduling_strategy=here)(TrainingJob).remote()
 
 
 class _OutOfTimeError(SaemillError):
     """Training has taken as long as it may."""
 
 
-def _watched(job: Any, done: Any, listener: Callable[[list[Progress]], None], max_hours: float | None) -> dict[str, Any]:
-    until = None
-    while True:
-        ready, _ = ray.wait([done], timeout=_POLL_S)
-        progress, refusal, warnings = ray.get(job.news.remote())
-        for warning in warnings:
-            logger.warning("%s", warning)
-        if refusal is not None:
-            raise refusal
-        if progress:
-            until = until or time.monotonic() + 3600 * (max_hours or float("inf"))
-            listener(progress)
-        if ready:
-            result: dict[str, Any] = ray.get(done)
-            return result
-        if until is not None and time.monotonic() > until:
-            raise _OutOfTimeError(
-                f"Training has taken train.max_hours ({max_hours:.3g}) and stops with a checkpoint. The same command goes "
-                "on from there, for as long again."
-            )
+class _Watch:
+    """Watches jobs, one after another where one is lost, until the work is done or has taken too long."""
+
+    def __init__(self, listener: Callable[[list[Progress]], None], max_hours: float | None) -> None:
+        self._listener = listener
+        self._max_hours = max_hours
+        self._until: float | None = None
+
+    def until_done(self, job: Any, done: Any) -> dict[str, Any]:
+        """The job's result.
+
+        Raises:
+            SaemillError: a worker's refusal; or time is up, since the first progress of any job.
+        """
+        while True:
+            ready, _ = ray.wait([done], timeout=_POLL_S)
+            progress, refusal, warnings = ray.get(job.news.remote())
+            for warning in warnings:
+                logger.warning("%s", warning)
+            if refusal is not None:
+                raise refusal
+            if progress:
+                self._until = self._until or time.monotonic() + 3600 * (self._max_hours or float("inf"))
+                self._listener(progress)
+            if ready:
+                result: dict[str, Any] = ray.get(done)
+                return result
+            if self._until is not None and time.monotonic() > self._until:
+                raise _OutOfTimeError(
+                    f"Training has taken train.max_hours ({self._max_hours:.3g}) and stops with a checkpoint. The same "
+                    "command goes on from there, for as long again."
+                )
 
 
 @contextmanager
@@ -143,16 +158,6 @@ def _is_signal(error: BaseException) -> bool:
     return cause is not None and not isinstance(cause, Exception)
 
 
-def _end(job: Any) -> None:
-    """Kill the job and then its controller, which Ray would give up to 30 s to leave, in which it starts workers anew."""
-    controller = None
-    with suppress(ray.exceptions.RayError):  # the job is gone or does not answer
-        controller = ray.get(job.controller.remote(), timeout=2)
-    ray.kill(job)
-    if controller is not None:
-        ray.kill(controller)
-
-
 def _placement_groups() -> set[str]:
     """Hex ids of the reservations that this process holds on the cluster; an id ends with its creator's Ray job."""
     mine = ray.get_runtime_context().get_job_id()
@@ -166,131 +171,24 @@ def _free(groups: set[str]) -> None:
         remove_placement_group(PlacementGroup(ray.PlacementGroupID.from_hex(group)))
 
 
-def _plain(error: ray.exceptions.RayTaskError) -> Exception:
-    cause = error.cause
+def _is_lost(error: Exception) -> bool:
+    """Whether Ray Train itself was killed or failed, not the workers; where there is no room for these, another fares no better."""
+    if isinstance(error, ray.exceptions.RayActorError):
+        return True
+    cause = getattr(error, "cause", None)
+    lacks_room = type(getattr(cause, "controller_failure", None)).__name__ == "WorkerGroupStartupTimeoutError"
+    return isinstance(cause, ray.train.ControllerError) and not lacks_room
+
+
+def _plain(error: Exception) -> Exception:
+    if isinstance(error, ray.exceptions.RayActorError):
+        return SaemillError(f"The training job was lost ({error}). The same command goes on from its checkpoint.")
+    cause = getattr(error, "cause", error)
     failures = getattr(cause, "worker_failures", {})
     for failure in failures.values():
         if isinstance(failure, SaemillError):
             return failure
     return SaemillError(f"Training stopped: {cause}")
-
-
-class _TrainingJob:
-    """Runs Ray Train, and carries news from the workers to whoever watches."""
-
-    def __init__(self) -> None:
-        self._progress: dict[int, Progress] = {}
-        self._is_new = False
-        self._refusal: SaemillError | None = None
-        self._warnings: list[str] = []
-        self._stopping = False
-        self._controller: Any = None
-
-    def run(self, todo: list[Any], config: RunSettings, out: str) -> dict[str, Any]:
-        """The first worker's result. A controller that is lost is a failure like a lost worker: another one goes on."""
-        if config.ray.address is None:
-            os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # one process less where no node can go
-        part = {"todo": todo, "job": ray.get_runtime_context().current_actor}
-        before = _placement_groups()
-        failures = 0
-        while True:
-            try:
-                result: dict[str, Any] = _trainer(part, config, out).fit().return_value
-            except (ray.exceptions.RayActorError, ray.train.ControllerError) as error:
-                if failures >= config.train.max_failures or _lacks_room(error):
-                    raise
-                failures += 1
-                self.warn(f"training: Ray Train's controller was lost ({type(error).__name__}); another goes on")
-                _free(_placement_groups() - before)
-                drop_unusable_snapshot(out)
-            else:
-                return result
-
-    def tell(self, progress: Progress, rank: int = 0) -> None:
-        self._progress[rank], self._is_new = progress, True
-
-    def refuse(self, error: SaemillError) -> None:
-        self._refusal = error
-
-    def warn(self, message: str) -> None:
-        self._warnings.append(message)
-
-    def stop(self) -> None:
-        self._stopping = True
-
-    def stopping(self) -> bool:
-        return self._stopping
-
-    def controlled_by(self, controller: Any) -> None:
-        self._controller = controller
-
-    def controller(self) -> Any:
-        return self._controller
-
-    def news(self) -> tuple[list[Progress], SaemillError | None, list[str]]:
-        """The latest progress of all workers and the warnings, once, and the error that no restart would cure."""
-        progress = [self._progress[rank] for rank in sorted(self._progress)] if self._is_new else []
-        self._is_new = False
-        warnings, self._warnings = self._warnings, []
-        return progress, self._refusal, warnings
-
-
-def _do(part: dict[str, Any]) -> dict[str, Any]:
-    """In a worker: its part of the work."""
-    work, task = ray.get(part["todo"][0])
-    done: dict[str, Any] = work({**task, "job": part["job"]})
-    return done
-
-
-def _trainer(part: dict[str, Any], config: RunSettings, out: str) -> LeanTrainer:
-    settings, is_own = config.train, config.ray.address is None
-    path, filesystem = arrow_filesystem(open_store(out))
-    return (LeanTrainerOfItsOwnCluster if is_own else LeanTrainer)(
-        _do,
-        train_loop_config=part,
-        backend_config=ProcessGroupConfig("nccl" if settings.use_gpu else "gloo", is_one_machine=is_own),
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=settings.workers if settings.min_workers is None else (settings.min_workers, settings.workers),
-            elastic_resize_monitor_interval_s=_RESIZE_S,
-            use_gpu=settings.use_gpu,
-            resources_per_worker={"CPU": settings.cpus_per_worker} | ({"GPU": 1} if settings.use_gpu else {}),
-        ),
-        run_config=ray.train.RunConfig(
-            name=CHECKPOINTS,
-            storage_path=path,
-            storage_filesystem=filesystem,
-            failure_config=ray.train.FailureConfig(
-                max_failures=settings.max_failures,
-                # Workers that die while they start count here; it takes a minute to find that there is no room for them.
-                controller_failure_limit=max(3, settings.max_failures),
-            ),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=settings.keep_checkpoints),
-            logging_config=ray.train.LoggingConfig(log_level="ERROR"),
-            callbacks=[_NoLongGoodbye(), _TellsWhoItIs(part["job"])],
-        ),
-    )
-
-
-class _NoLongGoodbye(ray.train.UserCallback):  # type: ignore[misc] # Ray is not typed
-    """After a worker was lost the others are killed, without 30 s in which to take leave of it."""
-
-    def after_exception(self, run_context: object, worker_exceptions: object) -> None:
-        os.environ["TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S"] = "1"  # read by Ray Train's controller, where this runs
-
-
-class _TellsWhoItIs(ControllerCallback):  # type: ignore[misc] # Ray is not typed
-    """Makes Ray Train's controller known to the job, so that it can be killed with it."""
-
-    def __init__(self, job: Any) -> None:
-        self._job = job
-
-    def after_controller_start(self, train_run_context: object) -> None:
-        ray.get(self._job.controlled_by.remote(ray.get_runtime_context().current_actor))
-
-
-def _lacks_room(error: Exception) -> bool:
-    """Whether there was no room for the workers, again and again."""
-    return type(getattr(error, "controller_failure", None)).__name__ == "WorkerGroupStartupTimeoutError"
 
 
 @contextmanager

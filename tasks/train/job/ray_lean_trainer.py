@@ -4,9 +4,10 @@ Each is a Python process of its own, which imports Ray Data and takes seconds of
 """
 
 from typing import Any
-from unittest import mock
 
-from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy, FixedScalingPolicy
+from ray.train.v2._internal.execution.failure_handling import create_failure_policy
+from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy, FixedScalingPolicy, create_scaling_policy
+from ray.train.v2._internal.util import ObjectRefWrapper
 from ray.train.v2.api import data_parallel_trainer
 
 _WITHOUT = {
@@ -18,19 +19,31 @@ _WITHOUT = {
 
 
 class LeanTrainer(data_parallel_trainer.DataParallelTrainer):  # type: ignore[misc] # Ray is not typed
-    """For a cluster that others use, too."""
+    """A training as Ray Train describes it, to be run by a controller of one's own.
+
+    Args:
+        work: what each worker calls.
+        can_grow: whether machines may be asked for; not where this run has started its cluster on its machine.
+        settings: what ``DataParallelTrainer`` takes.
+    """
+
+    def __init__(self, work: Any, *, can_grow: bool, **settings: Any) -> None:
+        super().__init__(work, **settings)
+        self._can_grow = can_grow
+
+    def for_controller(self) -> dict[str, Any]:
+        """What a controller is made with: the same that ``fit`` makes one with (Ray 2.60)."""
+        return {
+            "train_fn_ref": ObjectRefWrapper(self._get_train_func()),
+            "scaling_policy": create_scaling_policy(self.scaling_config) if self._can_grow else _policy(self.scaling_config),
+            "failure_policy": create_failure_policy(self.run_config.failure_config),
+            "train_run_context": self.train_run_context,
+            "callbacks": self._create_default_callbacks(),
+        }
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks: list[Any] = super()._create_default_callbacks()
         return [callback for callback in callbacks if type(callback).__name__ not in _WITHOUT]
-
-
-class LeanTrainerOfItsOwnCluster(LeanTrainer):
-    """For a cluster that this run has started on its machine and that cannot grow: nobody is asked for more machines."""
-
-    def fit(self) -> Any:  # noqa: D102
-        with mock.patch.object(data_parallel_trainer, "create_scaling_policy", _policy):
-            return super().fit()
 
 
 def _policy(scaling_config: Any) -> Any:
