@@ -1,7 +1,7 @@
 """Where everything that a configuration makes will lie, known before anything runs."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from flows.config import PipelineConfig
 from flows.resolve import resolved
@@ -17,16 +17,40 @@ _SWEEPS = 2
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Absolute URIs of the five stages' directories."""
+    """Absolute URIs of all stages' directories."""
 
-    tokens: str | None
-    """None where the activations are the user's own."""
-    activations: str
-    shards: str
-    """The pool in which the harvests of one recipe, over any corpus, keep their shards; own activations keep theirs."""
-    sae: str
-    scores: str
-    report: str
+    by_result: Mapping[str, str]
+    """By what a stage's result is called."""
+
+    @property
+    def tokens(self) -> str | None:
+        """None where the activations are the user's own."""
+        return self.by_result.get("tokens")
+
+    @property
+    def activations(self) -> str:
+        """Rows that SAEs are trained on, or the list of them."""
+        return self.by_result["activations"]
+
+    @property
+    def shards(self) -> str:
+        """The pool in which the harvests of one recipe, over any corpus, keep their shards; own activations keep theirs."""
+        return self.by_result["shards"]
+
+    @property
+    def sae(self) -> str:
+        """The trained SAE."""
+        return self.by_result["sae"]
+
+    @property
+    def scores(self) -> str:
+        """The scores of its latents."""
+        return self.by_result["scores"]
+
+    @property
+    def report(self) -> str:
+        """The page that shows them."""
+        return self.by_result["report"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +69,11 @@ class Placed:
     def result(self) -> str:
         """As its result is called where results are listed."""
         return self.stage.result
+
+    @property
+    def is_long(self) -> bool:
+        """Whether it may take days."""
+        return self.stage.is_long
 
     @property
     def finished(self) -> bool:
@@ -71,17 +100,15 @@ def addresses(config: PipelineConfig) -> Addresses:
     """
     config = resolved(config)
     root = open_store(config.storage).uri
-    found: dict[str, str | None] = {"tokens": None}
+    found: dict[str, str] = {}
     for stage in stages(config):
-        places = stage.reading(found).places(root, config.name)
-        found |= places
-    return Addresses(**found)  # type: ignore[arg-type] # only tokens may be None
+        found |= stage.reading(found).places(root, config.name)
+    return Addresses(found)
 
 
 def placed(config: PipelineConfig, at: Addresses) -> Sequence[Placed]:
     """The stages of a configuration, in order, at these addresses."""
-    found = asdict(at)
-    return [Placed(stage.reading(found), found[stage.result]) for stage in stages(config)]
+    return [Placed(stage.reading(at.by_result), at.by_result[stage.result]) for stage in stages(config)]
 
 
 def sweep_address(config: PipelineConfig, saes: Sequence[str]) -> str:

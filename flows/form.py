@@ -8,13 +8,14 @@ import inspect
 import json
 from collections.abc import Callable, Mapping
 from operator import attrgetter
-from typing import Annotated, Any, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import MISSING, BaseModel, ConfigDict, Field, ValidationError
 
 from flows.config import PipelineConfig, load_config
 from flows.configurations import load_stored, offered
-from flows.pipeline import StageName
+from flows.pipeline import LAST
+from flows.stages import stage_names
 from tasks.errors import InputError
 from tasks.sae.architectures.names import NAMES
 
@@ -22,6 +23,10 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 ARCHITECTURES: dict[str, Any] = {"enum": list(NAMES)}
 CONFIGURATIONS: dict[str, Any] = {"enum": sorted(offered())}
 
+if TYPE_CHECKING:
+    Stages = str
+else:
+    Stages = Literal[tuple(stage_names())]
 Positive = Annotated[int, Field(ge=1, strict=True)]
 Model = Annotated[
     str | None,
@@ -125,7 +130,7 @@ class PipelineForm(Form):
     k: Positive | None = Field(None, title="Active latents per token")
     """On average; less than there are latents."""
     tokens: Tokens = None
-    until: StageName = Field("report", title="Last stage")
+    until: Stages = Field(LAST, title="Last stage")
     """Where to stop. What is finished is not done again, so a later run goes on from there."""
 
 

@@ -28,7 +28,7 @@ from flows.console import describe, logged_to
 from flows.form import PipelineForm, SweepForm, takes
 from flows.labels import run_name, run_tags, sweep_name, sweep_tags
 from flows.pace import Pace
-from flows.pipeline import Result, StageName, run_pipeline
+from flows.pipeline import LAST, Result, run_pipeline
 from flows.reports import link_to
 from flows.sweep import Step, Sweep, SweepResult, described, run_sweep
 from tasks.errors import InputError, SaemillError
@@ -40,7 +40,7 @@ ARTIFACT_EVERY_S = 10.0
 """Each update is a write to the server's database."""
 LOG_EVERY_S = 5.0
 DAY_S = 24 * 3600
-TIMEOUT_S = {"tokenize": DAY_S, "harvest": 14 * DAY_S, "train": 14 * DAY_S, "score": DAY_S, "report": DAY_S}
+TIMEOUT_S, LONG_TIMEOUT_S = DAY_S, 14 * DAY_S
 """After this long a stage counts as hung; it goes on from what it wrote when it is tried again."""
 
 
@@ -70,7 +70,7 @@ def sweep(**chosen: Any) -> SweepResult | State[Any]:
 
 
 @flow(name="recorded-pipeline", persist_result=False)
-def recorded_pipeline(config: PipelineConfig, until: StageName = "report") -> Result | State[Any]:
+def recorded_pipeline(config: PipelineConfig, until: str = LAST) -> Result | State[Any]:
     """The pipeline as the command line started it: with all settings as they were resolved there."""
     return in_a_sentence(lambda: conduct(config, until))
 
@@ -113,7 +113,7 @@ for _runs in ("prefect.flow_runs", "prefect.task_runs"):
     logging.getLogger(_runs).addFilter(_told_in_a_sentence)
 
 
-def conduct(config: PipelineConfig, until: StageName = "report") -> Result:
+def conduct(config: PipelineConfig, until: str = LAST) -> Result:
     """Run the pipeline inside the present flow run and publish what came of it as artifacts."""
     _label(run_name(config), run_tags(config))
     with logged_to(_InRunsLog()):
@@ -161,14 +161,15 @@ def run_stage(stage: Placed) -> str | State[str]:
 
     def work() -> str:
         get_run_logger().info("writing %s", out)
-        stage.run(_listener(stage.name))
+        stage.run(_listener(stage.name, has_bar=stage.is_long))
         return out
 
     return in_a_sentence(work, InputError)  # all else is worth another try
 
 
 def _call(stage: Placed) -> None:
-    run_stage.with_options(name=stage.name, task_run_name=stage.name, timeout_seconds=TIMEOUT_S[stage.name])(stage)
+    timeout_s = LONG_TIMEOUT_S if stage.is_long else TIMEOUT_S
+    run_stage.with_options(name=stage.name, task_run_name=stage.name, timeout_seconds=timeout_s)(stage)
 
 
 @task(retries=2, retry_delay_seconds=[10, 60], persist_result=False, cache_policy=NO_CACHE)
@@ -176,22 +177,22 @@ def run_step(step: Step, sweep: Sweep) -> str | State[str]:
     """Run one step of a sweep, which does nothing where it is finished; the URI of the sweep."""
 
     def work() -> str:
-        step(sweep, _listener("sweep"))
+        step(sweep, _listener("sweep", has_bar=True))
         return sweep.report
 
     return in_a_sentence(work, InputError)
 
 
 def _do(step: Step, sweep: Sweep) -> None:
-    named = run_step.with_options(name=step.__name__, task_run_name=step.__name__, timeout_seconds=TIMEOUT_S["train"])
+    named = run_step.with_options(name=step.__name__, task_run_name=step.__name__, timeout_seconds=LONG_TIMEOUT_S)
     named(step, sweep)
 
 
-def _listener(stage: str) -> Listener:
+def _listener(stage: str, *, has_bar: bool) -> Listener:
     """Tell the run's log and a progress artifact of a stage's progress, each at its own pace."""
     logger = get_run_logger()
     pace = Pace()
-    bar = _ProgressArtifact(stage) if stage in ("harvest", "train", "sweep") else None
+    bar = _ProgressArtifact(stage) if has_bar else None
     logged = -LOG_EVERY_S
 
     def listen(progress: Progress) -> None:
@@ -247,8 +248,7 @@ def summary_table(result: Result) -> str:
     ]
     rows += [(f"{name} tokens/s", rate) for name, rate in summary["tokens_per_second"].items()]
     lines = ["| figure | value |", "|---|---|", *(f"| {name} | {_number(value)} |" for name, value in rows)]
-    stored = {name: getattr(result, name) for name in ("tokens", "activations", "sae", "scores", "report")}
-    places = [f"* {name}: `{uri}`" for name, uri in stored.items() if uri is not None]
+    places = [f"* {name}: `{uri}`" for name, uri in result.stored.items() if uri is not None]
     heading = [f"[Open the report]({link_to(result.report)})", ""] if result.report is not None else []
     return "\n".join([*heading, *lines, "", *places])
 

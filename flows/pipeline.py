@@ -7,38 +7,66 @@ What a stage does is imported when it runs, so that this module, the CLI and Pre
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from flows.addresses import Addresses, Placed, addresses, placed
 from flows.config import PipelineConfig
 from flows.preflight import check
 from flows.resolve import resolved_and_why
+from tasks.errors import InputError
 from tasks.storage.artifacts import read_json
 
 logger = logging.getLogger("tasks.pipeline")  # below "tasks", whose records are shown
 
-StageName = Literal["tokenize", "harvest", "train", "score", "report"]
+LAST = "report"
+"""The stage that a run ends with, unless it is told to stop before."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
     """URIs of the finished results (None: not made) and the figures that sum them up."""
 
-    tokens: str | None
-    activations: str | None
-    sae: str | None
-    scores: str | None
-    report: str | None
+    stored: Mapping[str, str | None]
+    """By what a stage's result is called, in the order of the stages."""
     summary: dict[str, Any]
     """The content of scores/summary.json, and ``tokens_per_second`` of harvest and training."""
+
+    @property
+    def tokens(self) -> str | None:
+        """The tokens."""
+        return self.stored.get("tokens")
+
+    @property
+    def activations(self) -> str | None:
+        """The activations."""
+        return self.stored.get("activations")
+
+    @property
+    def sae(self) -> str | None:
+        """The trained SAE."""
+        return self.stored.get("sae")
+
+    @property
+    def scores(self) -> str | None:
+        """The scores of its latents."""
+        return self.stored.get("scores")
+
+    @property
+    def report(self) -> str | None:
+        """The page that shows them."""
+        return self.stored.get("report")
+
+    def as_json(self) -> dict[str, Any]:
+        """URIs and figures side by side."""
+        return {**self.stored, "summary": self.summary}
 
 
 Call = Callable[[Placed], None]
 
 
-def run_pipeline(config: PipelineConfig, call: Call, until: StageName = "report") -> Result:
+def run_pipeline(config: PipelineConfig, call: Call, until: str = LAST) -> Result:
     """Run the stages up to ``until`` in order; each is given to ``call``, finished or not, and does nothing if finished.
 
     Raises:
@@ -55,9 +83,15 @@ def run_pipeline(config: PipelineConfig, call: Call, until: StageName = "report"
     return result(config, at)
 
 
-def up_to(until: StageName, chain: Sequence[Placed]) -> Sequence[Placed]:
-    """The stages that lead to ``until``."""
+def up_to(until: str, chain: Sequence[Placed]) -> Sequence[Placed]:
+    """The stages that lead to ``until``.
+
+    Raises:
+        InputError: no stage of the run is called so.
+    """
     names = [stage.name for stage in chain]
+    if until not in names:
+        raise InputError(f"This run has no stage {until!r}. Its stages are {', '.join(names)}.")
     return chain[: names.index(until) + 1]
 
 
@@ -67,17 +101,12 @@ def result(config: PipelineConfig, at: Addresses) -> Result:
     Raises:
         ArtifactError: a manifest or a summary is damaged.
     """
-    done = {stage.result: stage.out for stage in placed(config, at) if stage.finished}
-    summary = read_json(done["scores"], "summary.json") if "scores" in done else None
-    rates = {"harvest": _rate(done.get("activations")), "training": _rate(done.get("sae"))}
-    return Result(
-        tokens=done.get("tokens"),
-        activations=done.get("activations"),
-        sae=done.get("sae"),
-        scores=done.get("scores"),
-        report=done.get("report"),
-        summary={**(summary or {}), "tokens_per_second": rates},
-    )
+    chain = placed(config, at)
+    stored = {"tokens": None} | {stage.result: stage.out if stage.finished else None for stage in chain}
+    scores = stored["scores"]
+    summary = read_json(scores, "summary.json") if scores is not None else None
+    rates = {"harvest": _rate(stored["activations"]), "training": _rate(stored["sae"])}
+    return Result(stored, {**(summary or {}), "tokens_per_second": rates})
 
 
 def _rate(uri: str | None) -> float | None:

@@ -12,6 +12,7 @@ from tasks.report.about import About
 from tasks.report.stage import ReportStage
 from tasks.score.stage import ScoreStage
 from tasks.stage import Stage
+from tasks.text.config import TextConfig
 from tasks.text.stage import TokenizeStage
 from tasks.train.stage import TrainStage
 
@@ -19,6 +20,11 @@ from tasks.train.stage import TrainStage
 def stages(config: PipelineConfig) -> Sequence[Stage]:
     """The stages in order, which do not know yet where those before them write."""
     return [*_sources(config), train_stage(config), score_stage(config), report_stage(config)]
+
+
+def stage_names() -> Sequence[str]:
+    """What the stages are called, in order, in a run that begins with text."""
+    return [stage.name for stage in stages(PipelineConfig(text=TextConfig(source="any")))]
 
 
 def train_stage(config: PipelineConfig) -> TrainStage:

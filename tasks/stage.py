@@ -49,6 +49,8 @@ class Stage(ABC):
     """The folder below the root that holds results of this kind."""
     version: ClassVar[int]
     """Raised when the code comes to give another result for the same settings."""
+    is_long: ClassVar[bool] = False
+    """Whether it may take days, not hours."""
     reads: ClassVar[tuple[str, ...]] = ()
     """Fields that hold the URIs of other stages' results, and are called like them."""
 

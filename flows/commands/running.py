@@ -1,6 +1,5 @@
 """How a command runs a configuration's pipeline: plainly, or recorded by the Prefect server that PREFECT_API_URL names."""
 
-import dataclasses
 import json
 import os
 
@@ -9,15 +8,16 @@ import typer
 from flows.config import PipelineConfig, load_config
 from flows.console import stdout_kept_clean
 from flows.in_process import run_in_process
-from flows.pipeline import Result, StageName
+from flows.pipeline import Result
+from flows.stages import stages
 
 
-def run_until(until: StageName, path: str, overrides: list[str] | None, storage: str | None, as_json: bool) -> None:
+def run_until(until: str, path: str, overrides: list[str] | None, storage: str | None, as_json: bool) -> None:
     """Run the pipeline of a configuration up to a stage, and print where that stage's result is."""
     config = load_config(path, overrides or (), storage)
     with stdout_kept_clean():
         result = _recorded(config, until) if os.environ.get("PREFECT_API_URL") else run_in_process(config, until)
-    typer.echo(json.dumps(dataclasses.asdict(result)) if as_json else _printed(result, until))
+    typer.echo(json.dumps(result.as_json()) if as_json else _printed(result, config, until))
 
 
 def require_server(api: str) -> None:
@@ -34,7 +34,7 @@ def require_server(api: str) -> None:
     require_welcome(api, "PREFECT_API_URL")
 
 
-def _recorded(config: PipelineConfig, until: StageName) -> Result:
+def _recorded(config: PipelineConfig, until: str) -> Result:
     require_server(os.environ["PREFECT_API_URL"])
     from flows.on_prefect import recorded_pipeline  # only here: without a server Prefect is not even imported
 
@@ -43,7 +43,6 @@ def _recorded(config: PipelineConfig, until: StageName) -> Result:
     return done
 
 
-def _printed(result: Result, until: StageName) -> str:
-    if until == "report":
-        return f"{result.report}/index.html"
-    return str({"harvest": result.activations, "train": result.sae, "score": result.scores}[until])
+def _printed(result: Result, config: PipelineConfig, until: str) -> str:
+    made = next(stage.result for stage in stages(config) if stage.name == until)
+    return f"{result.stored[made]}/index.html" if until == "report" else str(result.stored[made])

@@ -28,6 +28,7 @@ class HarvestStage(Stage):
     result: ClassVar[str] = "activations"
     folder: ClassVar[str] = "activations"
     version: ClassVar[int] = 3
+    is_long: ClassVar[bool] = True
     pool_version: ClassVar[int] = 2
     """Raised when the code comes to give other rows for the same settings."""
     reads: ClassVar[tuple[str, ...]] = ("tokens", "shards")
@@ -113,6 +114,7 @@ class IngestStage(Stage):
     result: ClassVar[str] = "activations"
     folder: ClassVar[str] = "activations"
     version: ClassVar[int] = 3
+    is_long: ClassVar[bool] = True
 
     settings: ActivationsConfig
     shard_rows: int

@@ -27,6 +27,7 @@ class TrainStage(Stage):
     result: ClassVar[str] = "sae"
     folder: ClassVar[str] = "saes"
     version: ClassVar[int] = 2
+    is_long: ClassVar[bool] = True
     reads: ClassVar[tuple[str, ...]] = ("activations", "tokens")
 
     settings: TrainConfig

@@ -16,7 +16,14 @@ from tasks.errors import ArtifactError
 
 ROOT = Path(__file__).parents[2]
 DEMO = str(ROOT / "configs/demo.yaml")
-RESULT = Result("/r/tokens/a", "/r/activations/b", "/r/saes/c", "/r/scores/d", "/r/reports/e", {"fvu": 0.1})
+STORED = {
+    "tokens": "/r/tokens/a",
+    "activations": "/r/activations/b",
+    "sae": "/r/saes/c",
+    "scores": "/r/scores/d",
+    "report": "/r/reports/e",
+}
+RESULT = Result(STORED, {"fvu": 0.1})
 
 
 def exit_code(*arguments: str) -> object:

@@ -7,8 +7,9 @@ import pytest
 
 from flows.addresses import Placed, addresses
 from flows.config import PipelineConfig, parse_config
-from flows.pipeline import StageName, result, run_pipeline
+from flows.pipeline import result, run_pipeline
 from flows.stages import stages
+from tasks.errors import InputError
 from tasks.progress import Listener, silent
 from tasks.stage import Recipe, Stage
 from tasks.storage.artifacts import to_json, write_manifest
@@ -44,7 +45,7 @@ def test_own_activations_take_the_place_of_text_and_harvest(own: PipelineConfig)
 
 
 @pytest.mark.parametrize("until, n", [("harvest", 1), ("train", 2), ("score", 3), ("report", 4)])
-def test_the_stages_up_to_the_one_asked_for_are_called_in_order(own: PipelineConfig, until: StageName, n: int) -> None:
+def test_the_stages_up_to_the_one_asked_for_are_called_in_order(own: PipelineConfig, until: str, n: int) -> None:
     called: list[str] = []
 
     def call(stage: Placed) -> None:
@@ -52,6 +53,11 @@ def test_the_stages_up_to_the_one_asked_for_are_called_in_order(own: PipelineCon
 
     run_pipeline(own, call, until)
     assert called == ["harvest", "train", "score", "report"][:n]
+
+
+def test_a_stage_that_the_run_does_not_have_is_refused_with_those_that_it_has(own: PipelineConfig) -> None:
+    with pytest.raises(InputError, match=r"no stage .tokenize.\. Its stages are harvest, train, score, report"):
+        run_pipeline(own, lambda stage: None, "tokenize")
 
 
 def test_what_is_not_finished_is_not_in_the_result(own: PipelineConfig) -> None:
