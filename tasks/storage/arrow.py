@@ -28,9 +28,11 @@ class StoreFiles(FileSystemHandler):  # type: ignore[misc]  # pyarrow is not typ
         """Args: what holds the objects, and the path that its root has here."""
         self._store, self._root = store, root
 
+    @override
     def __eq__(self, other: object) -> bool:
         return isinstance(other, StoreFiles) and (self._store, self._root) == (other._store, other._root)
 
+    @override
     def __hash__(self) -> int:
         return hash((self._store, self._root))
 
@@ -63,6 +65,7 @@ class StoreFiles(FileSystemHandler):  # type: ignore[misc]  # pyarrow is not typ
                 found[self._path(info.key)] = self._file(self._path(info.key), info)
         return [*found.values()]
 
+    @override
     def create_dir(self, path: str, recursive: bool) -> None:
         """Nothing: folders come with their first object."""
 
@@ -74,6 +77,7 @@ class StoreFiles(FileSystemHandler):  # type: ignore[misc]  # pyarrow is not typ
     def delete_dir_contents(self, path: str, missing_dir_ok: bool = False) -> None:
         self._store.delete_folder(self._key(path))
 
+    @override
     def delete_root_dir_contents(self) -> None:
         """Refused: nobody has a reason to."""
         raise OSError(f"All of {self._store.uri} was about to be removed.")
@@ -99,10 +103,12 @@ class StoreFiles(FileSystemHandler):  # type: ignore[misc]  # pyarrow is not typ
     def open_input_file(self, path: str) -> pa.NativeFile:
         return self._store.open(self._key(path))
 
+    @override
     def open_output_stream(self, path: str, metadata: Any) -> pa.NativeFile:
         """A file that is stored, whole, when it is closed."""
         return pa.PythonFile(_Upload(self._store, self._key(path)), mode="w")
 
+    @override
     def open_append_stream(self, path: str, metadata: Any) -> pa.NativeFile:
         """Refused: objects are written whole."""
         raise OSError(f"{path} cannot be appended to.")
@@ -136,6 +142,7 @@ class _Upload(io.BytesIO):
         super().__init__()
         self._store, self._key = store, key
 
+    @override
     def close(self) -> None:
         if not self.closed:
             self._store.put(self._key, self.getvalue())

@@ -100,10 +100,12 @@ class LocalStore(ObjectStore):
         except OSError:
             return []
 
+    @override
     def identity(self, key: str) -> str:
         """SHA-256 of a file, read once per process as long as the file stays the same."""
         return f"sha256-{sha256_of(str(self.path(key)))}"
 
+    @override
     def open(self, key: str, size: int | None = None) -> "pa.NativeFile":
         """The file, mapped into memory."""
         import pyarrow as pa
@@ -116,6 +118,7 @@ class LocalStore(ObjectStore):
 
         return pa.OSFile(str(self.path(key)))
 
+    @override
     def delete_folder(self, folder: str) -> None:
         """Remove a folder, and what a kill in mid-write has left behind there."""
         super().delete_folder(folder)
@@ -130,6 +133,7 @@ class LocalStore(ObjectStore):
     def path(self, key: str = "") -> Path:
         return Path(self.uri, key)
 
+    @override
     def free_bytes(self) -> int | None:
         """Bytes that this user may still write on the disk."""
         return shutil.disk_usage(_existing(self.uri)).free
@@ -142,6 +146,7 @@ class LocalStore(ObjectStore):
             if info is not None:
                 yield info
 
+    @override
     def require_writable(self, given: str) -> None:
         """Refuse a folder, or the one in which it would be made, that is none or may not be written to."""
         folder = _existing(self.uri)

@@ -51,6 +51,7 @@ class MemoryStore(ObjectStore):
     def delete(self, key: str) -> None:
         _objects.pop(self._name(key), None)
 
+    @override
     def require_writable(self, given: str) -> None:
         """Refuse it for runs, whose workers are other processes."""
         raise InputError(

@@ -87,6 +87,7 @@ class S3Store(ObjectStore):
     def exists(self) -> bool:
         return bool(self._retried("exists", "", lambda fs, path: fs.exists(path)))
 
+    @override
     def identity(self, key: str) -> str:
         """Entity tag and size of an object, for which nothing of it is read."""
         found = self._info(key)
@@ -98,6 +99,7 @@ class S3Store(ObjectStore):
     def hasty(self) -> Self:
         return replace(self, patience=_HASTE)
 
+    @override
     def matching(self, pattern: str) -> Iterable[str]:
         """The keys of all objects that match a pattern; folders are listed only as deep as it goes."""
         found: dict[str, dict[str, Any]] = self._retried("glob", pattern, lambda fs, path: fs.glob(path, detail=True))
@@ -105,6 +107,7 @@ class S3Store(ObjectStore):
         # Folders match patterns too, as on disk, where they are no files either.
         return [name.removeprefix(root) for name, info in found.items() if info["type"] == "file" and not name.endswith("/")]
 
+    @override
     def require_writable(self, given: str) -> None:
         """Refuse a bucket that cannot be written to, or whose server lets two runs overwrite each other's results."""
         require_create_only(self, endpoint)
