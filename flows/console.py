@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
+from typing_extensions import override
 
 from flows.pace import Pace
 from tasks.progress import Listener, Progress
@@ -73,6 +74,7 @@ class OnConsole(logging.Handler):
         self._console = console
         self.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
 
+    @override
     def emit(self, record: logging.LogRecord) -> None:
         """Print the record."""
         if record.levelno > logging.INFO:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from typing_extensions import override
+
 from tasks.config_errors import validated
 from tasks.errors import InputError
 from tasks.lm.config import ModelConfig
@@ -62,6 +64,7 @@ class Draft:
     batch_tokens: int
     workers: int
 
+    @override
     def __str__(self) -> str:
         """The commented YAML, in which FILE stands for its own name."""
         depth = f", in a model of {self.n_blocks} blocks" if self.n_blocks else ""

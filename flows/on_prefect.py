@@ -21,6 +21,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.exceptions import MissingContextError
 from prefect.states import Completed, Failed
+from typing_extensions import override
 
 from flows.addresses import Placed
 from flows.config import PipelineConfig
@@ -144,6 +145,7 @@ def _label(name: str, tags: list[str]) -> None:
 class _InRunsLog(logging.Handler):
     """Passes what the stages log on to the log of the run that they are part of, which the UI shows."""
 
+    @override
     def emit(self, record: logging.LogRecord) -> None:
         try:
             logger = get_run_logger()

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from typing_extensions import override
+
 LINKS = "SAEMILL_REPORTS_AT"
 """Environment variable through which flow runs learn of the server: '<folder>=<URL>'."""
 
@@ -24,9 +26,11 @@ class _Handler(SimpleHTTPRequestHandler):
         self._key = key
         super().__init__(*given, directory=directory)  # which answers the request
 
+    @override
     def log_message(self, format: str, *args: Any) -> None:
         """Stay silent: requests are no news."""
 
+    @override
     def end_headers(self) -> None:
         """Let nothing in a report, whose text comes from corpora, reach beyond the report's own site, nor others into it."""
         self.send_header("Content-Security-Policy", "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:")
@@ -36,6 +40,7 @@ class _Handler(SimpleHTTPRequestHandler):
         self.send_header("X-Frame-Options", "SAMEORIGIN")
         super().end_headers()
 
+    @override
     def send_head(self) -> Any:
         """The file that is asked for, if it may be shown."""
         if not self._from_own_address():
@@ -46,10 +51,12 @@ class _Handler(SimpleHTTPRequestHandler):
             return super().send_head()
         return None
 
+    @override
     def list_directory(self, path: Any) -> None:
         """No lists of what there is."""
         self.send_error(HTTPStatus.NOT_FOUND)
 
+    @override
     def translate_path(self, path: str) -> str:
         """The file that a path behind the key names."""
         return super().translate_path(path[len(self._key) + 1 :])

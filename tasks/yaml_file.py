@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from typing_extensions import override
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from tasks.errors import InputError
@@ -105,6 +106,7 @@ class _Loader(yaml.SafeLoader):
         self._measured: dict[int, tuple[int, int] | None] = {}
         """By node; None while what lies in it is measured."""
 
+    @override
     def compose_node(self, parent: Node | None, index: Any) -> Node | None:
         self._depth += 1
         if self._depth > MOST_DEPTH:  # each level is a call of this function: 5,000 of them would end Python's stack
@@ -114,6 +116,7 @@ class _Loader(yaml.SafeLoader):
         self._depth -= 1
         return node
 
+    @override
     def construct_document(self, node: Node) -> Any:
         self._measure(node)
         return self._value(node)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from tasks.activations.loader.lane_reader import LaneReader
 from tasks.activations.manifest import require_hooks
@@ -94,6 +95,7 @@ class Activations:
             raise InputError(f"The state of activations is {state!r}; expected was a position, a whole number from 0 on.")
         self.position = position
 
+    @override
     def __repr__(self) -> str:
         order = f"shuffled with seed {self.seed}" if self.shuffle else "in stored order"
         sizes = f"{self.rows:,} {self.split} rows, d_in {self.d_in}, {len(self):,} batches of {self.batch_size:,}"

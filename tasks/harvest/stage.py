@@ -4,6 +4,8 @@ import re
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from typing_extensions import override
+
 from tasks.activations.disk_space import require_room
 from tasks.activations.manifest import require_hooks
 from tasks.harvest.config import ActivationsConfig, HarvestConfig
@@ -44,10 +46,12 @@ class HarvestStage(Stage):
     shards: str = ""
     """The pool in which the harvests of one recipe, over any corpus, keep their shards."""
 
+    @override
     def recipe(self) -> Recipe:
         """That of the shards, and the tokens."""
         return Recipe(self._rows().settings, (self.tokens, *self._rows().inputs))
 
+    @override
     def places(self, root: str, name: str) -> dict[str, str]:
         """The activations, and the pool, which is named by the model alone: runs of other names and corpora share it."""
         rows = self._rows()
@@ -55,11 +59,13 @@ class HarvestStage(Stage):
         shards = address(root, "shards", _slug(self.model.label), pool, rows.inputs)
         return {"shards": shards, **super().places(root, name)}
 
+    @override
     def check(self) -> None:
         """Refuse more actors than the local cluster will hold."""
         if self.settings.actors is not None:
             self.cluster.require_cpus("harvest.actors", self.settings.actors, self.settings.cpus_per_actor)
 
+    @override
     def check_inputs(self, out: str, widths: Widths) -> Widths:
         """Refuse a model that has no such hooks, and sequences that are too long for it."""
         if self.finished(out):
@@ -73,6 +79,7 @@ class HarvestStage(Stage):
         check_context(skeleton, self.context_length)
         return {hook: hook_width(skeleton, hook) for hook in self.settings.hooks}
 
+    @override
     def check_room(self, out: str, widths: Widths) -> None:
         """Refuse a disk that is too full for the activations."""
         # Once there are tokens, the harvest itself knows how many of them are still to be stored.
@@ -80,6 +87,7 @@ class HarvestStage(Stage):
             stored = [widths[hook] for hook in self.settings.hooks]
             require_room(root_of(out), self.most_tokens, stored, self.settings.dtype)
 
+    @override
     def progress(self, out: str) -> StageProgress | None:
         """Shards of this corpus that are there, be they of its own harvest or of an earlier one."""
         from tasks.harvest.shards import committed, planned_shards
@@ -90,6 +98,7 @@ class HarvestStage(Stage):
         there = committed(self.shards) & wanted
         return StageProgress(len(there), len(wanted), "shards") if there else None
 
+    @override
     def run(self, out: str, listener: Listener) -> None:
         """Harvest."""
         from tasks.harvest.ray_harvest import harvest
@@ -122,6 +131,7 @@ class IngestStage(Stage):
     row_group_rows: int
     """Rows per Parquet row group."""
 
+    @override
     def recipe(self) -> Recipe:
         """Settings, how rows are cut, and the source's content."""
         settings = differing(self.settings, FIXED_OF_OWN, ActivationsConfig.not_in_recipe)
@@ -129,11 +139,13 @@ class IngestStage(Stage):
         changed = {name: rows for name, rows in cut.items() if rows != FIXED[name]}
         return Recipe({"activations": settings, "harvest": changed}, (source_identity(self.settings),))
 
+    @override
     def places(self, root: str, name: str) -> dict[str, str]:
         """The activations, which keep their shards beside their manifest."""
         (activations,) = super().places(root, name).values()
         return {"shards": activations, self.result: activations}
 
+    @override
     def check_inputs(self, out: str, widths: Widths) -> Widths:
         """Refuse a source that is no matrix of activations."""
         if self.finished(out):
@@ -141,12 +153,14 @@ class IngestStage(Stage):
         _, d_in = source_shape(self.settings)
         return {OWN: d_in}
 
+    @override
     def check_room(self, out: str, widths: Widths) -> None:
         """Refuse a disk that is too full for the activations."""
         if next(open_store(out).list(), None) is None:  # what was begun had room, and has taken part of it
             n_rows, d_in = source_shape(self.settings)
             require_room(root_of(out), n_rows, [d_in], self.settings.dtype)
 
+    @override
     def progress(self, out: str) -> StageProgress | None:
         """Shards that are there; how many there will be is known when the rows have been counted."""
         from tasks.harvest.shards import committed
@@ -154,6 +168,7 @@ class IngestStage(Stage):
         there = committed(out)
         return StageProgress(len(there), None, "shards") if there else None
 
+    @override
     def run(self, out: str, listener: Listener) -> None:
         """Ingest."""
         from tasks.harvest.ingest import Cut, ingest

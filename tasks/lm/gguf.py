@@ -16,6 +16,7 @@ from typing import Any, Literal
 import gguf
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import override
 
 from tasks.errors import InputError
 
@@ -33,6 +34,7 @@ class _QuickReader(gguf.GGUFReader):  # type: ignore[misc]
     def data(self, mapped: npt.NDArray[np.uint8]) -> None:
         self._data = mapped.view(np.ndarray)
 
+    @override
     def _get(
         self,
         offset: int,

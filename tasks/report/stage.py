@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from typing_extensions import override
+
 from tasks.progress import Listener
 from tasks.recipe import differing
 from tasks.report.about import About
@@ -27,10 +29,12 @@ class ReportStage(Stage):
     sae: str = ""
     scores: str = ""
 
+    @override
     def recipe(self) -> Recipe:
         """Settings, and the scores."""
         return Recipe({"report": differing(self.about.settings, FIXED)}, (self.scores,))
 
+    @override
     def run(self, out: str, listener: Listener) -> None:
         """Write the site."""
         from tasks.report.render import render

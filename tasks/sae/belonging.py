@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from typing_extensions import override
+
 _LAYER = re.compile(r"\.(\d+)(?=[.:@]|$)")
 
 
@@ -48,6 +50,7 @@ class Belonging:
         found = _LAYER.search(self.hook or "")
         return int(found.group(1)) if found else None
 
+    @override
     def __str__(self) -> str:
         parts = [f"model {self.model}"] if self.model else []
         parts += [f"hook{'s' if len(self.hooks) > 1 else ''} {', '.join(self.hooks)}"] if self.hooks else []

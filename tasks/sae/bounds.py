@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any, get_args, get_type_hints
 
+from typing_extensions import override
+
 _WORDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 _KNOWN: dict[type, dict[str, "Within"]] = {}
 """Bounds by field, of dataclasses that were asked about."""
@@ -34,6 +36,7 @@ class Within:
         high = (self.le is None or value <= self.le) and (self.lt is None or value < self.lt)
         return low and high and (isinstance(value, int) or math.isfinite(value))
 
+    @override
     def __str__(self) -> str:
         """As in 'at least 1 and at most 64'."""
         return " and ".join(

@@ -10,6 +10,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from tasks.sae.kernels.types import Entries
 
@@ -81,7 +82,7 @@ class Mesh(Protocol):
         ...
 
 
-class OneProcess:
+class OneProcess(ProcessGroup, Mesh):
     """The mesh of one worker, and both of its groups: there is nothing to send."""
 
     world_size, rank = 1, 0
@@ -91,29 +92,37 @@ class OneProcess:
         self.traffic = Traffic()
 
     @property
-    def data(self) -> "OneProcess":  # noqa: D102
+    @override
+    def data(self) -> "OneProcess":
         return self
 
     @property
-    def latents(self) -> "OneProcess":  # noqa: D102
+    @override
+    def latents(self) -> "OneProcess":
         return self
 
-    def all_gather(self, tensors: Sequence[Tensor]) -> list[Tensor]:  # noqa: D102
+    @override
+    def all_gather(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         return list(tensors)
 
-    def all_reduce(self, tensor: Tensor) -> None:  # noqa: D102
+    @override
+    def all_reduce(self, tensor: Tensor) -> None:
         return None
 
-    def reduce_scatter(self, tensor: Tensor, axis: int = 0) -> Tensor:  # noqa: D102
+    @override
+    def reduce_scatter(self, tensor: Tensor, axis: int = 0) -> Tensor:
         return tensor
 
-    def all_gather_in_place(self, tensors: Sequence[Tensor]) -> None:  # noqa: D102
+    @override
+    def all_gather_in_place(self, tensors: Sequence[Tensor]) -> None:
         return None
 
-    def share_memory(self, tensor: Tensor) -> Tensor | None:  # noqa: D102
+    @override
+    def share_memory(self, tensor: Tensor) -> Tensor | None:
         return None
 
-    def barrier(self) -> None:  # noqa: D102
+    @override
+    def barrier(self) -> None:
         return None
 
 

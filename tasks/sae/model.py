@@ -5,6 +5,7 @@ from dataclasses import replace
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from typing_extensions import override
 
 from tasks.errors import InputError
 from tasks.sae.architectures.registry import architecture
@@ -123,6 +124,7 @@ class SparseAutoencoder(nn.Module):
         found = decode_sparse(SparseCodes(values.reshape(-1, k), indices.reshape(-1, k)), self.W_dec)
         return found.reshape(*values.shape[:-1], self.d_out) + self._rest(x)
 
+    @override
     def forward(self, x: Tensor) -> Float[Tensor, "*batch d_out"]:
         """Raw reconstructions of raw activations ``x [..., d_in]``.
 
@@ -131,6 +133,7 @@ class SparseAutoencoder(nn.Module):
         """
         return self.decode(self.encode(x), x)
 
+    @override
     def __repr__(self) -> str:
         """Architecture and sizes, and where it belongs: 'SparseAutoencoder(topk, d_in 576, ...; model ..., hook ...)'."""
         d_out = f", d_out {self.d_out}" if self.d_out != self.d_in else ""

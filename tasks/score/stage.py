@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from typing_extensions import override
+
 from tasks.activations.manifest import require_hooks
 from tasks.errors import InputError
 from tasks.hook_roles import HookRoles, require_known, roles_among
@@ -39,6 +41,7 @@ class ScoreStage(Stage):
     activations: str = ""
     sae: str = ""
 
+    @override
     def recipe(self) -> Recipe:
         """Settings, and the SAE, which is of one set of activations."""
         unread = ScoreConfig.not_in_recipe | (OF_TEXT if self.tokens is None else frozenset())
@@ -65,6 +68,7 @@ class ScoreStage(Stage):
             model=None if self.model is None else self.model.absolute(),
         )
 
+    @override
     def run(self, out: str, listener: Listener) -> None:
         """Score."""
         from tasks.score.ray_score import score

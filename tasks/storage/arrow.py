@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileSystemHandler, FileType, PyFileSystem
+from typing_extensions import override
 
 from tasks.storage.base import ObjectInfo, ObjectStore
 
@@ -27,22 +28,28 @@ class StoreFiles(FileSystemHandler):  # type: ignore[misc]  # pyarrow is not typ
         """Args: what holds the objects, and the path that its root has here."""
         self._store, self._root = store, root
 
+    @override
     def __eq__(self, other: object) -> bool:
         return isinstance(other, StoreFiles) and (self._store, self._root) == (other._store, other._root)
 
+    @override
     def __hash__(self) -> int:
         return hash((self._store, self._root))
 
-    def get_type_name(self) -> str:  # noqa: D102
+    @override
+    def get_type_name(self) -> str:
         return f"saemill+{type(self._store).__name__}"
 
-    def normalize_path(self, path: str) -> str:  # noqa: D102
+    @override
+    def normalize_path(self, path: str) -> str:
         return path
 
-    def get_file_info(self, paths: list[str]) -> list[FileInfo]:  # noqa: D102
+    @override
+    def get_file_info(self, paths: list[str]) -> list[FileInfo]:
         return [self._info(path) for path in paths]
 
-    def get_file_info_selector(self, selector: FileSelector) -> list[FileInfo]:  # noqa: D102
+    @override
+    def get_file_info_selector(self, selector: FileSelector) -> list[FileInfo]:
         there = [*self._below(selector.base_dir)]
         if not there and not selector.allow_not_found:
             raise FileNotFoundError(selector.base_dir)
@@ -58,39 +65,50 @@ class StoreFiles(FileSystemHandler):  # type: ignore[misc]  # pyarrow is not typ
                 found[self._path(info.key)] = self._file(self._path(info.key), info)
         return [*found.values()]
 
+    @override
     def create_dir(self, path: str, recursive: bool) -> None:
         """Nothing: folders come with their first object."""
 
-    def delete_dir(self, path: str) -> None:  # noqa: D102
+    @override
+    def delete_dir(self, path: str) -> None:
         self._store.delete_folder(self._key(path))
 
-    def delete_dir_contents(self, path: str, missing_dir_ok: bool = False) -> None:  # noqa: D102
+    @override
+    def delete_dir_contents(self, path: str, missing_dir_ok: bool = False) -> None:
         self._store.delete_folder(self._key(path))
 
+    @override
     def delete_root_dir_contents(self) -> None:
         """Refused: nobody has a reason to."""
         raise OSError(f"All of {self._store.uri} was about to be removed.")
 
-    def delete_file(self, path: str) -> None:  # noqa: D102
+    @override
+    def delete_file(self, path: str) -> None:
         self._store.delete(self._key(path))
 
-    def move(self, src: str, dest: str) -> None:  # noqa: D102
+    @override
+    def move(self, src: str, dest: str) -> None:
         self.copy_file(src, dest)
         self.delete_file(src)
 
-    def copy_file(self, src: str, dest: str) -> None:  # noqa: D102
+    @override
+    def copy_file(self, src: str, dest: str) -> None:
         self._store.put(self._key(dest), self._store.get(self._key(src)))
 
-    def open_input_stream(self, path: str) -> pa.NativeFile:  # noqa: D102
+    @override
+    def open_input_stream(self, path: str) -> pa.NativeFile:
         return self._store.open_in_order(self._key(path))
 
-    def open_input_file(self, path: str) -> pa.NativeFile:  # noqa: D102
+    @override
+    def open_input_file(self, path: str) -> pa.NativeFile:
         return self._store.open(self._key(path))
 
+    @override
     def open_output_stream(self, path: str, metadata: Any) -> pa.NativeFile:
         """A file that is stored, whole, when it is closed."""
         return pa.PythonFile(_Upload(self._store, self._key(path)), mode="w")
 
+    @override
     def open_append_stream(self, path: str, metadata: Any) -> pa.NativeFile:
         """Refused: objects are written whole."""
         raise OSError(f"{path} cannot be appended to.")
@@ -124,6 +142,7 @@ class _Upload(io.BytesIO):
         super().__init__()
         self._store, self._key = store, key
 
+    @override
     def close(self) -> None:
         if not self.closed:
             self._store.put(self._key, self.getvalue())

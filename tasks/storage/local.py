@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 from tasks.errors import InputError
 from tasks.storage.base import ObjectInfo, ObjectStore
 from tasks.storage.content import sha256_of
@@ -42,7 +44,8 @@ _LEFTOVER = re.compile(r"\.tmp-[0-9a-f]{32}")
 class LocalStore(ObjectStore):
     """Objects as files below a folder; writes go to a temporary name first and are then linked or renamed."""
 
-    def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:  # noqa: D102
+    @override
+    def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         try:
             with open(self.path(key), "rb") as file:
                 file.seek(start)
@@ -54,11 +57,13 @@ class LocalStore(ObjectStore):
                 raise
             raise InputError(f"{self.path(key)} cannot be read: {error.strerror}.") from None
 
-    def put(self, key: str, data: bytes | memoryview) -> None:  # noqa: D102
+    @override
+    def put(self, key: str, data: bytes | memoryview) -> None:
         with self._written_aside(key, data) as aside:
             os.replace(aside, self.path(key))
 
-    def put_if_absent(self, key: str, data: bytes) -> bool:  # noqa: D102
+    @override
+    def put_if_absent(self, key: str, data: bytes) -> bool:
         with self._written_aside(key, data) as aside:
             try:
                 os.link(aside, self.path(key))  # fails where the name exists, unlike rename
@@ -66,7 +71,8 @@ class LocalStore(ObjectStore):
                 return self.get(key) == data
             return True
 
-    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:  # noqa: D102
+    @override
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         folder = self.path(prefix.rpartition("/")[0])
         found = [path for path in folder.rglob("*") if not path.name.startswith(_ASIDE) and path.is_file()]
         for path in sorted(found):
@@ -74,60 +80,73 @@ class LocalStore(ObjectStore):
             if key.startswith(prefix):
                 yield _file_info(key, path)
 
-    def head(self, key: str) -> ObjectInfo | None:  # noqa: D102
+    @override
+    def head(self, key: str) -> ObjectInfo | None:
         path = self.path(key)
         return _file_info(key, path) if path.is_file() else None
 
-    def delete(self, key: str) -> None:  # noqa: D102
+    @override
+    def delete(self, key: str) -> None:
         self.path(key).unlink(missing_ok=True)
 
-    def exists(self) -> bool:  # noqa: D102
+    @override
+    def exists(self) -> bool:
         return os.path.exists(self.uri)
 
-    def names(self) -> Iterable[str]:  # noqa: D102
+    @override
+    def names(self) -> Iterable[str]:
         try:
             return os.listdir(self.uri)
         except OSError:
             return []
 
+    @override
     def identity(self, key: str) -> str:
         """SHA-256 of a file, read once per process as long as the file stays the same."""
         return f"sha256-{sha256_of(str(self.path(key)))}"
 
+    @override
     def open(self, key: str, size: int | None = None) -> "pa.NativeFile":
         """The file, mapped into memory."""
         import pyarrow as pa
 
         return pa.memory_map(str(self.path(key)))
 
-    def open_in_order(self, key: str) -> "pa.NativeFile":  # noqa: D102
+    @override
+    def open_in_order(self, key: str) -> "pa.NativeFile":
         import pyarrow as pa
 
         return pa.OSFile(str(self.path(key)))
 
+    @override
     def delete_folder(self, folder: str) -> None:
         """Remove a folder, and what a kill in mid-write has left behind there."""
         super().delete_folder(folder)
         shutil.rmtree(self.path(folder), ignore_errors=True)
 
     @classmethod
-    def files(cls, source: str, suffixes: Sequence[str]) -> Found:  # noqa: D102
+    @override
+    def files(cls, source: str, suffixes: Sequence[str]) -> Found:
         return files_on_disk(source, suffixes)
 
-    def path(self, key: str = "") -> Path:  # noqa: D102
+    @override
+    def path(self, key: str = "") -> Path:
         return Path(self.uri, key)
 
+    @override
     def free_bytes(self) -> int | None:
         """Bytes that this user may still write on the disk."""
         return shutil.disk_usage(_existing(self.uri)).free
 
-    def leftovers(self) -> Iterator[ObjectInfo]:  # noqa: D102
+    @override
+    def leftovers(self) -> Iterator[ObjectInfo]:
         for path in sorted(Path(self.uri).rglob(f"{_ASIDE}*")):
             key = path.relative_to(self.uri).as_posix()
             info = self.head(key) if _LEFTOVER.fullmatch(path.name) else None
             if info is not None:
                 yield info
 
+    @override
     def require_writable(self, given: str) -> None:
         """Refuse a folder, or the one in which it would be made, that is none or may not be written to."""
         folder = _existing(self.uri)

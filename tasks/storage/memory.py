@@ -4,6 +4,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from typing_extensions import override
+
 from tasks.errors import InputError
 from tasks.storage.base import ObjectInfo, ObjectStore
 from tasks.storage.paths import shown
@@ -17,32 +19,39 @@ _objects: dict[str, tuple[bytes, float]] = {}
 class MemoryStore(ObjectStore):
     """Objects that go with the process, and that no other process sees."""
 
-    def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:  # noqa: D102
+    @override
+    def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         found = _objects.get(self._name(key))
         if found is None:
             raise FileNotFoundError(f"{_SCHEME}{self._name(key)}")
         return found[0][start : None if length is None else start + length]
 
-    def put(self, key: str, data: bytes | memoryview) -> None:  # noqa: D102
+    @override
+    def put(self, key: str, data: bytes | memoryview) -> None:
         _objects[self._name(key)] = bytes(data), time.time()
 
-    def put_if_absent(self, key: str, data: bytes) -> bool:  # noqa: D102
+    @override
+    def put_if_absent(self, key: str, data: bytes) -> bool:
         held, _ = _objects.setdefault(self._name(key), (bytes(data), time.time()))  # one step, whatever other threads do
         return held == data
 
-    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:  # noqa: D102
+    @override
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         root = f"{self._name('')}/"
         there = sorted((name, *held) for name, held in list(_objects.items()) if name.startswith(root + prefix))
         for name, data, modified in there:
             yield ObjectInfo(name.removeprefix(root), len(data), modified)
 
-    def head(self, key: str) -> ObjectInfo | None:  # noqa: D102
+    @override
+    def head(self, key: str) -> ObjectInfo | None:
         found = _objects.get(self._name(key))
         return None if found is None else ObjectInfo(key, len(found[0]), found[1])
 
-    def delete(self, key: str) -> None:  # noqa: D102
+    @override
+    def delete(self, key: str) -> None:
         _objects.pop(self._name(key), None)
 
+    @override
     def require_writable(self, given: str) -> None:
         """Refuse it for runs, whose workers are other processes."""
         raise InputError(
@@ -51,7 +60,8 @@ class MemoryStore(ObjectStore):
         )
 
     @classmethod
-    def require_possible(cls, uri: str) -> None:  # noqa: D102
+    @override
+    def require_possible(cls, uri: str) -> None:
         if not uri.partition("://")[2].partition("/")[0]:
             raise InputError(f"{shown(uri)} has no name; expected was {_SCHEME}name/prefix.")
 

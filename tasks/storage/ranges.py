@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
+from typing_extensions import override
 
 _BLOCK_BYTES = 8 * 2**20
 
@@ -16,24 +17,29 @@ class RangeFile(io.RawIOBase):
         """Args: what gives ``length`` bytes from ``start`` on, and how many there are."""
         self._get, self._size, self._at = get, size, 0
 
+    @override
     def seekable(self) -> bool:
         """Always."""
         return True
 
+    @override
     def readable(self) -> bool:
         """Always."""
         return True
 
+    @override
     def tell(self) -> int:
         """The place from which is read next."""
         return self._at
 
+    @override
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Go to a place; nothing is read."""
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
         self._at = base + offset
         return self._at
 
+    @override
     def read(self, size: int = -1) -> bytes:
         """Bytes from the present place on, by one request."""
         left = max(0, self._size - self._at)
@@ -42,6 +48,7 @@ class RangeFile(io.RawIOBase):
         self._at += len(data)
         return data
 
+    @override
     def readinto(self, buffer: Any) -> int:
         """The same into memory of the caller's."""
         data = self.read(len(buffer))

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self, TypeVar
 
+from typing_extensions import override
+
 from tasks.errors import InputError
 from tasks.storage.base import ObjectInfo, ObjectStore
 from tasks.storage.paths import shown
@@ -31,13 +33,15 @@ class S3Store(ObjectStore):
 
     patience: Patience = field(default=Patience(), compare=False, repr=False)
 
-    def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:  # noqa: D102
+    @override
+    def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         # Without a limit of one stream, s3fs asks for the size first, which would double the requests for small objects.
         end = None if length is None else start + length
         limits: dict[str, Any] = {"max_concurrency": 1} if end is None and not start else {"start": start, "end": end}
         return self._retried("get", key, lambda fs, path: bytes(fs.cat_file(path, **limits)))
 
-    def put(self, key: str, data: bytes | memoryview) -> None:  # noqa: D102
+    @override
+    def put(self, key: str, data: bytes | memoryview) -> None:
         # Without a content type, a browser downloads a bucket's pages instead of opening them.
         kind = mimetypes.guess_type(key)[0] or "application/octet-stream"
         whole = bytes(data)
@@ -45,7 +49,8 @@ class S3Store(ObjectStore):
             "put", key, lambda fs, path: fs.pipe_file(path, whole, chunksize=_single_put(len(whole)), ContentType=kind)
         )
 
-    def put_if_absent(self, key: str, data: bytes) -> bool:  # noqa: D102
+    @override
+    def put_if_absent(self, key: str, data: bytes) -> bool:
         try:
             self._retried(
                 "put", key, lambda fs, path: fs.pipe_file(path, data, mode="create", chunksize=_single_put(len(data)))
@@ -56,7 +61,8 @@ class S3Store(ObjectStore):
             return self.get(key) == data  # equal: an attempt before this one had reached the server after all
         return True
 
-    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:  # noqa: D102
+    @override
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         folder = prefix.rpartition("/")[0]
         root = f"{self._path('')}/"
         found: dict[str, dict[str, Any]] = self._retried("list", folder, lambda fs, path: fs.find(path, detail=True))
@@ -67,17 +73,21 @@ class S3Store(ObjectStore):
             if key is not None and key.startswith(prefix) and found[name]["type"] == "file":
                 yield _object_info(key, found[name])
 
-    def head(self, key: str) -> ObjectInfo | None:  # noqa: D102
+    @override
+    def head(self, key: str) -> ObjectInfo | None:
         found = self._info(key)
         return None if found is None else _object_info(key, found)
 
-    def delete(self, key: str) -> None:  # noqa: D102
+    @override
+    def delete(self, key: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             self._retried("delete", key, lambda fs, path: fs.rm_file(path))
 
-    def exists(self) -> bool:  # noqa: D102
+    @override
+    def exists(self) -> bool:
         return bool(self._retried("exists", "", lambda fs, path: fs.exists(path)))
 
+    @override
     def identity(self, key: str) -> str:
         """Entity tag and size of an object, for which nothing of it is read."""
         found = self._info(key)
@@ -85,9 +95,11 @@ class S3Store(ObjectStore):
             raise FileNotFoundError(self._path(key))
         return f"s3-etag-{found['ETag']}-{found['size']}".replace('"', "")
 
-    def hasty(self) -> Self:  # noqa: D102
+    @override
+    def hasty(self) -> Self:
         return replace(self, patience=_HASTE)
 
+    @override
     def matching(self, pattern: str) -> Iterable[str]:
         """The keys of all objects that match a pattern; folders are listed only as deep as it goes."""
         found: dict[str, dict[str, Any]] = self._retried("glob", pattern, lambda fs, path: fs.glob(path, detail=True))
@@ -95,19 +107,22 @@ class S3Store(ObjectStore):
         # Folders match patterns too, as on disk, where they are no files either.
         return [name.removeprefix(root) for name, info in found.items() if info["type"] == "file" and not name.endswith("/")]
 
+    @override
     def require_writable(self, given: str) -> None:
         """Refuse a bucket that cannot be written to, or whose server lets two runs overwrite each other's results."""
         require_create_only(self, endpoint)
 
     @classmethod
-    def require_possible(cls, uri: str) -> None:  # noqa: D102
+    @override
+    def require_possible(cls, uri: str) -> None:
         too_long = len(uri.encode()) > _MAX_KEY
         if too_long or not uri.partition("://")[2].partition("/")[0]:
             what = f"is longer than the {_MAX_KEY:,} bytes that S3 allows" if too_long else "names no bucket"
             raise InputError(f"{shown(uri)} {what}; expected was s3://bucket/prefix.")
 
     @classmethod
-    def require_reachable(cls, uri: str, name: str) -> None:  # noqa: D102
+    @override
+    def require_reachable(cls, uri: str, name: str) -> None:
         require_bucket(uri, name)
 
     def _path(self, key: str) -> str:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from typing_extensions import override
+
 from tasks.lm.config import ModelConfig
 from tasks.lm.files import model_identity
 from tasks.progress import Listener
@@ -26,17 +28,20 @@ class TokenizeStage(Stage):
     model: ModelConfig
     """Whose tokenizer is used."""
 
+    @override
     def recipe(self) -> Recipe:
         """Settings, the corpus' content, and the model's."""
         settings = {"text": differing(self.settings, FIXED, TextConfig.not_in_recipe)}
         return Recipe(settings, (corpus_identity(self.settings), model_identity(self.model)))
 
+    @override
     def check_inputs(self, out: str, widths: Widths) -> Widths:
         """Refuse a corpus without a document, or without the column that is to be read."""
         if not self.finished(out):
             check_corpus(self.settings)
         return widths
 
+    @override
     def run(self, out: str, listener: Listener) -> None:
         """Tokenize."""
         from tasks.text.tokenize import tokenize  # takes seconds to import

@@ -3,6 +3,7 @@
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
+from typing_extensions import override
 
 from tasks.settings import LEAST_CPUS, MOST, MOST_PROCESSES, HookName, PathText, Seed, Settings
 
@@ -147,6 +148,7 @@ class TrainConfig(Settings):
         """Seed of the initial weights."""
         return self.seed if self.init_seed is None else self.init_seed
 
+    @override
     def recipe(self) -> dict[str, Any]:
         """As of all settings; naming the seed that the weights would have anyway makes no other SAE."""
         settings = super().recipe()

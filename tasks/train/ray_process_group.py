@@ -20,6 +20,7 @@ from ray.train.constants import (
     DEFAULT_TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S,
     TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S,
 )
+from typing_extensions import override
 
 logger = logging.getLogger(__name__)
 
@@ -36,11 +37,13 @@ class ProcessGroupConfig(BackendConfig):  # type: ignore[misc] # Ray is not type
     is_one_machine: bool
 
     @property
+    @override
     def backend_cls(self) -> type:
         """What Ray Train calls when its workers are there."""
         return _ProcessGroupBackend
 
     @property
+    @override
     def train_func_context(self) -> type:
         """What Ray Train enters around a worker's work."""
         return _OnItsDevice
@@ -60,12 +63,14 @@ class _ProcessGroupBackend(Backend):  # type: ignore[misc] # Ray is not typed
     share_cuda_visible_devices = True
     """NCCL on one node wants to see the other workers' GPUs."""
 
+    @override
     def on_start(self, worker_group: Any, backend_config: ProcessGroupConfig) -> None:
         """Let all workers join at a place that is new each time."""
         place = _file() if backend_config.is_one_machine else _address(worker_group)
         n = len(worker_group)
         ray.get([worker_group.execute_single_async(i, _join, backend_config.backend, i, n, place) for i in range(n)])
 
+    @override
     def on_shutdown(self, worker_group: Any, backend_config: ProcessGroupConfig) -> None:
         """Let all workers leave; those that do not in time are killed afterwards anyway."""
         leaving = worker_group.execute_async(_leave, len(worker_group) > 1)

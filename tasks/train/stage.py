@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from typing_extensions import override
+
 from tasks.errors import InputError
 from tasks.hook_roles import HookRoles
 from tasks.machine import gib, memory_bytes
@@ -44,6 +46,7 @@ class TrainStage(Stage):
     tokens: str | None = None
     """By which it is told how well documents are mixed; None: there are none."""
 
+    @override
     def recipe(self) -> Recipe:
         """Settings of the SAE and of its training, and the activations."""
         settings = training_recipe(self.settings, self.sae)
@@ -62,6 +65,7 @@ class TrainStage(Stage):
             shown=self.shown,
         )
 
+    @override
     def check(self) -> None:
         """Refuse more workers than this machine has CPUs or GPUs for, and loggers that are not installed."""
         self.cluster.require_cpus("train.workers", self.settings.least_workers, self.settings.cpus_per_worker)
@@ -71,6 +75,7 @@ class TrainStage(Stage):
 
             check_loggers(self.settings)
 
+    @override
     def check_inputs(self, out: str, widths: Widths) -> Widths:
         """Refuse an SAE of another width than the activations, or one that this machine could not hold."""
         d_in, d_out = (sum(widths[hook] for hook in hooks) for hooks in (self.hooks.inputs, self.hooks.outputs))
@@ -83,6 +88,7 @@ class TrainStage(Stage):
             self._check_memory(d_in, d_out)
         return widths
 
+    @override
     def progress(self, out: str) -> StageProgress | None:
         """Tokens seen up to the newest checkpoint."""
         if super().progress(out) is None:
@@ -90,6 +96,7 @@ class TrainStage(Stage):
         done = _checkpointed_steps(open_store(out)) * self.settings.batch_tokens
         return StageProgress(done, self.settings.tokens, "tokens")
 
+    @override
     def run(self, out: str, listener: Listener) -> None:
         """Say what speaks against training on these activations, and train."""
         from tasks.activations.hygiene import warn

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from tasks.sae.architectures.base import Architecture, StepBatch, StepSums
 from tasks.sae.architectures.initial_size import match_size
@@ -50,10 +51,12 @@ class BatchTopK(Architecture):
     revives = True
     dead_share = 1 / 650
 
-    def buffers(self, config: SAEConfig) -> dict[str, Tensor]:  # noqa: D102
+    @override
+    def buffers(self, config: SAEConfig) -> dict[str, Tensor]:
         return {"threshold": torch.zeros(1, dtype=torch.float64)}
 
-    def start(  # noqa: D102
+    @override
+    def start(
         self, config: SAEConfig, parameters: Parameters, x: Float[Tensor, "m d_in"], y: Float[Tensor, "m d_out"]
     ) -> None:
         match_size(parameters, x, y, config.k)
@@ -62,7 +65,8 @@ class BatchTopK(Architecture):
         """Ends of the nested prefixes that must each rebuild the rows."""
         return (config.d_sae,)
 
-    def gradients(  # noqa: D102
+    @override
+    def gradients(
         self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: StepBatch, mesh: Mesh
     ) -> tuple[StepSums, ByLatent | None]:
         def select(pre_acts: Tensor) -> Entries:
@@ -73,14 +77,12 @@ class BatchTopK(Architecture):
 
         return selected_gradients(config, parameters, out, batch, mesh, select, self.bounds(config))
 
-    def activate(  # noqa: D102
-        self, config: SAEConfig, pre_acts: Float[Tensor, "n d_sae"], weights: Weights
-    ) -> Float[Tensor, "n d_sae"]:
+    @override
+    def activate(self, config: SAEConfig, pre_acts: Float[Tensor, "n d_sae"], weights: Weights) -> Float[Tensor, "n d_sae"]:
         return pre_acts.where(pre_acts > weights.extra["threshold"], 0.0)
 
-    def finished(  # noqa: D102
-        self, parameters: Parameters, buffers: Mapping[str, Tensor], folding: Folding
-    ) -> dict[str, Tensor]:
+    @override
+    def finished(self, parameters: Parameters, buffers: Mapping[str, Tensor], folding: Folding) -> dict[str, Tensor]:
         threshold = folding.level(buffers["threshold"].to(parameters.flat.device))
         return {"threshold": threshold.expand(len(parameters.b_enc)).clone()}
 

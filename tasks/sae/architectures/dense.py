@@ -3,6 +3,7 @@
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from tasks.sae.architectures.initial_size import shrink_decoder
 from tasks.sae.architectures.names import Description
@@ -23,12 +24,14 @@ class Dense(Penalised):
 
     description = DESCRIPTION
 
-    def start(  # noqa: D102
+    @override
+    def start(
         self, config: SAEConfig, parameters: Parameters, x: Float[Tensor, "m d_in"], y: Float[Tensor, "m d_out"]
     ) -> None:
         shrink_decoder(parameters)
 
-    def codes(self, at: LossContext, p: Parameters, pre_acts: Float[Tensor, "n d_sae"]) -> PenalisedCodes:  # noqa: D102
+    @override
+    def codes(self, at: LossContext, p: Parameters, pre_acts: Float[Tensor, "n d_sae"]) -> PenalisedCodes:
         return PenalisedCodes(pre_acts.relu(), torch.zeros_like(p.b_dec[0]))
 
 

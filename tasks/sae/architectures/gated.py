@@ -10,6 +10,7 @@ from dataclasses import replace
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from tasks.sae.architectures.active_step import begin_active_step
 from tasks.sae.architectures.affine import write_rest
@@ -50,29 +51,30 @@ class Gated(Penalised):
     tensors = ("r_mag", "b_mag")
     active_below = _ACTIVE_BELOW
 
-    def extra(self, config: SAEConfig) -> dict[str, tuple[int, ...]]:  # noqa: D102
+    @override
+    def extra(self, config: SAEConfig) -> dict[str, tuple[int, ...]]:
         return {"r_mag": (config.d_sae,), "b_mag": (config.d_sae,)}
 
-    def codes(self, at: LossContext, p: Parameters, pre_acts: Float[Tensor, "n d_sae"]) -> PenalisedCodes:  # noqa: D102
+    @override
+    def codes(self, at: LossContext, p: Parameters, pre_acts: Float[Tensor, "n d_sae"]) -> PenalisedCodes:
         codes = _gated(pre_acts, p.b_enc, p.extra)
         gate = pre_acts.relu()
         alone = at.whole(gate @ p.W_dec.detach()) + at.rest
         penalty = self.coefficient(at.config, at.batch) * gate.sum()
         return PenalisedCodes(codes, penalty, (gate > 0).sum(), squared_error(at.y, alone))
 
-    def active_step(  # noqa: D102
+    @override
+    def active_step(
         self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: StepBatch, mesh: Mesh
     ) -> StepOutcome:
         return _active_step(parameters, out, batch, mesh, self.coefficient(config, batch))
 
-    def activate(  # noqa: D102
-        self, config: SAEConfig, pre_acts: Float[Tensor, "n d_sae"], weights: Weights
-    ) -> Float[Tensor, "n d_sae"]:
+    @override
+    def activate(self, config: SAEConfig, pre_acts: Float[Tensor, "n d_sae"], weights: Weights) -> Float[Tensor, "n d_sae"]:
         return _gated(pre_acts, weights.b_enc, weights.extra)
 
-    def finished(  # noqa: D102
-        self, parameters: Parameters, buffers: Mapping[str, Tensor], folding: Folding
-    ) -> dict[str, Tensor]:
+    @override
+    def finished(self, parameters: Parameters, buffers: Mapping[str, Tensor], folding: Folding) -> dict[str, Tensor]:
         r_mag = parameters.extra["r_mag"].double()
         return {"r_mag": r_mag, "b_mag": folding.bias(parameters.extra["b_mag"], r_mag.exp())}
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 
 def jump(z: Tensor, threshold: Tensor, width: float, through_input: bool = False) -> Tensor:
@@ -33,12 +34,14 @@ class _Jump(torch.autograd.Function):
     """z where z > threshold; with ``through_input`` the window passes gradients to z too, as to the threshold."""
 
     @staticmethod
+    @override
     def forward(ctx: Any, z: Tensor, threshold: Tensor, width: float, through_input: bool) -> Tensor:
         ctx.save_for_backward(z, threshold)
         ctx.width, ctx.through_input = width, through_input
         return z.where(z > threshold, 0.0)
 
     @staticmethod
+    @override
     def backward(ctx: Any, *gradients: Any) -> Any:
         (gradient,) = gradients
         z, threshold = ctx.saved_tensors
@@ -51,12 +54,14 @@ class _Count(torch.autograd.Function):
     """Sum of 1[z > threshold]; the window passes gradients to the threshold."""
 
     @staticmethod
+    @override
     def forward(ctx: Any, z: Tensor, threshold: Tensor, width: float) -> Tensor:
         ctx.save_for_backward(z, threshold)
         ctx.width = width
         return (z > threshold).sum().to(z.dtype)
 
     @staticmethod
+    @override
     def backward(ctx: Any, *gradients: Any) -> Any:
         (gradient,) = gradients
         z, threshold = ctx.saved_tensors

@@ -10,6 +10,7 @@ from math import sqrt
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from tasks.sae.architectures.active_step import begin_active_step
 from tasks.sae.architectures.affine import write_rest
@@ -65,16 +66,20 @@ class JumpReLU(Penalised):
     active_below = _ACTIVE_BELOW
     first_coefficient: float | None = 1e-3
 
-    def given_coefficient(self, config: SAEConfig) -> float | None:  # noqa: D102
+    @override
+    def given_coefficient(self, config: SAEConfig) -> float | None:
         return config.l0_coefficient
 
-    def bandwidth(self, d_in: int, n_steps: int) -> float:  # noqa: D102
+    @override
+    def bandwidth(self, d_in: int, n_steps: int) -> float:
         return _BANDWIDTH * sqrt(d_in * max(1.0, _LONG / n_steps))
 
-    def extra(self, config: SAEConfig) -> dict[str, tuple[int, ...]]:  # noqa: D102
+    @override
+    def extra(self, config: SAEConfig) -> dict[str, tuple[int, ...]]:
         return {"log_threshold": (config.d_sae,)}
 
-    def start(  # noqa: D102
+    @override
+    def start(
         self, config: SAEConfig, parameters: Parameters, x: Float[Tensor, "m d_in"], y: Float[Tensor, "m d_out"]
     ) -> None:
         pre_acts = x[:START_ROWS] @ parameters.encoder.T + parameters.b_enc
@@ -82,7 +87,8 @@ class JumpReLU(Penalised):
         level = pre_acts.flatten().kthvalue(max(1, round((1 - share) * pre_acts.numel()))).values
         parameters.extra["log_threshold"].copy_(level.clamp(min=_BANDWIDTH * x.shape[1] ** 0.5).log())
 
-    def codes(self, at: LossContext, p: Parameters, pre_acts: Float[Tensor, "n d_sae"]) -> PenalisedCodes:  # noqa: D102
+    @override
+    def codes(self, at: LossContext, p: Parameters, pre_acts: Float[Tensor, "n d_sae"]) -> PenalisedCodes:
         threshold = p.extra["log_threshold"].exp()
         width, n = self._width(at.config, at.batch, p), len(at.y)
         count = count_above(pre_acts, threshold, width)
@@ -101,7 +107,8 @@ class JumpReLU(Penalised):
         slope = torch.ones_like(l0) * self.coefficient(config, batch)
         return slope * l0, slope
 
-    def active_step(  # noqa: D102
+    @override
+    def active_step(
         self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: StepBatch, mesh: Mesh
     ) -> StepOutcome:
         def price(l0: Tensor) -> tuple[Tensor, Tensor]:
@@ -113,14 +120,12 @@ class JumpReLU(Penalised):
     def _width(self, config: SAEConfig, batch: StepBatch, p: Parameters) -> float:
         return config.bandwidth or self.bandwidth(p.encoder.shape[1], batch.n_steps)
 
-    def activate(  # noqa: D102
-        self, config: SAEConfig, pre_acts: Float[Tensor, "n d_sae"], weights: Weights
-    ) -> Float[Tensor, "n d_sae"]:
+    @override
+    def activate(self, config: SAEConfig, pre_acts: Float[Tensor, "n d_sae"], weights: Weights) -> Float[Tensor, "n d_sae"]:
         return pre_acts.where(pre_acts > weights.extra["threshold"], 0.0)
 
-    def finished(  # noqa: D102
-        self, parameters: Parameters, buffers: Mapping[str, Tensor], folding: Folding
-    ) -> dict[str, Tensor]:
+    @override
+    def finished(self, parameters: Parameters, buffers: Mapping[str, Tensor], folding: Folding) -> dict[str, Tensor]:
         return {"threshold": folding.level(parameters.extra["log_threshold"].exp())}
 
 

@@ -3,6 +3,7 @@
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from tasks.sae.architectures.base import StepBatch
 from tasks.sae.architectures.jumprelu import JumpReLU
@@ -36,13 +37,16 @@ class JumpReLUTargetL0(JumpReLU):
     sparsity_warmup: float | None = 0.5
     first_coefficient = None
 
+    @override
     def given_coefficient(self, config: SAEConfig) -> float:
         """Empty: 3, with which 1,000 steps with k 8 ended at 8.0 active latents; with 1 they ended at 8.2."""
         return 3.0 if config.l0_coefficient is None else config.l0_coefficient
 
-    def buffers(self, config: SAEConfig) -> dict[str, Tensor]:  # noqa: D102
+    @override
+    def buffers(self, config: SAEConfig) -> dict[str, Tensor]:
         return super().buffers(config) | {"first_l0": torch.zeros(1, dtype=torch.float64)}
 
+    @override
     def price(
         self, config: SAEConfig, batch: StepBatch, l0: Float[Tensor, ""]
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:

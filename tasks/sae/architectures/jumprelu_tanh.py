@@ -5,6 +5,7 @@ from math import log
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from tasks.sae.architectures.jump import jump
 from tasks.sae.architectures.jumprelu import START_L0, START_ROWS, JumpReLU
@@ -48,13 +49,16 @@ class JumpReLUTanh(JumpReLU):
     sparsity_warmup: float | None = 1.0
     first_coefficient = 1.0
 
-    def given_coefficient(self, config: SAEConfig) -> float | None:  # noqa: D102
+    @override
+    def given_coefficient(self, config: SAEConfig) -> float | None:
         return config.tanh_coefficient
 
-    def bandwidth(self, d_in: int, n_steps: int) -> float:  # noqa: D102
+    @override
+    def bandwidth(self, d_in: int, n_steps: int) -> float:
         return _TANH_WIDTH
 
-    def start(  # noqa: D102
+    @override
+    def start(
         self, config: SAEConfig, parameters: Parameters, x: Float[Tensor, "m d_in"], y: Float[Tensor, "m d_out"]
     ) -> None:
         parameters.extra["log_threshold"].fill_(log(_TANH_THRESHOLD))
@@ -63,7 +67,8 @@ class JumpReLUTanh(JumpReLU):
         level = pre_acts.kthvalue(max(1, round((1 - share) * len(pre_acts))), dim=0).values
         parameters.b_enc.copy_(_TANH_THRESHOLD - level)
 
-    def codes(self, at: LossContext, p: Parameters, pre_acts: Float[Tensor, "n d_sae"]) -> PenalisedCodes:  # noqa: D102
+    @override
+    def codes(self, at: LossContext, p: Parameters, pre_acts: Float[Tensor, "n d_sae"]) -> PenalisedCodes:
         config = at.config
         threshold, width = p.extra["log_threshold"].exp(), config.bandwidth or _TANH_WIDTH
         codes = jump(pre_acts, threshold, width, through_input=True)

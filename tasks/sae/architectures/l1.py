@@ -3,6 +3,7 @@
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from tasks.sae.architectures.base import StepBatch
 from tasks.sae.architectures.initial_size import shrink_decoder
@@ -30,16 +31,19 @@ class L1(Penalised):
     first_coefficient = 0.5
     active_below = ACTIVE_BELOW
 
-    def start(  # noqa: D102
+    @override
+    def start(
         self, config: SAEConfig, parameters: Parameters, x: Float[Tensor, "m d_in"], y: Float[Tensor, "m d_out"]
     ) -> None:
         shrink_decoder(parameters)
 
-    def codes(self, at: LossContext, p: Parameters, pre_acts: Float[Tensor, "n d_sae"]) -> PenalisedCodes:  # noqa: D102
+    @override
+    def codes(self, at: LossContext, p: Parameters, pre_acts: Float[Tensor, "n d_sae"]) -> PenalisedCodes:
         codes = pre_acts.relu()
         return PenalisedCodes(codes, self.coefficient(at.config, at.batch) * weighted_l1(codes, p.W_dec))
 
-    def active_step(  # noqa: D102
+    @override
+    def active_step(
         self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: StepBatch, mesh: Mesh
     ) -> StepOutcome:
         coefficient = self.coefficient(config, batch)

@@ -3,6 +3,7 @@
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from tasks.sae.architectures.base import StepBatch
 from tasks.sae.architectures.names import Description
@@ -34,11 +35,13 @@ class L1UnitNorm(Penalised):
     first_coefficient = 0.5
     active_below = ACTIVE_BELOW
 
-    def codes(self, at: LossContext, p: Parameters, pre_acts: Float[Tensor, "n d_sae"]) -> PenalisedCodes:  # noqa: D102
+    @override
+    def codes(self, at: LossContext, p: Parameters, pre_acts: Float[Tensor, "n d_sae"]) -> PenalisedCodes:
         codes = pre_acts.relu()
         return PenalisedCodes(codes, self.coefficient(at.config, at.batch) * codes.sum())
 
-    def active_step(  # noqa: D102
+    @override
+    def active_step(
         self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: StepBatch, mesh: Mesh
     ) -> StepOutcome:
         coefficient = self.coefficient(config, batch)

@@ -1,5 +1,7 @@
 """Matryoshka (https://arxiv.org/abs/2503.17547): BatchTopK, nested."""
 
+from typing_extensions import override
+
 from tasks.sae.architectures.batchtopk import BatchTopK
 from tasks.sae.architectures.names import Description
 from tasks.sae.config import SAEConfig
@@ -17,6 +19,7 @@ class Matryoshka(BatchTopK):
 
     description = DESCRIPTION
 
+    @override
     def bounds(self, config: SAEConfig) -> tuple[int, ...]:
         """Ends of the prefixes: given, or a 32nd, an eighth and a half of the latents, and all of them."""
         if config.prefixes is not None:

@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from tasks.sae.architectures.base import StepBatch
 from tasks.sae.architectures.names import Description
@@ -40,16 +41,19 @@ class PAnneal(Penalised):
     active_below = ACTIVE_BELOW
     first_coefficient = 0.5
 
-    def buffers(self, config: SAEConfig) -> dict[str, Tensor]:  # noqa: D102
+    @override
+    def buffers(self, config: SAEConfig) -> dict[str, Tensor]:
         one = torch.ones(1, dtype=torch.float64)
         return super().buffers(config) | {"p": one, "rescaled": one.clone()}
 
-    def codes(self, at: LossContext, p: Parameters, pre_acts: Float[Tensor, "n d_sae"]) -> PenalisedCodes:  # noqa: D102
+    @override
+    def codes(self, at: LossContext, p: Parameters, pre_acts: Float[Tensor, "n d_sae"]) -> PenalisedCodes:
         codes = pre_acts.relu()
         coefficient, power = self._in_force(at.config, at.batch, codes.detach(), partial(all_reduce_over_mesh, at.mesh))
         return PenalisedCodes(codes, coefficient * _power_sum(codes, power))
 
-    def active_step(  # noqa: D102
+    @override
+    def active_step(
         self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: StepBatch, mesh: Mesh
     ) -> StepOutcome:
         def penalty(entries: Entries) -> Penalty:

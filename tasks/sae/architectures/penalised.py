@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import linear
+from typing_extensions import override
 
 from tasks.sae.architectures.base import Architecture, StepBatch, StepSums
 from tasks.sae.architectures.l0_controller import controller_buffers, steer
@@ -81,10 +82,12 @@ class Penalised(Architecture):
         """The sparsity coefficient of the settings."""
         return config.l1_coefficient
 
-    def steers(self, config: SAEConfig) -> bool:  # noqa: D102
+    @override
+    def steers(self, config: SAEConfig) -> bool:
         return self.first_coefficient is not None and self.given_coefficient(config) is None
 
-    def buffers(self, config: SAEConfig) -> dict[str, Tensor]:  # noqa: D102
+    @override
+    def buffers(self, config: SAEConfig) -> dict[str, Tensor]:
         first = self.first_coefficient
         found = controller_buffers(first) if first is not None and self.steers(config) else {}
         return found | {"density": torch.ones(1, dtype=torch.float64)} if self.active_below > 0 else found
@@ -98,7 +101,8 @@ class Penalised(Architecture):
         """Codes and their penalty, differentiable with respect to ``p`` and ``pre_acts``."""
         raise NotImplementedError
 
-    def gradients(  # noqa: D102
+    @override
+    def gradients(
         self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: StepBatch, mesh: Mesh
     ) -> tuple[StepSums, ByLatent | None]:
         is_active = self.active_below > 0 and float(batch.buffers["density"]) < self.active_below
@@ -137,9 +141,8 @@ class Penalised(Architecture):
         loss = (shared + all_reduced(found.penalty.detach(), mesh.latents)) / n_rows
         return _summed(out, found, loss.detach(), error.detach(), n_rows, mesh)
 
-    def activate(  # noqa: D102
-        self, config: SAEConfig, pre_acts: Float[Tensor, "n d_sae"], weights: Weights
-    ) -> Float[Tensor, "n d_sae"]:
+    @override
+    def activate(self, config: SAEConfig, pre_acts: Float[Tensor, "n d_sae"], weights: Weights) -> Float[Tensor, "n d_sae"]:
         return pre_acts.relu()
 
 

@@ -2,6 +2,7 @@
 
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from tasks.sae.architectures.base import Architecture, StepBatch, StepSums
 from tasks.sae.architectures.initial_size import match_size
@@ -34,12 +35,14 @@ class TopK(Architecture):
     revives = True
     dead_share = 1 / 650
 
-    def start(  # noqa: D102
+    @override
+    def start(
         self, config: SAEConfig, parameters: Parameters, x: Float[Tensor, "m d_in"], y: Float[Tensor, "m d_out"]
     ) -> None:
         match_size(parameters, x, y, config.k)
 
-    def gradients(  # noqa: D102
+    @override
+    def gradients(
         self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: StepBatch, mesh: Mesh
     ) -> tuple[StepSums, ByLatent | None]:
         def select(pre_acts: Tensor) -> Entries:
@@ -50,12 +53,12 @@ class TopK(Architecture):
 
         return selected_gradients(config, parameters, out, batch, mesh, select, (config.d_sae,))
 
-    def activate(  # noqa: D102
-        self, config: SAEConfig, pre_acts: Float[Tensor, "n d_sae"], weights: Weights
-    ) -> Float[Tensor, "n d_sae"]:
+    @override
+    def activate(self, config: SAEConfig, pre_acts: Float[Tensor, "n d_sae"], weights: Weights) -> Float[Tensor, "n d_sae"]:
         return densify(top_k(pre_acts, config.k), pre_acts.shape[1])
 
-    def activate_sparse(self, config: SAEConfig, pre_acts: Float[Tensor, "n d_sae"]) -> SparseCodes:  # noqa: D102
+    @override
+    def activate_sparse(self, config: SAEConfig, pre_acts: Float[Tensor, "n d_sae"]) -> SparseCodes:
         return top_k(pre_acts, config.k)
 
 

@@ -9,9 +9,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import embedding_bag
+from typing_extensions import override
 
 from tasks.sae.kernels.adam import fused_adam
-from tasks.sae.kernels.backend import Backend
+from tasks.sae.kernels.backend import Backend, ByLatent
 from tasks.sae.kernels.types import AdamStep, Compared, DecodedRows, Entries, Part
 from tasks.sae.ops import largest
 from tasks.sae.parameters import Parameters
@@ -26,26 +27,31 @@ class TorchBackend(Backend):
 
     name = "torch"
 
-    def takes(self, device: str, dtype: torch.dtype) -> bool:  # noqa: D102
+    @override
+    def takes(self, device: str, dtype: torch.dtype) -> bool:
         return True
 
-    def select_top_k(self, pre_acts: Float[Tensor, "n d_sae"], k: int, dtype: torch.dtype) -> Entries:  # noqa: D102
+    @override
+    def select_top_k(self, pre_acts: Float[Tensor, "n d_sae"], k: int, dtype: torch.dtype) -> Entries:
         values, latents = largest(pre_acts, k)
         return _entries(values.to(dtype), latents, ~(values <= 0))
 
-    def select_columns(  # noqa: D102
+    @override
+    def select_columns(
         self, pre_acts: Float[Tensor, "n d_sae"], columns: Int[Tensor, "c"], k: int, dtype: torch.dtype
     ) -> Entries:
         values, places = largest(pre_acts[:, columns], min(k, len(columns)))
         return _entries(values.to(dtype), columns[places], ~(values <= 0))
 
-    def select_above(  # noqa: D102
+    @override
+    def select_above(
         self, pre_acts: Float[Tensor, "n d_sae"], level: float | Float[Tensor, "d_sae"], dtype: torch.dtype
     ) -> Entries:
         keep = ~(pre_acts <= rounded_down(level, pre_acts))
         return _entries(pre_acts.to(dtype), torch.arange(pre_acts.shape[1], device=keep.device).expand_as(keep), keep)
 
-    def keep_largest(self, entries: Entries, rivals: Float[Tensor, "n_parts n k"], part: int) -> Entries:  # noqa: D102
+    @override
+    def keep_largest(self, entries: Entries, rivals: Float[Tensor, "n_parts n k"], part: int) -> Entries:
         k = rivals.shape[2]
         chosen = self.select_top_k(rivals.transpose(0, 1).flatten(1), k, rivals.dtype)
         column = chosen.latents - part * k
@@ -53,7 +59,8 @@ class TorchBackend(Backend):
         place = entries.start[kept.rows.long()] + kept.latents - part * k
         return Entries(entries.values[place], entries.latents[place], kept.start)
 
-    def decode_rows(  # noqa: D102
+    @override
+    def decode_rows(
         self,
         target: Float[Tensor, "n d_out"],
         entries: Entries,
@@ -69,13 +76,15 @@ class TorchBackend(Backend):
         d_values = self.pull_back(gradient, entries, W_dec, bounds) if pull else None
         return DecodedRows(lambda: target - decoded.sum(0), gradient, d_values, compared.squared_error, entries.count)
 
-    def decode_groups(  # noqa: D102
+    @override
+    def decode_groups(
         self, entries: Entries, W_dec: Float[Tensor, "d_sae d_out"], bounds: tuple[int, ...]
     ) -> Float[Tensor, "g n d_out"]:
         groups = [entries if group is None else entries.only(group) for group in _groups(entries, bounds)]
         return torch.stack([_sums(group, W_dec) for group in groups])
 
-    def compare(  # noqa: D102
+    @override
+    def compare(
         self, target: Float[Tensor, "n d_out"], decoded: Float[Tensor, "g n d_out"], weight: Float[Tensor, "g"]
     ) -> Compared:
         residuals: list[Tensor] = []
@@ -87,7 +96,8 @@ class TorchBackend(Backend):
         squared_error = torch.stack([residual.square().sum(dtype=torch.float64) for residual in residuals])
         return Compared(torch.stack(gradients), squared_error)
 
-    def pull_back(  # noqa: D102
+    @override
+    def pull_back(
         self,
         output_gradient: Float[Tensor, "g_times_n d_out"],
         entries: Entries,
@@ -96,7 +106,8 @@ class TorchBackend(Backend):
     ) -> Float[Tensor, "m"]:
         return _pull_back(output_gradient, entries, W_dec, bounds)
 
-    def by_latent(  # noqa: D102
+    @override
+    def by_latent(
         self,
         parts: Sequence[Part],
         own: tuple[int, int],
@@ -154,14 +165,15 @@ def _groups(entries: Entries, bounds: tuple[int, ...]) -> list[Bool[Tensor, "m"]
     return [(entries.latents >= low) & (entries.latents < high) for low, high in pairwise((0, *bounds))]
 
 
-class TransposedProducts:
+class TransposedProducts(ByLatent):
     """``ByLatent`` by one product of a compressed sparse matrix for each part and gradient."""
 
     def __init__(self, parts: Sequence[Part], d_sae: int, radial: Tensor | None, bias: Tensor | None) -> None:
         self.parts = [_Transposed(part, d_sae) for part in parts]
         self.radial, self.bias = radial, bias
 
-    def write(self, W_dec: Tensor, out: Parameters) -> None:  # noqa: D102
+    @override
+    def write(self, W_dec: Tensor, out: Parameters) -> None:
         for i, part in enumerate(self.parts):
             part.write(W_dec, out, beta=1 if i else 0)
         if self.radial is not None:
@@ -169,7 +181,8 @@ class TransposedProducts:
         if self.bias is not None:
             out.b_enc.add_(self.bias)
 
-    def adam(  # noqa: D102
+    @override
+    def adam(
         self, parameters: Parameters, exp_avg: Parameters, exp_avg_sq: Parameters, settings: AdamStep
     ) -> Float[Tensor, ""]:
         gradient = _like(parameters)

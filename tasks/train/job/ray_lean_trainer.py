@@ -9,6 +9,7 @@ from ray.train.v2._internal.execution.failure_handling import create_failure_pol
 from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy, FixedScalingPolicy, create_scaling_policy
 from ray.train.v2._internal.util import ObjectRefWrapper
 from ray.train.v2.api import data_parallel_trainer
+from typing_extensions import override
 
 _WITHOUT = {
     # It outlives a killed controller for ever if there is no dashboard. Ray itself frees what the job has reserved when the
@@ -41,6 +42,7 @@ class LeanTrainer(data_parallel_trainer.DataParallelTrainer):  # type: ignore[mi
             "callbacks": self._create_default_callbacks(),
         }
 
+    @override
     def _create_default_callbacks(self) -> list[Any]:
         callbacks: list[Any] = super()._create_default_callbacks()
         return [callback for callback in callbacks if type(callback).__name__ not in _WITHOUT]
@@ -52,11 +54,14 @@ def _policy(scaling_config: Any) -> Any:
 
 
 class _Fixed(FixedScalingPolicy):  # type: ignore[misc] # Ray is not typed
+    @override
     def _send_resource_request(self) -> None:
         pass
 
+    @override
     def _maybe_send_resource_request(self) -> None:
         pass
 
+    @override
     def _cancel_resource_request(self) -> None:
         pass

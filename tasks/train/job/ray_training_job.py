@@ -13,6 +13,7 @@ import ray.train
 from ray.train.v2._internal.execution.checkpoint.sync_actor import SynchronizationActor
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.worker_group import state, worker_group
+from typing_extensions import override
 
 from tasks.errors import SaemillError
 from tasks.progress import Progress
@@ -174,5 +175,6 @@ def _trainer(part: dict[str, Any], config: RunSettings, out: str) -> LeanTrainer
 class _NoLongGoodbye(ray.train.UserCallback):  # type: ignore[misc] # Ray is not typed
     """After a worker was lost the others are killed, without 30 s in which to take leave of it."""
 
+    @override
     def after_exception(self, run_context: object, worker_exceptions: object) -> None:
         os.environ["TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S"] = "1"  # read by Ray Train's controller, where this runs

@@ -1,6 +1,7 @@
 """The operations compiled for CPUs by numba."""
 
 import torch
+from typing_extensions import override
 
 from tasks.sae.kernels.backend import Backend
 from tasks.sae.kernels.numba.latents import LatentOperations
@@ -19,5 +20,6 @@ class NumbaBackend(Selection, Rivals, RowOperations, LatentOperations, Backend):
 
     name = "numba"
 
-    def takes(self, device: str, dtype: torch.dtype) -> bool:  # noqa: D102
+    @override
+    def takes(self, device: str, dtype: torch.dtype) -> bool:
         return device == "cpu" and dtype in _PRECISIONS

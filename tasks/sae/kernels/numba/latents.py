@@ -8,7 +8,9 @@ import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
+from typing_extensions import override
 
+from tasks.sae.kernels.backend import ByLatent
 from tasks.sae.kernels.numba.grouping import Grouped, grouped
 from tasks.sae.kernels.numba.sums import adam, write
 from tasks.sae.kernels.numba.threads import share
@@ -35,17 +37,19 @@ class LatentOperations:
         return FusedByLatent(grouped(parts, own, radial, bias))
 
 
-class FusedByLatent:
+class FusedByLatent(ByLatent):
     """``ByLatent`` that never writes a gradient which only Adam is to read."""
 
     def __init__(self, entries: Grouped) -> None:
         self.grouped = entries
 
-    def write(self, W_dec: Float[Tensor, "d_sae d_out"], out: Parameters) -> None:  # noqa: D102
+    @override
+    def write(self, W_dec: Float[Tensor, "d_sae d_out"], out: Parameters) -> None:
         arrays, decoder = _arrays(out), W_dec.detach().numpy()
         share(lambda low, high: write(self.grouped, decoder, arrays, low, high), len(W_dec), _CHUNK)
 
-    def adam(  # noqa: D102
+    @override
+    def adam(
         self, parameters: Parameters, exp_avg: Parameters, exp_avg_sq: Parameters, settings: AdamStep
     ) -> Float[Tensor, ""]:
         tensors = _arrays(parameters), _arrays(exp_avg), _arrays(exp_avg_sq)
