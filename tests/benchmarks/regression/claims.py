@@ -1,8 +1,8 @@
 """Whether every test function of an earlier commit is still there: ``python -m ...regression.claims REVISION``."""
 
+import argparse
 import ast
 import subprocess
-import sys
 from pathlib import PurePath
 
 from tests.benchmarks import ROOT
@@ -24,11 +24,14 @@ def claims(revision: str) -> set[str]:
     return found
 
 
-def main(revision: str) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("revision")
+    revision = parser.parse_args().revision
     before, now = claims(revision), claims("HEAD")
     print(f"{len(before)} test functions at {revision}, {len(now)} now; of those these have gone:")
     print(*sorted(before - now), sep="\n")
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()
