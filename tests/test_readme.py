@@ -77,7 +77,7 @@ def test_every_file_that_is_named_is_there(page: Path) -> None:
 def test_every_module_that_is_run_is_there(page: Path) -> None:
     for module in re.findall(r"python -m (tests\.[\w.]*\w)", page.read_text()):
         path = ROOT / module.replace(".", "/")
-        assert path.with_suffix(".py").exists() or (path / "__init__.py").exists(), module
+        assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
 
 
 # What the tests above rest on.

@@ -1,7 +1,7 @@
 """Collectives of processes on one machine through memory that they share, in place of sockets.
 
 A sum of 4.7 MB by two processes on two cores takes 1.8 ms, where gloo's loopback takes 8; completing 42 MB of weights takes
-10, where gloo takes 45 (``python -m tests.benchmarks.collectives``).
+10, where gloo takes 45 (``python -m tests.benchmarks.scaling.collectives``).
 
 Each process owns a file without a name (memfd) that the others map, and posts its messages there; whoever dies leaves
 nothing behind. A message has a number, and three of them per process tell how far it is: the number that it has posted,

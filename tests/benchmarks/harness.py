@@ -3,6 +3,7 @@
 import argparse
 import json
 import platform
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,10 @@ from tasks.precision import this_machine
 
 
 def arguments(description: str, add: Callable[[argparse.ArgumentParser], None] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=description)
+    spec = sys.modules["__main__"].__spec__
+    # Of a folder that is run, argparse would say __main__.py.
+    prog = f"python -m {spec.name.removesuffix('.__main__')}" if spec else None
+    parser = argparse.ArgumentParser(prog=prog, description=description)
     parser.add_argument("--quick", action="store_true", help="a smaller run, to see that it works")
     parser.add_argument("--json", type=Path, help="write checks, rows and environment there")
     if add is not None:
@@ -37,6 +41,13 @@ def environment() -> dict[str, Any]:
         "torch": torch.__version__,
         "pyarrow": pyarrow.__version__,
     }
+
+
+def peak_bytes() -> int:
+    """The most resident memory of this process, since it began or since the mark was reset (man 5 proc). Linux only."""
+    # Not ru_maxrss, which begins at what the parent had when it forked.
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
 
 
 def show(rows: Sequence[Mapping[str, Any]]) -> None:

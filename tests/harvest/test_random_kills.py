@@ -1,4 +1,4 @@
-"""Kills at random moments; tests/benchmarks/kills.py survives as many as it is told to."""
+"""Kills at random moments; tests/benchmarks/kills/harvest.py survives as many as it is told to."""
 
 import json
 import os

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.benchmarks.scale import in_a_process
+from tests.benchmarks.harvest.bookkeeping import in_a_process
 
 pytestmark = pytest.mark.s3
 

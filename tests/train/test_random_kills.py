@@ -1,4 +1,4 @@
-"""Kills at random moments; tests/benchmarks/train_kills.py survives as many as it is told to."""
+"""Kills at random moments; tests/benchmarks/kills/train.py survives as many as it is told to."""
 
 import os
 from pathlib import Path

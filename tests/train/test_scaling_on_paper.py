@@ -16,10 +16,10 @@ from tasks.train.distributed import TorchMesh
 from tasks.train.plan import plan
 from tasks.train.step import train_step
 from tasks.train.train_state import initial_state
-from tests.benchmarks.machines import H100, H200, LINKS, MEASURED, PAIR, Constant
-from tests.benchmarks.meshes_on_paper import FORMS, Setting, meshes, sizes
-from tests.benchmarks.scaling_on_paper import page, predicted
-from tests.benchmarks.step_on_paper import (
+from tests.benchmarks.scaling.on_paper.machines import H100, H200, LINKS, MEASURED, PAIR, Constant
+from tests.benchmarks.scaling.on_paper.meshes import FORMS, Setting, meshes, sizes
+from tests.benchmarks.scaling.on_paper.page import page, predicted
+from tests.benchmarks.scaling.on_paper.step import (
     COMPILED,
     SHARED_OUT,
     TORCH,

@@ -33,7 +33,7 @@ DESCRIPTION = Description(
 _ACTIVE_BELOW = 0.2
 """Share of open gates in the step before below which a step touches these latents only.
 
-At d_in 576, d_sae 9216, batch 2048, two busy cores (``tests/benchmarks/step_paths.py``), the dense step took 5.2, 4.7, 4.8,
+At d_in 576, d_sae 9216, batch 2048, two busy cores (``tests/benchmarks/step/paths.py``), the dense step took 5.2, 4.7, 4.8,
 3.5, 2.3 and 1.5 times as long in bf16 at shares of .5, 1, 2, 5, 10 and 20%, and 5.9, 6.1, 5.2, 4.5, 2.7 and 1.9 in fp32.
 """
 

@@ -50,7 +50,7 @@ START_ROWS = 2048
 _ACTIVE_BELOW = 0.2
 """Share of latents in the window or above it in the step before below which a step touches these only.
 
-At d_in 576, d_sae 9216, batch 2048, two busy cores (``tests/benchmarks/step_paths.py``), the dense step took 3.4, 3.1, 3.7,
+At d_in 576, d_sae 9216, batch 2048, two busy cores (``tests/benchmarks/step/paths.py``), the dense step took 3.4, 3.1, 3.7,
 2.7, 2.2 and 1.6 times as long in bf16 at shares of .5, 1, 2, 5, 10 and 20%, and 8.3, 7.0, 6.9, 3.7, 2.3 and 2.1 in fp32.
 """
 

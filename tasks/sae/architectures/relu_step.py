@@ -17,7 +17,7 @@ from tasks.sae.parameters import Parameters
 ACTIVE_BELOW = 0.15
 """Share of active latents in the step before below which a step touches active latents only.
 
-Of l1 at d_in 576, d_sae 9216, batch 2048, two busy cores (``tests/benchmarks/step_paths.py``), the dense step took 3.6, 3.4,
+Of l1 at d_in 576, d_sae 9216, batch 2048, two busy cores (``tests/benchmarks/step/paths.py``), the dense step took 3.6, 3.4,
 3.0, 2.7, 1.6 and 1.0 times as long in bf16 at densities of .5, 1, 2, 5, 10 and 20%, and 5.0, 4.6, 4.7, 3.7, 2.8 and 1.9
 in fp32.
 """

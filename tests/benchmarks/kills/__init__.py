@@ -1,0 +1,1 @@
+"""Whether runs that are killed at random end undisturbed, and leave nothing behind."""

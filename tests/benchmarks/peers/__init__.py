@@ -1,0 +1,1 @@
+"""Other libraries: their environments, and what their training came to."""

@@ -1,0 +1,1 @@
+"""Text to report, as a user runs it: seconds, memory, figures of every architecture."""

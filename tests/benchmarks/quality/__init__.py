@@ -1,0 +1,1 @@
+"""How good the SAEs are, and whether other libraries read them right."""

@@ -1,0 +1,1 @@
+"""GB/s of training batches from disk and S3, and how long a step waits for them."""

@@ -1,0 +1,1 @@
+"""What more workers, or more SAEs of one stream, gain."""
