@@ -20,8 +20,8 @@ from tasks.sae.mesh import OneProcess
 from tasks.storage.artifacts import read_manifest
 from tasks.train.worker import Worker
 from tests.composed import run_settings, train
+from tests.kills.processes import CONTROLLER, titled
 from tests.patience import PATIENCE_S
-from tests.train.kills import CONTROLLER, titled
 from tests.turns import kill_through_ray
 
 pytestmark = pytest.mark.ray
