@@ -57,8 +57,8 @@ def finish(command: Command, undisturbed: Command) -> None:
     command.require_undisturbed(undisturbed)
 
 
-def killed_at(points: Sequence[str], command: Command, process: psutil.Popen) -> None:
-    """Kill who comes to each of the points in turn."""
+def kill_actors(points: Sequence[str], command: Command, process: psutil.Popen) -> None:
+    """Kill the actor that comes to each of the points in turn."""
     for point in points:
         command.arm(point)
         kill([psutil.Process(command.held(point, process))])
@@ -74,7 +74,7 @@ def test_an_actor_killed_at_each_point_of_a_shard_is_replaced_and_the_command_en
 ) -> None:
     points = sampled(IN_ACTOR, share=0.4)  # test_random_kills.py holds all of them, without Ray
     with command.running() as process:
-        killed_at(points, command, process)
+        kill_actors(points, command, process)
         assert process.wait(PATIENCE_S) == 0, command.said()
     assert {point: len(command.struck(point)) for point in IN_ACTOR} == {point: int(point in points) for point in IN_ACTOR}
     command.require_undisturbed(undisturbed)
@@ -88,7 +88,7 @@ def test_an_actor_killed_in_the_midst_of_a_put_on_s3_leaves_no_half_object(
     command.storage = f"{s3}/killed-in-put"
     points = ["upload", *sampled(("commit", "committed"), share=0.5)]
     with command.running() as process:
-        killed_at(points, command, process)
+        kill_actors(points, command, process)
         assert process.wait(PATIENCE_S) == 0, command.said()
     assert [len(command.struck(point)) for point in points] == [1] * len(points)
     command.require_undisturbed(undisturbed)
@@ -100,9 +100,10 @@ def test_the_command_killed_before_each_manifest_has_nothing_to_compute_again(
 ) -> None:
     for point in max(sampled((IN_DRIVER, IN_DRIVER[1:]), share=0.5), key=len):
         with command.running() as process:
-            killed_at([point], command, process)
-            assert process.wait(PATIENCE_S) == KILLED
-        assert command.struck(point) == [process.pid]
+            command.arm(point)
+            assert command.held(point, process) == process.pid
+            process.kill()
+            assert process.wait() == KILLED
     assert len(command.commits()) == len(undisturbed.commits()) == len(command.noted())
     finish(command, undisturbed)
     assert len(command.noted()) == len(undisturbed.commits())
