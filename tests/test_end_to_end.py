@@ -1,8 +1,6 @@
 """The real pipeline, from the command line, on the real model: on disk, on S3, and killed on the way."""
 
-import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -21,6 +19,7 @@ from tasks.activations.reader import read_rows
 from tasks.activations.schema import to_float32
 from tasks.storage.artifacts import read_json
 from tasks.storage.objects import open_store
+from tests.kills.processes import kill_tree
 from tests.patience import PATIENCE_S
 from tests.turns import kill_through_ray
 
@@ -131,7 +130,7 @@ def content(uri: str, key: str) -> bytes:
 def kill_when(storage: str, ready: Callable[[], bool]) -> int:
     """Start a run, kill -9 all of its processes as soon as ``ready`` holds, and return its exit code."""
     with tempfile.TemporaryFile("w+") as said:
-        process = subprocess.Popen(command(storage), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=said)
+        process = psutil.Popen(command(storage), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=said)
         try:
             deadline = time.monotonic() + PATIENCE_S
             while not ready():
@@ -140,19 +139,8 @@ def kill_when(storage: str, ready: Callable[[], bool]) -> int:
                     pytest.fail(f"the run never came so far: {said.read()[-3000:]}")
                 time.sleep(0.02)
         finally:
-            kill_tree(process.pid)
-        return process.wait()
-
-
-def kill_tree(pid: int) -> None:
-    """kill -9 of a process and all of its descendants, the root first so that nothing cleans up."""
-    if not psutil.pid_exists(pid):
-        return
-    tree = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
-    for process in tree:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            os.kill(process.pid, signal.SIGKILL)
-    psutil.wait_procs(tree[1:], timeout=30)
+            kill_tree(process)
+        return int(process.wait())
 
 
 def test_run_json_tells_the_timings(finished: dict[str, Any]) -> None:

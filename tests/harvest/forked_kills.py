@@ -1,12 +1,11 @@
-"""Kills at each point and at random instants: ``python -m tests.harvest.forked_kills MODEL FOLDER KILLS SEED``.
+"""Kills at each point and at random instants: ``python -m tests.harvest.forked_kills CONFIG FOLDER KILLS SEED``.
 
-A process that imports torch takes seconds to replace, a fork of one takes none. So here a whole harvest, from the plan to
-the manifest, is one forked process, which is killed wherever it happens to be and forked again; the Harvester's threads,
-its commits and the manifest are the real ones, and only Ray is left out, between the plan and the harvester.
+A whole harvest, from the plan to the manifest, is one forked process, which is killed wherever it happens to be and forked
+again; the Harvester's threads, its commits and the manifest are the real ones, and only Ray is left out, between the plan
+and the harvester. Printed is what was survived.
 """
 
 import json
-import os
 import random
 import signal
 import sys
@@ -15,24 +14,20 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import transformers  # noqa: F401 - before the fork
-from transformers import LlamaForCausalLM  # noqa: F401 - likewise
-
-from flows.config import PipelineConfig
+import tasks.text.tokenize  # noqa: F401 - before the forks
 from tasks.harvest import ray_harvest
 from tasks.harvest.pool.actor import IN_FLIGHT, Harvester, HarvestJob
 from tasks.harvest.shards import Shard
-from tasks.harvest.verify import verify
 from tasks.progress import silent
-from tasks.storage.objects import open_store
-from tests.composed import harvest
-from tests.harvest import kill_points
-from tests.harvest.conftest import places, tiny_config
+from tests.composed import harvest, tokenize
+from tests.harvest.kill_points import IN_ACTOR, arm_actor, arm_command
+from tests.harvest.kills import Command
+from tests.kills.forks import ended, fork, killed, survive
+from tests.kills.points import Points
 
+POINTS = (*IN_ACTOR, "manifest")
 # Of the time that an undisturbed harvest takes; what is committed is kept, so that several lives end one harvest.
 LONGEST_LIFE = 0.6
-# By which a forward pass may seem to begin late: clocks of file systems are coarse.
-CLOCK_S = 0.05
 
 
 class InThisProcess:
@@ -49,93 +44,59 @@ class InThisProcess:
         return 1.0
 
 
-def fork(config: PipelineConfig, tokens: str, shards: str, out: str, *, armed: bool = False) -> int:
-    """A process that harvests and ends, where kill points are armed if it is said so; its id."""
-    if pid := os.fork():
-        return pid
-    code = 1
-    try:
-        if armed:
-            kill_points.arm()
-            kill_points.arm_command()
-        harvest(config, tokens, shards, out, silent)
-        code = 0
-    finally:
-        os._exit(code)
+def start(command: Command, tokens: str) -> int:
+    """A process that harvests and ends; its id."""
+    command.folder.mkdir(exist_ok=True)
+    return fork(_harvest, Points(command.folder), command.config, tokens, command.pool.uri, command.out.uri, silent)
 
 
-def one_life(seconds: float, *work: Any) -> int:
-    """Fork a harvest and kill it after some time; its exit status, negative where the kill came first."""
-    pid = fork(*work)
+def _harvest(points: Points, *what: Any) -> None:
+    arm_actor(points)
+    arm_command(points)
+    harvest(*what)
+
+
+def one_life(seconds: float, command: Command, tokens: str) -> int:
+    """Start a harvest and kill it after some time; its exit status, negative where the kill came first."""
+    pid = start(command, tokens)
     time.sleep(seconds)
-    os.kill(pid, signal.SIGKILL)
-    return ended(pid)
+    return killed(pid)
 
 
-def at_each_point(folder: Path, config: PipelineConfig, tokens: str, undisturbed: bytes) -> list[str]:
-    """Harvest in as many lives as there are points, each of which ends one; the points."""
-    points = (*kill_points.IN_ACTOR, "manifest")
-    folder.mkdir()
-    os.environ[kill_points.FOLDER] = str(folder)
-    for point in points:
-        (folder / point).touch()
-    shards, out = places(str(folder))
-    kept: dict[str, tuple[bytes, float]] = {}
-    while (code := ended(fork(config, tokens, shards, out, armed=True))) != 0:
-        assert code == -signal.SIGKILL, f"it failed by itself, with exit code {code}"
-        kept = require_kept(shards, kept)
-    committed = require_kept(shards, kept)
-    assert open_store(out).get("manifest.json") == undisturbed
-    assert verify(out, silent).findings == []
-    for line in (folder / "computed.jsonl").read_text().splitlines():
-        one = json.loads(line)
-        assert one["began"] <= committed[f"commits/{one['shard']}.json"][1] + CLOCK_S, "computed after its commit"
-    return [point for point in points if len([*folder.glob(f"{point}.struck-*")]) == 1]
-
-
-def ended(pid: int) -> int:
-    """Wait for a process; its exit status, negative where it was killed."""
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
-def main(model: str, folder: str, kills: str, seed: str) -> None:
+def main(config_path: str, folder: str, kills: str, seed: str) -> None:
     """Survive, and print what was survived."""
     ray_harvest.Pool = InThisProcess  # type: ignore[misc,assignment]
     ray_harvest.connect = lambda _: None
     ray_harvest.cluster_gpus = lambda: 0.0
-    rng = random.Random(int(seed))
-    survived, harvests = 0, 0
-    config = tiny_config(model, folder)
-    config = config.model_copy(update={"harvest": config.harvest.model_copy(update={"shard_tokens": 8})})
-    [tokens] = Path(folder, "tokens").iterdir()
-    shards, out = places(f"{folder}/undisturbed")
+
+    def make(name: str) -> Command:
+        return Command(Path(config_path), f"{folder}/{name}/runs", Path(folder, name))
+
+    undisturbed = make("undisturbed")
+    tokens = undisturbed.at.tokens
+    assert tokens is not None
+    assert ended(fork(tokenize, undisturbed.config, tokens, silent)) == 0
     began = time.monotonic()
-    assert ended(fork(config, str(tokens), shards, out)) == 0
+    assert ended(start(undisturbed, tokens)) == 0
     longest = LONGEST_LIFE * (time.monotonic() - began)
-    undisturbed = open_store(out).get("manifest.json")
-    points = at_each_point(Path(folder, "at-points"), config, str(tokens), undisturbed)
+
+    at_points = make("at-points")
+    survive(at_points, POINTS, lambda: [start(at_points, tokens)])
+    at_points.require_undisturbed(undisturbed)
+
+    rng, survived, harvests = random.Random(int(seed)), 0, 0
     while survived < int(kills):
-        shards, out = places(f"{folder}/{harvests}")
-        kept: dict[str, tuple[bytes, float]] = {}
-        while (code := one_life(rng.uniform(0, longest), config, str(tokens), shards, out)) != 0:
+        command = make(f"{harvests}")
+        while (code := one_life(rng.uniform(0, longest), command, tokens)) != 0:
             assert code == -signal.SIGKILL, f"it failed by itself, with exit code {code}"
             survived += 1
-            kept = require_kept(shards, kept)
+            command.require_kept()
             longest *= 1.05  # on a machine that has become busier, lives must come to commits all the same
-        require_kept(shards, kept)
-        assert open_store(out).get("manifest.json") == undisturbed
-        assert verify(out, silent).findings == []
+        command.require_undisturbed(undisturbed)
         harvests += 1
         longest *= 0.8
+    points = [point for point in POINTS if len(at_points.struck(point)) == 1]
     print(json.dumps({"points": points, "kills": survived, "harvests": harvests}))  # noqa: T201
-
-
-def require_kept(shards: str, kept: dict[str, tuple[bytes, float]]) -> dict[str, tuple[bytes, float]]:
-    """The commit records now; those that were there before are the very same."""
-    store = open_store(shards)
-    now = {info.key: (store.get(info.key), info.modified) for info in store.list("commits/")}
-    assert {key: now[key] for key in kept} == kept, "a commit record was written twice"
-    return now
 
 
 if __name__ == "__main__":

@@ -3,14 +3,15 @@
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.harvest.commands import Command, kill_tree, until, write_config
 from tests.harvest.kill_points import IN_ACTOR, IN_DRIVER
+from tests.harvest.kills import Command, write_config
+from tests.kills.processes import HARVESTER, kill, kill_tree, titled
 from tests.patience import PATIENCE_S
 from tests.sampled import sampled
 from tests.turns import kill_through_ray
@@ -39,8 +40,8 @@ def undisturbed(config_path: Path, on_cluster: dict[str, object], tmp_path_facto
     folder = tmp_path_factory.mktemp("undisturbed")
     command = Command(config_path, str(folder / "runs"), folder, {**on_cluster, "harvest.actors": 2})
     assert command.run() == 0, command.said()
-    command.require_exactly_once(command.manifest())
-    assert len(command.computed()) == len(command.commits())
+    command.require_undisturbed(command)
+    assert len(command.noted()) == len(command.commits())
     return command
 
 
@@ -51,15 +52,20 @@ def command(config_path: Path, on_cluster: dict[str, object], undisturbed: Comma
 
 def finish(command: Command, undisturbed: Command) -> None:
     """Give the same command again: it ends well, and leaves alone what was committed."""
-    before = command.commits()
+    command.require_kept()
     assert command.run() == 0, command.said()
-    after = command.commits()
-    assert {key: after[key] for key in before} == before, "a commit record was written twice"
-    command.require_exactly_once(undisturbed.manifest())
+    command.require_undisturbed(undisturbed)
 
 
-def committed(command: Command, shards: int) -> Callable[[], bool]:
-    return lambda: len(command.commits()) >= shards
+def kill_actors(points: Sequence[str], command: Command, process: psutil.Popen) -> None:
+    """Kill the actor that comes to each of the points in turn."""
+    for point in points:
+        command.arm(point)
+        kill([psutil.Process(command.held(point, process))])
+
+
+def two_shards_committed(command: Command, process: psutil.Popen) -> None:
+    command.until(lambda: len(command.commits()) >= 2, "two shards were committed", process)
 
 
 @turns
@@ -67,11 +73,11 @@ def test_an_actor_killed_at_each_point_of_a_shard_is_replaced_and_the_command_en
     command: Command, undisturbed: Command
 ) -> None:
     points = sampled(IN_ACTOR, share=0.4)  # test_random_kills.py holds all of them, without Ray
-    for point in points:
-        command.arm(point)
-    assert command.run() == 0, command.said()
-    assert {point: command.struck(point) for point in IN_ACTOR} == {point: int(point in points) for point in IN_ACTOR}
-    command.require_exactly_once(undisturbed.manifest())
+    with command.running() as process:
+        kill_actors(points, command, process)
+        assert process.wait(PATIENCE_S) == 0, command.said()
+    assert {point: len(command.struck(point)) for point in IN_ACTOR} == {point: int(point in points) for point in IN_ACTOR}
+    command.require_undisturbed(undisturbed)
 
 
 @turns
@@ -81,11 +87,11 @@ def test_an_actor_killed_in_the_midst_of_a_put_on_s3_leaves_no_half_object(
 ) -> None:
     command.storage = f"{s3}/killed-in-put"
     points = ["upload", *sampled(("commit", "committed"), share=0.5)]
-    for point in points:
-        command.arm(point)
-    assert command.run() == 0, command.said()
-    assert [command.struck(point) for point in points] == [1] * len(points)
-    command.require_exactly_once(undisturbed.manifest())
+    with command.running() as process:
+        kill_actors(points, command, process)
+        assert process.wait(PATIENCE_S) == 0, command.said()
+    assert [len(command.struck(point)) for point in points] == [1] * len(points)
+    command.require_undisturbed(undisturbed)
 
 
 @turns
@@ -93,18 +99,20 @@ def test_the_command_killed_before_each_manifest_has_nothing_to_compute_again(
     command: Command, undisturbed: Command
 ) -> None:
     for point in max(sampled((IN_DRIVER, IN_DRIVER[1:]), share=0.5), key=len):
-        command.arm(point)
-        assert command.run() == KILLED
-        assert command.struck(point) == 1
-    assert len(command.commits()) == len(undisturbed.commits()) == len(command.computed())
+        with command.running() as process:
+            command.arm(point)
+            assert command.held(point, process) == process.pid
+            process.kill()
+            assert process.wait() == KILLED
+    assert len(command.commits()) == len(undisturbed.commits()) == len(command.noted())
     finish(command, undisturbed)
-    assert len(command.computed()) == len(undisturbed.commits())
+    assert len(command.noted()) == len(undisturbed.commits())
 
 
 @turns
 def test_the_command_killed_while_its_actors_work_goes_on_when_given_again(command: Command, undisturbed: Command) -> None:
     process = command.start()
-    until(committed(command, 2), "two shards")
+    two_shards_committed(command, process)
     process.kill()
     assert process.wait() == KILLED
     assert command.out.head("manifest.json") is None, "killed too late to show anything"
@@ -115,7 +123,7 @@ def test_the_command_killed_while_its_actors_work_goes_on_when_given_again(comma
 def test_the_whole_tree_killed_with_its_own_cluster_goes_on_when_given_again(command: Command, undisturbed: Command) -> None:
     command.settings = {"ray.num_cpus": 2, "harvest.actors": 1}
     process = command.start()
-    until(committed(command, 2), "two shards")
+    two_shards_committed(command, process)
     kill_tree(process)
     assert command.out.head("manifest.json") is None, "killed too late to show anything"
     finish(command, undisturbed)
@@ -124,7 +132,7 @@ def test_the_whole_tree_killed_with_its_own_cluster_goes_on_when_given_again(com
 @turns
 def test_sigterm_ends_the_command_within_seconds_and_keeps_what_is_committed(command: Command, undisturbed: Command) -> None:
     process = command.start()
-    until(committed(command, 2), "two shards")
+    two_shards_committed(command, process)
     process.terminate()
     told = time.monotonic()
     assert process.wait(PATIENCE_S) == 128 + signal.SIGTERM
@@ -142,7 +150,7 @@ def test_two_commands_racing_on_one_recipe_both_end_with_the_one_manifest(comman
     finally:
         for process in processes:
             kill_tree(process)
-    command.require_exactly_once(undisturbed.manifest())
+    command.require_undisturbed(undisturbed)
 
 
 @pytest.fixture
@@ -165,7 +173,7 @@ def test_a_disk_that_fills_up_ends_the_command_in_a_sentence_and_loses_nothing(
 ) -> None:
     command.storage = str(small_disk / "runs")
     process = command.start()
-    until(committed(command, 2), "two shards")
+    two_shards_committed(command, process)
     filler = fill(small_disk)
     assert process.wait(PATIENCE_S) == 2, command.said()
     said = command.said()
@@ -221,6 +229,5 @@ def cursed(command: Command, undisturbed: Command, curse: str) -> str:
 
 
 def test_no_process_of_a_harvest_outlives_its_command() -> None:
-    titled = [p for p in psutil.Process().children(recursive=True) if "Harvester" in " ".join(p.cmdline())]
-    _, alive = psutil.wait_procs(titled, timeout=PATIENCE_S)
+    _, alive = psutil.wait_procs(titled(HARVESTER), timeout=PATIENCE_S)
     assert alive == []

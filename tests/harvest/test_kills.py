@@ -16,7 +16,8 @@ from tasks.storage.objects import open_store
 from tests.composed import harvest
 from tests.conftest import s3_server
 from tests.harvest.conftest import Harvested, places, tiny_config
-from tests.patience import PATIENCE_S
+from tests.kills.processes import HARVESTER, titled
+from tests.patience import until
 from tests.turns import kill_through_ray
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
@@ -29,36 +30,17 @@ def commits(store: ObjectStore) -> int:
     return sum(1 for _ in store.list("commits/"))
 
 
-def harvesters() -> list[psutil.Process]:
-    """The cluster's processes that are harvest actors; Ray titles them so."""
-    titled = []
-    for process in psutil.Process().children(recursive=True):
-        try:
-            if "Harvester" in " ".join(process.cmdline()):
-                titled.append(process)
-        except psutil.NoSuchProcess:
-            continue
-    return titled
-
-
-def until(ready: Callable[[], bool], seconds: float = PATIENCE_S) -> None:
-    deadline = time.monotonic() + seconds
-    while not ready():
-        assert time.monotonic() < deadline, "the harvest never came so far"
-        time.sleep(0.001)
-
-
 @kill_through_ray
 def test_an_actor_killed_while_it_harvests_is_replaced(harvested: Harvested, tmp_path: Path) -> None:
-    before = {process.pid for process in harvesters()}
+    before = {process.pid for process in titled(HARVESTER)}
     config = tiny_config(harvested.config.model.name, str(tmp_path))
     shards, out = places(str(tmp_path))
     store = open_store(shards)
 
     def kill() -> tuple[int, int]:
-        until(lambda: bool({process.pid for process in harvesters()} - before))
-        [pid] = {process.pid for process in harvesters()} - before
-        until(lambda: commits(store) >= 1)
+        until(lambda: {process.pid for process in titled(HARVESTER)} - before, "an actor")
+        [pid] = {process.pid for process in titled(HARVESTER)} - before
+        until(lambda: commits(store), "a commit")
         os.kill(pid, signal.SIGKILL)
         return pid, commits(store)
 
@@ -82,7 +64,7 @@ def test_a_harvest_outlasts_an_s3_server_that_is_killed_and_restarted(
     store = open_store(shards)
 
     def interrupt() -> float:
-        until(lambda: commits(store) >= 1)
+        until(lambda: commits(store), "a commit")
         s3_process.stop()
         try:
             time.sleep(SERVER_AWAY_S)

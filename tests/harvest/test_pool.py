@@ -1,9 +1,5 @@
 """The rules of trying again, the three stages of a harvester, and a cluster whose nodes go and come."""
 
-import json
-import os
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,9 +13,9 @@ from tasks.harvest.pool import actor
 from tasks.harvest.pool.actor import IN_FLIGHT, Harvester, HarvestJob
 from tasks.harvest.pool.tries import Tries
 from tasks.harvest.shards import Shard, planned_shards
-from tests.conftest import ROOT
 from tests.harvest.conftest import CONTEXT, places, tiny_config
-from tests.harvest.kill_points import environment
+from tests.harvest.kills import write_config
+from tests.kills.processes import told
 from tests.patience import PATIENCE_S
 from tests.turns import kill_through_ray
 
@@ -203,24 +199,10 @@ def test_progress_counts_the_tokens_of_shards_at_work_only(
 
 @kill_through_ray
 @pytest.mark.ray
-def test_a_harvest_shrinks_and_grows_with_the_clusters_nodes(
-    tiny_llama: str, tokens_directory: Callable[[str], str], tmp_path: Path
-) -> None:
+def test_a_harvest_shrinks_and_grows_with_the_clusters_nodes(tmp_path: Path) -> None:
     """In a process of its own, which must not disturb the tests' cluster."""
 
-    (tmp_path / "points").mkdir()
-    tokens_directory(str(tmp_path))
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.harvest.nodes", tiny_llama, str(tmp_path)],
-        cwd=ROOT,
-        env={**os.environ, **environment(tmp_path / "points"), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    [line] = [line for line in done.stdout.splitlines() if line.startswith("{")]  # Ray says there that a raylet died
-    found = json.loads(line)
+    found = told("tests.harvest.nodes", write_config(tmp_path), tmp_path)
     assert found["findings"] == []
     assert found["recomputed"] == []
     assert len(found["nodes"]) == 3, "each node, the one that went and the one that came, has had its part"

@@ -1,19 +1,14 @@
 """Kills at random moments; tests/benchmarks/kills/harvest.py survives as many as it is told to."""
 
-import json
 import os
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
-from tests.harvest.commands import Command, write_config
 from tests.harvest.kill_points import IN_ACTOR
+from tests.harvest.kills import Command, write_config
 from tests.harvest.random_kills import survive
-from tests.patience import PATIENCE_S
+from tests.kills.processes import told
 from tests.sampled import examples
 from tests.turns import kill_through_ray
 
@@ -28,7 +23,6 @@ def test_a_harvest_by_actors_survives_kills_at_random_moments(tmp_path: Path) ->
     import ray
 
     settings = {"ray.address": ray.get_runtime_context().gcs_address, "harvest.actors": 2}
-    (tmp_path / "undisturbed").mkdir()
     config_path = write_config(tmp_path, characters=20_000)
     undisturbed = Command(config_path, str(tmp_path / "undisturbed/runs"), tmp_path / "undisturbed", settings)
     assert undisturbed.run() == 0, undisturbed.said()
@@ -36,19 +30,7 @@ def test_a_harvest_by_actors_survives_kills_at_random_moments(tmp_path: Path) ->
     assert survived.kills.total() == KILLS
 
 
-def test_a_harvest_in_one_process_survives_a_kill_at_each_point_and_many_at_random(
-    tiny_llama: str, tokens_directory: Callable[[str], str], tmp_path: Path
-) -> None:
-    tokens_directory(str(tmp_path))
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.harvest.forked_kills", tiny_llama, str(tmp_path), str(FORKED_KILLS), "0"],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},  # OpenMP's threads do not survive a fork
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    survived = json.loads(done.stdout.splitlines()[-1])
+def test_a_harvest_in_one_process_survives_a_kill_at_each_point_and_many_at_random(tmp_path: Path) -> None:
+    survived = told("tests.harvest.forked_kills", write_config(tmp_path), tmp_path, FORKED_KILLS, 0)
     assert survived["points"] == [*IN_ACTOR, "manifest"]
     assert survived["kills"] >= FORKED_KILLS

@@ -1,27 +1,25 @@
-"""Real training commands on a Ray cluster, whose processes can be killed, and what must hold afterwards."""
+"""Real training commands whose processes can be killed, on a Ray cluster or as forks, and what must hold afterwards."""
 
-import contextlib
 import itertools
-import json
-import os
-import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self
 
 import psutil
 
 from flows.config import PipelineConfig
 from tasks.storage.objects import open_store
-from tasks.train.checkpoint_names import checkpoint_name
-from tests.conftest import ROOT
-from tests.harvest.commands import kill_tree
-from tests.patience import PATIENCE_S
+from tasks.train.checkpoint_names import CHECKPOINTS, checkpoint_name, part_name
+from tests.kills import commands
+from tests.patience import until
+from tests.train.conftest import make_run
 
 RESULT = ("sae.safetensors", "curve.parquet", "manifest.json")
-WORKER, CONTROLLER = "ray::RayTrainWorker", "ray::TrainingJob"
-"""How Ray titles the processes of a training job."""
+STEPS, EVERY, WORKERS = 60, 20, 2
+ARMED_FROM = 30
+GOES_ON_FROM = {"step": 20, "upload": 20, "commit": 40, "finish": 60}
+"""The newest whole checkpoint at each point; they are reached in this order, at the first chance after ARMED_FROM."""
 
 
 @dataclass(frozen=True)
@@ -37,82 +35,38 @@ class Taken:
 
 
 @dataclass
-class Command:
-    """A training run into a folder or bucket of its own, started as often as it takes."""
+class Command(commands.Command):
+    """A training run into a folder or bucket of its own, whose workers note each step as they begin it."""
 
     config: PipelineConfig
     activations: str
     out: str
     folder: Path
-    """For kill points, what steps were taken and what the command says."""
     pause_s: float = 0.0
-    """How much longer than it would take each step takes, until told to hurry."""
 
-    def start(self) -> psutil.Popen:
-        """The command as a process."""
-        self.folder.mkdir(exist_ok=True)
-        run = {"config": self.config.model_dump(mode="json"), "activations": self.activations, "out": self.out}
-        (self.folder / "run.json").write_text(json.dumps(run | {"pause_s": self.pause_s}))
-        with open(self.folder / "said", "a") as said:
-            return psutil.Popen(
-                [sys.executable, "-m", "tests.train.kill_points", str(self.folder)],
-                cwd=ROOT,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-                stdout=said,
-                stderr=said,
-            )
+    def arguments(self) -> list[str]:
+        run = [self.config.model_dump_json(), self.activations, self.out]
+        return ["tests.train.kill_points", str(self.folder), *run]
 
-    def run(self) -> int:
-        """Its exit code."""
-        process = self.start()
-        try:
-            return int(process.wait(PATIENCE_S))
-        finally:
-            kill_tree(process)
+    def held(self, point: str, process: psutil.Process) -> int:
+        """At ``commit`` of the second checkpoint the other workers' parts of it are waited for too."""
+        pid = super().held(point, process)
+        if point == "commit":
+            until(lambda: self.written(GOES_ON_FROM[point]), "the other workers' parts of the checkpoint")
+        return pid
 
-    def said(self) -> str:
-        return (self.folder / "said").read_text()[-3000:]
+    def written(self, step: int) -> bool:
+        """Whether all parts of a step's checkpoint are on storage."""
+        store, parts = open_store(self.out), self.config.train.latent_shards
+        folder = f"{CHECKPOINTS}/{checkpoint_name(step)}"
+        return all(store.head(f"{folder}/{part_name(part, parts)}.json") for part in range(parts))
 
-    def arm(self, point: str, step: int = 0, node: str | None = None) -> None:
-        """Have the next worker that comes by, in a step not before that, on that node if one is named, held up there."""
-        self.folder.mkdir(exist_ok=True)
-        aside = self.folder / f".{point}"
-        aside.write_text(json.dumps({"step": step, "node": node}))
-        aside.rename(self.folder / point)
-
-    def hurry(self) -> None:
-        """No longer make steps take longer than they would."""
-        (self.folder / "hurry").touch()
-
-    def held(self, point: str, process: psutil.Popen) -> int:
-        """Wait for a worker to be held up at the point; its process id."""
-        deadline = time.monotonic() + PATIENCE_S
-        while not (held := list(self.folder.glob(f"{point}.*"))):
-            assert process.poll() is None, f"the command ended before anyone came to {point}: {self.said()}"
-            assert time.monotonic() < deadline, f"nobody came to {point}: {self.said()}"
-            time.sleep(0.01)
-        return int(held[0].suffix.removeprefix("."))
-
-    def let_go(self, point: str) -> None:
-        """Let whoever is held up at the point go on, if it still lives; the point is no longer armed."""
-        for held in self.folder.glob(f"{point}.*"):
-            held.unlink()
-
-    def result(self) -> list[bytes]:
-        """The bytes that an undisturbed run on the same mesh must have too."""
-        return [open_store(self.out).get(name) for name in RESULT]
+    def checkpoints(self) -> list[str]:
+        return sorted(path.name for path in Path(self.out, CHECKPOINTS).glob("step-*"))
 
     def taken(self) -> list[Taken]:
         """Every step that was begun by any worker, in the order in which they were begun."""
-        path = self.folder / "taken.jsonl"
-        whole = path.read_text().rpartition("\n")[0] if path.exists() else ""  # what follows is being written
-        lines = [json.loads(line) for line in whole.splitlines()]
-        return [Taken(**{**line, "place": tuple(line["place"])}) for line in lines]
-
-    def begun(self) -> int:
-        """Grows whenever a worker begins a step."""
-        path = self.folder / "taken.jsonl"
-        return path.stat().st_size if path.exists() else 0
+        return [Taken(**{**step, "place": tuple(step["place"])}) for step in self.noted()]
 
     def attempts(self) -> list[list[int]]:
         """The steps that each attempt of the workers to get through has begun: those of the first place in the mesh."""
@@ -120,26 +74,61 @@ class Command:
         pids = dict.fromkeys(taken.pid for taken in mine)
         return [[taken.step for taken in mine if taken.pid == pid] for pid in pids]
 
-    def written(self, step: int) -> bool:
-        """Whether all parts of a step's checkpoint are on disk."""
-        parts = list(Path(self.out, "checkpoints", checkpoint_name(step)).glob("state*.json"))
-        return len(parts) == self.config.train.latent_shards
+    def counts(self) -> dict[str, int]:
+        attempts = self.attempts()
+        return {"attempts": len(attempts), "steps": self._n_steps(), "steps_begun": sum(map(len, attempts))}
 
-    def checkpoints(self) -> list[str]:
-        return sorted(path.name for path in Path(self.out, "checkpoints").glob("step-*"))
+    def result(self) -> list[bytes]:
+        return [open_store(self.out).get(name) for name in RESULT]
 
-    def require_undisturbed(self, undisturbed: "Command") -> None:
-        """The result has an undisturbed run's bits, and each step's rows were taken once, none skipped, none repeated."""
-        assert self.result() == undisturbed.result()
+    def require_undisturbed(self, undisturbed: Self) -> None:
+        """The result has an undisturbed run's bits, each step's rows were taken once, none skipped, none repeated, and of
+        checkpoints only those are left that are to be kept.
+        """
+        super().require_undisturbed(undisturbed)
+        assert len(self.checkpoints()) <= self.config.train.keep_checkpoints
         expected = {(taken.place, taken.step): (taken.rows, taken.hash) for taken in undisturbed.taken()}
         found = self.taken()
         assert all(expected[taken.place, taken.step] == (taken.rows, taken.hash) for taken in found)
-        settings = self.config.train
-        n_steps = -(-settings.tokens // settings.batch_tokens)
         for place, group in itertools.groupby(sorted(found, key=lambda taken: taken.place), lambda taken: taken.place):
             survived = surviving([(taken.pid, taken.step) for taken in group])
-            assert survived == list(range(1, n_steps + 1)), f"worker {place}"
-        assert sum(rows for rows, _ in expected.values()) == n_steps * settings.batch_tokens
+            assert survived == list(range(1, self._n_steps() + 1)), f"worker {place}"
+        assert sum(rows for rows, _ in expected.values()) == self._n_steps() * self.config.train.batch_tokens
+
+    def _n_steps(self) -> int:
+        return -(-self.config.train.tokens // self.config.train.batch_tokens)
+
+
+def make_commands(
+    folder: Path,
+    address: str | None = None,
+    steps: int = STEPS,
+    every: int = EVERY,
+    *,
+    storage: str | None = None,
+    pause_s: float = 0.0,
+    **settings: Any,
+) -> Callable[[str], Command]:
+    """Makes a command of a name; all have the same settings and activations.
+
+    Args:
+        folder: for all that they need.
+        address: of the cluster that they join.
+        steps: of each run.
+        every: so many steps there is a checkpoint.
+        storage: of their results, where it is not the folder.
+        pause_s: as commands have it.
+        settings: of training.
+    """
+    length = {"tokens": 32 * steps, "checkpoint_every_tokens": 32 * every}
+    config, activations = make_run(folder, **{"workers": WORKERS, "max_failures": 5, **length, **settings})
+    joined = config if address is None else on_cluster(config, address)
+    return lambda name: Command(joined, activations, f"{storage or folder}/{name}/sae", folder / f"{name}-points", pause_s)
+
+
+def on_cluster(config: PipelineConfig, address: str) -> PipelineConfig:
+    """The configuration, to join a running cluster with."""
+    return config.model_copy(update={"ray": config.ray.model_copy(update={"address": address, "num_cpus": None})})
 
 
 def surviving(begun: Sequence[tuple[int, int]]) -> list[int]:
@@ -154,21 +143,3 @@ def surviving(begun: Sequence[tuple[int, int]]) -> list[int]:
         assert len(history) >= steps[0] - 1, f"process {pid} began with step {steps[0]} after {len(history)}"
         history = history[: steps[0] - 1] + steps
     return history
-
-
-def titled(title: str) -> list[psutil.Process]:
-    """This process's descendants that Ray titles so, the youngest last; zombies have no title any more."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if " ".join(process.cmdline()).startswith(title):
-                found.append((process.create_time(), process))
-    return [process for _, process in sorted(found, key=lambda one: one[0])]
-
-
-def kill(processes: Sequence[psutil.Process]) -> None:
-    """kill -9, and wait until they are gone."""
-    for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(processes, timeout=30)

@@ -2,28 +2,22 @@
 
 import signal
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from functools import cache
 
 import psutil
 import pytest
 
-from tests.harvest.commands import kill_tree, until
-from tests.patience import PATIENCE_S
+from tests.kills.processes import CONTROLLER, WORKER, kill, kill_tree, titled
+from tests.patience import PATIENCE_S, until
 from tests.sampled import sampled
-from tests.train.conftest import make_run
 from tests.train.kill_points import IN_WORKER
-from tests.train.kills import CONTROLLER, WORKER, Command, kill, surviving, titled
+from tests.train.kills import ARMED_FROM, GOES_ON_FROM, STEPS, Command, make_commands, surviving
 from tests.turns import kill_through_ray
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
-STEPS, EVERY = 60, 20
 MESHES = {"rows": 1, "latents": 2}
-Make = Callable[[str, Path], Command]
-
-GOES_ON_FROM = {"step": 20, "upload": 20, "commit": 40}
-"""The newest whole checkpoint at each point, which is reached in the order of these, at the first chance after step 30."""
+Make = Callable[[str, str], Command]
 
 
 @pytest.fixture(scope="module")
@@ -31,29 +25,20 @@ def make(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Make:
     """A command on the tests' cluster, which it need not wait for; all have the same activations."""
     import ray
 
-    folder = tmp_path_factory.mktemp("killed")
-    address = ray.get_runtime_context().gcs_address
-
-    def make(mesh: str, where: Path, **settings: Any) -> Command:
-        settings = {"tokens": 32 * STEPS, "checkpoint_every_tokens": 32 * EVERY, "max_failures": 5, **settings}
-        config, activations = make_run(folder, workers=2, latent_shards=MESHES[mesh], **settings)
-        config = config.model_copy(update={"ray": config.ray.model_copy(update={"address": address, "num_cpus": None})})
-        return Command(config, activations, str(where / "sae"), where / "points")
-
-    return make
+    folder, address = tmp_path_factory.mktemp("killed"), ray.get_runtime_context().gcs_address
+    return lambda mesh, name: make_commands(folder, address, latent_shards=MESHES[mesh])(f"{mesh}-{name}")
 
 
 @pytest.fixture(scope="module")
-def undisturbed(make: Make, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Command]:
+def undisturbed(make: Make) -> Callable[[str], Command]:
     """A run on a mesh that nobody disturbs, the same for all cases."""
-    known: dict[str, Command] = {}
 
+    @cache
     def run(mesh: str) -> Command:
-        if mesh not in known:
-            known[mesh] = command = make(mesh, tmp_path_factory.mktemp(mesh))
-            assert command.run() == 0, command.said()
-            assert command.attempts() == [list(range(1, STEPS + 1))]
-        return known[mesh]
+        command = make(mesh, "undisturbed")
+        assert command.run() == 0, command.said()
+        assert command.attempts() == [list(range(1, STEPS + 1))]
+        return command
 
     return run
 
@@ -77,22 +62,15 @@ CASES = [("worker", "latents", IN_WORKER), *((victim, "rows", POINTS) for victim
 @kill_through_ray
 @pytest.mark.parametrize(("victim", "mesh", "points"), CASES, ids=["-".join(case[:2]) for case in CASES])
 def test_whoever_is_killed_at_each_point_the_run_ends_undisturbed(
-    victim: str,
-    mesh: str,
-    points: tuple[str, ...],
-    make: Make,
-    undisturbed: Callable[[str], Command],
-    tmp_path: Path,
+    victim: str, mesh: str, points: tuple[str, ...], make: Make, undisturbed: Callable[[str], Command]
 ) -> None:
     points = tuple(sampled(points, share=0.3))  # each costs a start of Ray Train, a minute on two busy cores
-    command, (victims, goes_on) = make(mesh, tmp_path), VICTIMS[victim]
+    command, (victims, goes_on) = make(mesh, victim), VICTIMS[victim]
     process = command.start()
     try:
         for point in points:
-            command.arm(point, step=30)
+            command.arm(point, ARMED_FROM)
             held = command.held(point, process)
-            if point == "commit":
-                until(lambda: command.written(40), "the other worker's part of the checkpoint")
             kill(victims(held, process))
             if not goes_on:
                 assert process.wait(PATIENCE_S) in (1, -signal.SIGKILL), command.said()
@@ -104,7 +82,6 @@ def test_whoever_is_killed_at_each_point_the_run_ends_undisturbed(
     command.require_undisturbed(undisturbed(mesh))
     begun = [steps[0] - 1 for steps in command.attempts()]
     assert begun == [0, *(GOES_ON_FROM[point] for point in points if point != "finish")]  # where no step is left
-    assert len(command.checkpoints()) <= command.config.train.keep_checkpoints
     assert titled(WORKER) == []
 
 

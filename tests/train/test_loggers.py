@@ -36,7 +36,7 @@ from tasks.train.loggers.wandb import log_records
 from tasks.train.loop import Run, ignore, train
 from tasks.train.plan import plan
 from tests.composed import run_settings
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, until
 from tests.train.conftest import pipeline
 from tests.train.test_loop import D_IN, SCALING, batches, start
 
@@ -114,10 +114,7 @@ def killed(folder: Path, *settings: str, at: int = 18, **train: int) -> None:
     command = [sys.executable, "-c", textwrap.dedent(code)]
     process = subprocess.run(command, cwd=ROOT, env=own, stdout=subprocess.PIPE, check=False)
     assert process.returncode == -signal.SIGKILL
-    deadline = time.monotonic() + PATIENCE_S
-    while any(_lives(int(pid)) for pid in process.stdout.split()):
-        assert time.monotonic() < deadline, "a library's process outlives ours"
-        time.sleep(0.1)
+    until(lambda: not any(_lives(int(pid)) for pid in process.stdout.split()), "no library's process outlives ours")
 
 
 def _lives(pid: int) -> bool:

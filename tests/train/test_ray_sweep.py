@@ -3,10 +3,8 @@
 import json
 import os
 import signal
-from contextlib import suppress
 from pathlib import Path
 
-import psutil
 import pyarrow.parquet as pq
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -21,18 +19,9 @@ from tasks.train.finish import SAE_FILES
 from tasks.train.sweep.ray_sweep import train_sweep
 from tasks.train.worker import Worker
 from tests.composed import members, run_of, run_settings, targets
+from tests.kills.processes import WORKER, titled
 
 pytestmark = pytest.mark.ray
-
-
-def train_workers() -> list[psutil.Process]:
-    """The processes of Ray Train's workers."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        with suppress(psutil.NoSuchProcess):  # ended by now, or a zombie of an earlier test
-            if "RayTrainWorker" in " ".join(process.cmdline()):
-                found.append(process)
-    return found
 
 
 def test_a_sweep_whose_worker_is_killed_ends_with_the_saes_of_single_runs(ray_cluster, tiny_run, tmp_path, monkeypatch):
@@ -49,7 +38,7 @@ def test_a_sweep_whose_worker_is_killed_ends_with_the_saes_of_single_runs(ray_cl
     def kill_one(progress: Progress) -> None:
         heard.append(progress)
         if not killed and any(Path(out, "checkpoints").is_dir() for out in outs):
-            killed.append(train_workers()[0].pid)
+            killed.append(titled(WORKER)[0].pid)
             os.kill(killed[0], signal.SIGKILL)
 
     given = targets(config, chosen, outs)

@@ -5,7 +5,6 @@ Kills are in test_kill_matrix.py, and in test_end_to_end.py with a cluster of th
 
 import json
 import os
-import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -20,8 +19,8 @@ from tasks.sae.mesh import OneProcess
 from tasks.storage.artifacts import read_manifest
 from tasks.train.worker import Worker
 from tests.composed import run_settings, train
-from tests.patience import PATIENCE_S
-from tests.train.kills import CONTROLLER, titled
+from tests.kills.processes import CONTROLLER, titled
+from tests.patience import until
 from tests.turns import kill_through_ray
 
 pytestmark = pytest.mark.ray
@@ -127,10 +126,7 @@ def test_an_interrupted_driver_leaves_no_workers_behind(_shared, tiny_run, tmp_p
 
     with pytest.raises(StoppedError):
         train(config, activations, str(tmp_path / "saes"), interrupt)
-    deadline = time.monotonic() + PATIENCE_S
-    while ray.available_resources().get("CPU", 0) < 4:
-        assert time.monotonic() < deadline, "workers still hold their CPUs"
-        time.sleep(0.2)
+    until(lambda: ray.available_resources().get("CPU", 0) >= 4, "workers hold no CPUs any more")
     assert titled(CONTROLLER) == [], "a controller that is left takes the CPUs again"
 
 

@@ -17,7 +17,7 @@ from tasks.train import shared_memory
 from tasks.train.distributed import TorchMesh, TorchProcessGroup
 from tasks.train.shared_memory import join
 from tests.conftest import free_port
-from tests.patience import PATIENCE_S
+from tests.patience import until
 
 SIZES = (1, 7, 1000, 400_000, 5, 600_000)  # files are replaced by larger ones, which then are too large
 DTYPES = (torch.float32, torch.float64, torch.int64)
@@ -180,10 +180,7 @@ def test_killed_workers_leave_no_memory_behind() -> None:
     workers = [spawn.Process(target=_in_group, args=(rank, 2, port, _wait_to_be_killed)) for rank in range(2)]
     for worker in workers:
         worker.start()
-    deadline = time.monotonic() + PATIENCE_S
-    while not all(_has_mapped(worker.pid) for worker in workers):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    until(lambda: all(_has_mapped(worker.pid) for worker in workers), "both workers have both files")
     for worker in workers:
         worker.kill()
         worker.join()

@@ -11,32 +11,26 @@ import pytest
 from tasks.storage.objects import open_store
 from tasks.train.checkpoint_names import CHECKPOINTS
 from tests.conftest import s3_server
-from tests.harvest.commands import kill_tree
+from tests.kills.processes import kill
 from tests.patience import PATIENCE_S
-from tests.train.conftest import make_run
-from tests.train.kills import Command, kill
+from tests.train.kills import EVERY, Command, make_commands
 from tests.turns import kill_through_ray
 
 pytestmark = [kill_through_ray, pytest.mark.ray, pytest.mark.s3, pytest.mark.usefixtures("ray_cluster")]
 
-STEPS, EVERY = 60, 20
 SERVER_AWAY_S = 20.0
 
 
 def test_a_run_outlasts_a_server_that_is_away_again_and_again(s3: str, s3_process: s3_server, tmp_path: Path) -> None:
     import ray
 
-    settings = {"tokens": 32 * STEPS, "checkpoint_every_tokens": 32 * EVERY, "max_failures": 2}
-    config, activations = make_run(tmp_path, workers=2, latent_shards=2, **settings)
     address = ray.get_runtime_context().gcs_address
-    config = config.model_copy(update={"ray": config.ray.model_copy(update={"address": address, "num_cpus": None})})
-    undisturbed = Command(config, activations, f"{s3}/away/undisturbed", tmp_path / "undisturbed")
+    make = make_commands(tmp_path, address, storage=f"{s3}/away", latent_shards=2, max_failures=2)
+    undisturbed, command = make("undisturbed"), make("disturbed")
     assert undisturbed.run() == 0, undisturbed.said()
-    command = Command(config, activations, f"{s3}/away/disturbed", tmp_path / "disturbed")
     command.arm("step", step=2 * EVERY + 5)
     command.arm("read")  # nobody reads a checkpoint before a worker was killed
-    process = command.start()
-    try:
+    with command.running() as process:
         for point, step in (("upload", EVERY), ("commit", 2 * EVERY)):
             command.arm(point, step)
             command.held(point, process)
@@ -45,12 +39,10 @@ def test_a_run_outlasts_a_server_that_is_away_again_and_again(s3: str, s3_proces
         command.held("read", process)
         away(s3_process, command, "read")
         assert process.wait(PATIENCE_S) == 0, command.said()
-    finally:
-        kill_tree(process)
     command.require_undisturbed(undisturbed)
     assert [steps[0] for steps in command.attempts()] == [1, 2 * EVERY + 1]
     folders = {info.key.split("/")[1] for info in open_store(command.out).list(f"{CHECKPOINTS}/step-")}
-    assert len(folders) == config.train.keep_checkpoints
+    assert len(folders) == command.config.train.keep_checkpoints
 
 
 def away(server: s3_server, command: Command, point: str) -> None:

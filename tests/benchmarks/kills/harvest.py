@@ -13,7 +13,7 @@ import ray
 
 from tasks.ray_cluster import connect
 from tasks.ray_config import RayConfig
-from tests.harvest.commands import Command, write_config
+from tests.harvest.kills import Command, write_config
 from tests.harvest.random_kills import survive
 
 

@@ -22,10 +22,10 @@ from typing import Any
 import psutil
 
 from tests.benchmarks.harness import environment, finish
-from tests.harvest.commands import kill_tree, until
+from tests.kills.processes import CONTROLLER, WORKER, kill, kill_tree, titled
+from tests.patience import until
 from tests.train.conftest import make_run
-from tests.train.kills import CONTROLLER, WORKER, Command, kill, titled
-from tests.train.random_kills import on_cluster
+from tests.train.kills import Command, on_cluster
 
 EVERY_S = (20.0, 40.0)
 PAUSE_S = 0.06
