@@ -14,7 +14,7 @@ from pydantic import MISSING, BaseModel, ConfigDict, Field, ValidationError
 
 from flows.config import PipelineConfig, load_config
 from flows.configurations import load_stored, offered
-from flows.pipeline import LAST
+from flows.pipeline import LAST_STAGE
 from flows.stages import stage_names
 from tasks.errors import InputError
 from tasks.sae.architectures.names import NAMES
@@ -130,7 +130,7 @@ class PipelineForm(Form):
     k: Positive | None = Field(None, title="Active latents per token")
     """On average; less than there are latents."""
     tokens: Tokens = None
-    until: Stages = Field(LAST, title="Last stage")
+    until: Stages = Field(LAST_STAGE, title="Last stage")
     """Where to stop. What is finished is not done again, so a later run goes on from there."""
 
 

@@ -8,11 +8,11 @@ from rich.console import Console
 from flows.addresses import Placed
 from flows.config import PipelineConfig
 from flows.console import OnConsole, listening, logged_to, say
-from flows.pipeline import LAST, Call, Result, run_pipeline
+from flows.pipeline import LAST_STAGE, Call, Result, run_pipeline
 from tasks.progress import Listener
 
 
-def run_in_process(config: PipelineConfig, until: str = LAST) -> Result:
+def run_in_process(config: PipelineConfig, until: str = LAST_STAGE) -> Result:
     """Run the stages up to ``until``; a line on stderr says where each result is.
 
     Raises:

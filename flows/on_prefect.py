@@ -29,7 +29,7 @@ from flows.console import describe, logged_to
 from flows.form import PipelineForm, SweepForm, takes
 from flows.labels import run_name, run_tags, sweep_name, sweep_tags
 from flows.pace import Pace
-from flows.pipeline import LAST, Result, run_pipeline
+from flows.pipeline import LAST_STAGE, Result, run_pipeline
 from flows.reports import link_to
 from flows.sweep import Step, Sweep, SweepResult, described, run_sweep
 from tasks.errors import InputError, SaemillError
@@ -71,7 +71,7 @@ def sweep(**chosen: Any) -> SweepResult | State[Any]:
 
 
 @flow(name="recorded-pipeline", persist_result=False)
-def recorded_pipeline(config: PipelineConfig, until: str = LAST) -> Result | State[Any]:
+def recorded_pipeline(config: PipelineConfig, until: str = LAST_STAGE) -> Result | State[Any]:
     """The pipeline as the command line started it: with all settings as they were resolved there."""
     return in_a_sentence(lambda: conduct(config, until))
 
@@ -114,7 +114,7 @@ for _runs in ("prefect.flow_runs", "prefect.task_runs"):
     logging.getLogger(_runs).addFilter(_told_in_a_sentence)
 
 
-def conduct(config: PipelineConfig, until: str = LAST) -> Result:
+def conduct(config: PipelineConfig, until: str = LAST_STAGE) -> Result:
     """Run the pipeline inside the present flow run and publish what came of it as artifacts."""
     _label(run_name(config), run_tags(config))
     with logged_to(_InRunsLog()):

@@ -20,7 +20,7 @@ from tasks.storage.artifacts import read_json
 
 logger = logging.getLogger("tasks.pipeline")  # below "tasks", whose records are shown
 
-LAST = "report"
+LAST_STAGE = "report"
 """The stage that a run ends with, unless it is told to stop before."""
 
 
@@ -66,7 +66,7 @@ class Result:
 Call = Callable[[Placed], None]
 
 
-def run_pipeline(config: PipelineConfig, call: Call, until: str = LAST) -> Result:
+def run_pipeline(config: PipelineConfig, call: Call, until: str = LAST_STAGE) -> Result:
     """Run the stages up to ``until`` in order; each is given to ``call``, finished or not, and does nothing if finished.
 
     Raises:

@@ -7,14 +7,14 @@ from typing import Any
 
 from flows.config import PipelineConfig, apply_overrides, load_config, parse_config
 from flows.in_process import run_in_process
-from flows.pipeline import LAST, Result
+from flows.pipeline import LAST_STAGE, Result
 
 
 def run(
     config: str | os.PathLike[str] | Mapping[str, Any] | PipelineConfig,
     *,
     settings: Mapping[str, Any] | None = None,
-    until: str = LAST,
+    until: str = LAST_STAGE,
 ) -> Result:
     """Run a configuration, from text to report, and give the URIs of all results.
 

@@ -24,6 +24,8 @@ from tasks.train.run_settings import RunSettings
 logger = logging.getLogger(__name__)
 
 _POLL_S = 0.5
+_GONE_S = 10.0
+"""How long to wait for the end of a killed job, which takes milliseconds where its machine answers."""
 STOP_S = 20.0
 """How long a job that is told to stop may take to write a checkpoint; Prefect and Kubernetes send SIGKILL after 30 s."""
 
@@ -77,7 +79,7 @@ def supervise(
     before = _placement_groups()
     task = {**task, "config": config, "out": out, "folder": os.getcwd()}
     todo = [ray.put((work, task))]
-    watch = _Watch(listener, config.train.max_hours)
+    watch = _Watching(listener, config.train.max_hours)
     failures = 0
     while True:
         job = _job_on_this_machine()
@@ -91,7 +93,7 @@ def supervise(
             failures += 1
             logger.warning("training: Ray Train's controller was lost (%s); another goes on", type(error).__name__)
         finally:
-            ray.kill(job)  # and with it its workers; left to itself, Ray would let it start workers anew for up to 30 s
+            _kill(job)
             _free(_placement_groups() - before)
         drop_unusable_snapshot(out)
 
@@ -106,7 +108,7 @@ class _OutOfTimeError(SaemillError):
     """Training has taken as long as it may."""
 
 
-class _Watch:
+class _Watching:
     """Watches jobs, one after another where one is lost, until the work is done or has taken too long."""
 
     def __init__(self, listener: Callable[[list[Progress]], None], max_hours: float | None) -> None:
@@ -158,6 +160,22 @@ def _is_signal(error: BaseException) -> bool:
     return cause is not None and not isinstance(cause, Exception)
 
 
+def _kill(job: Any) -> None:
+    """Kill the job, and with it its workers, and wait until it can reserve nothing any more.
+
+    Left to itself, Ray would give it up to 30 s, in which it starts workers anew.
+    """
+    ray.kill(job)
+    until = time.monotonic() + _GONE_S
+    while time.monotonic() < until:
+        try:
+            ray.get(job.stopping.remote(), timeout=1)
+        except ray.exceptions.GetTimeoutError:
+            continue
+        except ray.exceptions.RayError:
+            return
+
+
 def _placement_groups() -> set[str]:
     """Hex ids of the reservations that this process holds on the cluster; an id ends with its creator's Ray job."""
     mine = ray.get_runtime_context().get_job_id()
@@ -172,7 +190,7 @@ def _free(groups: set[str]) -> None:
 
 
 def _is_lost(error: Exception) -> bool:
-    """Whether Ray Train itself was killed or failed, not the workers; where there is no room for these, another fares no better."""
+    """Whether Ray Train itself was killed or failed; where there is no room for workers, another try fares no better."""
     if isinstance(error, ray.exceptions.RayActorError):
         return True
     cause = getattr(error, "cause", None)

@@ -5,7 +5,8 @@ Each takes 3.5 s of CPU to start before it does anything (Zen 3, Ray 2.60), and 
 """
 
 import os
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 from unittest import mock
 
 import ray
@@ -24,12 +25,19 @@ from tasks.train.job.ray_lean_trainer import LeanTrainer
 from tasks.train.ray_process_group import ProcessGroupConfig
 from tasks.train.run_settings import RunSettings
 
+F = TypeVar("F", bound=Callable[..., Any])
 CONCURRENCY = {"news": 64, "barrier": 100_000}
 """Calls at a time, each group with a thread of its own: the controller's is not free while workers start."""
 _HEALTH_S = 0.5
 """Between two questions to each worker whether it has ended; Ray's 2 s are lost at the end of each training."""
 _RESIZE_S = 30.0
 """Between two looks at whether there is room for more workers, which begin from the last checkpoint."""
+
+
+def _in(group: str) -> Callable[[F], F]:
+    """Have a method answered in the thread of a group of ``CONCURRENCY``."""
+    method: Callable[[F], F] = ray.method(concurrency_group=group)
+    return method
 
 
 class TrainingJob(TrainController):  # type: ignore[misc] # Ray is not typed
@@ -53,7 +61,9 @@ class TrainingJob(TrainController):  # type: ignore[misc] # Ray is not typed
         """
         me = ray.get_runtime_context().current_actor
         _be_the_barrier(me)
-        os.environ.setdefault("RAY_WARN_BLOCKING_GET_INSIDE_ASYNC", "0")  # Ray Train's controller does it all the time
+        # Ray Train does all the time what Ray warns of here. The variable that Ray has for that would be passed on to
+        # workers, and none of the processes that Ray has at hand has it.
+        ray._private.worker.blocking_get_inside_async_warned = True
         # One process less where no node can go.
         without_watcher = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"} if config.ray.address is None else {}
         with mock.patch.dict(os.environ, without_watcher):
@@ -66,32 +76,32 @@ class TrainingJob(TrainController):  # type: ignore[misc] # Ray is not typed
         found: dict[str, Any] = result.return_value
         return found
 
-    @ray.method(concurrency_group="news")
+    @_in("news")
     def tell(self, progress: Progress, rank: int = 0) -> None:
         """How far a worker is."""
         self._progress[rank], self._is_new = progress, True
 
-    @ray.method(concurrency_group="news")
+    @_in("news")
     def refuse(self, error: SaemillError) -> None:
         """A worker has met what no restart would cure."""
         self._refusal = error
 
-    @ray.method(concurrency_group="news")
+    @_in("news")
     def warn(self, message: str) -> None:
         """Have a warning logged where the run was started."""
         self._warnings.append(message)
 
-    @ray.method(concurrency_group="news")
+    @_in("news")
     def stop(self) -> None:
         """Have the workers write a checkpoint and end."""
         self._stopping = True
 
-    @ray.method(concurrency_group="news")
+    @_in("news")
     def stopping(self) -> bool:
         """Whether the workers are to end."""
         return self._stopping
 
-    @ray.method(concurrency_group="news")
+    @_in("news")
     def news(self) -> tuple[list[Progress], SaemillError | None, list[str]]:
         """The latest progress of all workers and the warnings, once, and the error that no restart would cure."""
         progress = [self._progress[rank] for rank in sorted(self._progress)] if self._is_new else []
@@ -99,17 +109,17 @@ class TrainingJob(TrainController):  # type: ignore[misc] # Ray is not typed
         warnings, self._warnings = self._warnings, []
         return progress, self._refusal, warnings
 
-    @ray.method(concurrency_group="barrier")
+    @_in("barrier")
     async def broadcast_from_rank_zero(self, *given: Any, **named: Any) -> Any:
         """Where workers wait for each other."""
         return await self._barrier.broadcast_from_rank_zero(*given, **named)
 
-    @ray.method(concurrency_group="barrier")
+    @_in("barrier")
     async def set_required_ranks(self, ranks: Any) -> bool:
         """For whom they wait."""
         return bool(await self._barrier.set_required_ranks(ranks))
 
-    @ray.method(concurrency_group="barrier")
+    @_in("barrier")
     async def begin(self, settings: dict[str, Any]) -> None:
         """From now on other workers meet here; those of before are gone."""
         self._barrier = _plain_barrier(**settings)
