@@ -135,10 +135,7 @@ def ray_cluster(s3: str) -> Iterator[None]:
     from tasks.ray_cluster import connect
     from tasks.ray_config import RayConfig
 
-    # Ray Train looks after its workers every 2 s, and each run waits for several looks.
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
-        connect(RayConfig(num_cpus=4))
+    connect(RayConfig(num_cpus=4))
     yield
     ray.shutdown()
 

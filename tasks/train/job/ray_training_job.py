@@ -68,7 +68,8 @@ class TrainingJob(TrainController):  # type: ignore[misc] # Ray is not typed
         without_watcher = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"} if config.ray.address is None else {}
         with mock.patch.dict(os.environ, without_watcher):
             super().__init__(**_trainer({"todo": todo, "job": me}, config, out).for_controller())
-        self._health_check_interval_s = _HEALTH_S
+        if "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S" not in os.environ:
+            self._health_check_interval_s = _HEALTH_S
         await self.run()
         result = self.get_result()
         if result.error:
