@@ -19,7 +19,12 @@ from tasks.train.stage import TrainStage
 
 def stages(config: PipelineConfig) -> Sequence[Stage]:
     """The stages in order, which do not know yet where those before them write."""
-    return [*_sources(config), train_stage(config), score_stage(config), report_stage(config)]
+    return [
+        *_sources(config),
+        train_stage(config),
+        score_stage(config),
+        report_stage(config),
+    ]
 
 
 def stage_names() -> Sequence[str]:

@@ -23,7 +23,7 @@ def run(
     Args:
         config: a YAML file of settings, or the settings themselves, such as ``{"sae": {"k": 16}}``.
         settings: changes by name, such as ``{"sae.k": 16}``; ``saemill settings`` lists the names.
-        until: the stage to stop after: tokenize, harvest, train, score or report.
+        until: the stage to stop after, such as harvest, train or score.
 
     Raises:
         InputError: settings, files or the machine are not fit for the run; nothing was written.

@@ -17,7 +17,7 @@ def arrow_filesystem(store: ObjectStore) -> tuple[str, FileSystem | None]:
     path = store.path()
     if path is not None:
         return str(path), None
-    root = store.uri.partition("://")[2]
+    root = store.uri.partition("://")[2].strip("/")  # of Arrow's paths, no slash at either end counts
     return root, PyFileSystem(StoreFiles(store, root))
 
 

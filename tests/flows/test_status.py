@@ -5,6 +5,7 @@ import pyarrow.parquet as pq
 
 from flows.addresses import Addresses
 from flows.config import PipelineConfig, parse_config
+from flows.stages import stages
 from flows.status import StageStatus, describe_status, status_at
 from tasks.harvest.shards import planned_shards
 from tasks.storage.artifacts import write_manifest
@@ -12,7 +13,8 @@ from tasks.storage.objects import open_store
 
 
 def places(root: Path) -> Addresses:
-    return Addresses({name: str(root / name) for name in ("tokens", "activations", "shards", "sae", "scores", "report")})
+    results = {stage.result for stage in stages(config())} | {"shards"}
+    return Addresses({name: str(root / name) for name in results})
 
 
 def config() -> PipelineConfig:

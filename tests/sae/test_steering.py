@@ -7,7 +7,7 @@ import torch
 
 from tasks.sae.architectures.base import StepBatch
 from tasks.sae.architectures.l0_controller import DAMPING, HELD_FROM, LARGEST_EXCESS, LARGEST_GAIN, controller_buffers, steer
-from tasks.sae.architectures.names import NAMES
+from tasks.sae.architectures.names import NAMES, describe
 from tasks.sae.architectures.registry import architecture
 from tasks.sae.config import SAEConfig
 from tasks.sae.scaling import Scaling
@@ -68,21 +68,28 @@ def test_near_the_end_the_coefficient_is_held() -> None:
     assert float(buffers["coefficient"]) == 0.5
 
 
-STEERED = {
-    "l1": "l1_coefficient",
-    "l1_2023": "l1_coefficient",
-    "p_anneal": "l1_coefficient",
-    "gated": "l1_coefficient",
-    "jumprelu": "l0_coefficient",
-    "jumprelu_tanh": "tanh_coefficient",
-}
+AIMS_BY_ITS_LOSS = "jumprelu_l0"
+"""Its loss asks for k latents itself, and its coefficient only says how firmly."""
+
+
+def steered_by(arch: str) -> str | None:
+    """The setting that is looked for where it is left empty: of what aims at k, the coefficient that has no default."""
+    if describe(arch).k != "aim" or arch == AIMS_BY_ITS_LOSS:
+        return None
+    settings = [name for name in describe(arch).settings if name.endswith("_coefficient")]
+    (found,) = [name for name in settings if getattr(SAEConfig(), name) is None]
+    return found
 
 
 @pytest.mark.parametrize("arch", NAMES)
 def test_only_a_coefficient_that_is_left_empty_is_steered(arch: str) -> None:
-    kind = architecture(arch)
-    assert kind.steers(SAEConfig(arch=arch)) == (arch in STEERED)
-    assert ("coefficient" in kind.buffers(SAEConfig(arch=arch))) == (arch in STEERED)
-    given = SAEConfig(arch=arch, **({STEERED[arch]: 1.0} if arch in STEERED else {}))
+    kind, setting = architecture(arch), steered_by(arch)
+    assert kind.steers(SAEConfig(arch=arch)) == (setting is not None)
+    assert ("coefficient" in kind.buffers(SAEConfig(arch=arch))) == (setting is not None)
+    given = SAEConfig(arch=arch, **({} if setting is None else {setting: 1.0}))
     assert not kind.steers(given)
     assert "coefficient" not in kind.buffers(given)
+
+
+def test_each_penalty_is_looked_for_by_some_architecture() -> None:
+    assert {steered_by(arch) for arch in NAMES} >= {"l1_coefficient", "l0_coefficient", "tanh_coefficient"}

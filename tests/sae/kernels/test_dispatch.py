@@ -24,16 +24,24 @@ def _forget() -> None:
 
 
 @pytest.mark.usefixtures("chosen_anew")
-def test_without_numba_the_same_is_done_in_plain_torch(monkeypatch):
-    monkeypatch.setitem(sys.modules, "numba", None)  # as if it were not installed
+@pytest.mark.parametrize("package", dispatch._FOLDERS)
+def test_without_the_package_that_a_backend_needs_it_is_passed_over(package, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
+    homes = [type(backend).__module__ for backend in backends()]
+    assert not [home for home in homes if home.startswith(f"tasks.sae.kernels.{package}")]
+
+
+@pytest.mark.usefixtures("chosen_anew")
+def test_without_any_of_these_packages_the_same_is_done_in_plain_torch(monkeypatch):
+    for package in dispatch._FOLDERS:
+        monkeypatch.setitem(sys.modules, package, None)
     assert backend_for(torch.ones(1)).name == "torch"
     monkeypatch.undo()
     _forget()
-    assert backend_for(torch.ones(1)).name == "numba"
+    assert backend_for(torch.ones(1)).name != "torch"
 
 
 def test_what_no_kernel_is_compiled_for_is_done_in_plain_torch():
-    assert backend_for(torch.ones(1, dtype=torch.float16)).name == "torch"
     assert backend_for(torch.ones(1, device="meta")).name == "torch"
     assert backends()[-1].name == "torch"
 
@@ -47,10 +55,12 @@ class _ForHalves(TorchBackend):
 
 @pytest.mark.usefixtures("chosen_anew")
 def test_another_backend_is_a_folder_and_a_line(monkeypatch):
+    before = backend_for(torch.ones(1)).name
+    _forget()
     folder = ModuleType("tasks.sae.kernels.halves")
     folder.BACKEND = _ForHalves()
     monkeypatch.setitem(sys.modules, "halves", ModuleType("halves"))
     monkeypatch.setitem(sys.modules, "tasks.sae.kernels.halves", folder)
     monkeypatch.setattr(dispatch, "_FOLDERS", ("halves", *dispatch._FOLDERS))
     assert backend_for(torch.ones(1, dtype=torch.float16)).name == "halves"
-    assert backend_for(torch.ones(1)).name == "numba"
+    assert backend_for(torch.ones(1)).name == before
