@@ -39,7 +39,7 @@ class StageProgress:
 
 @dataclass(frozen=True, kw_only=True)
 class Stage(ABC):
-    """One arrow of the pipeline."""
+    """One arrow of the pipeline; a subclass says what is the same for all of its kind in its class statement."""
 
     name: ClassVar[str]
     """As commands and logs call it."""
@@ -49,10 +49,17 @@ class Stage(ABC):
     """The folder below the root that holds results of this kind."""
     version: ClassVar[int]
     """Raised when the code comes to give another result for the same settings."""
-    is_long: ClassVar[bool] = False
+    is_long: ClassVar[bool]
     """Whether it may take days, not hours."""
-    reads: ClassVar[tuple[str, ...]] = ()
+    reads: ClassVar[tuple[str, ...]]
     """Fields that hold the URIs of other stages' results, and are called like them."""
+
+    def __init_subclass__(
+        cls, *, name: str, result: str, folder: str, version: int, is_long: bool = False, reads: tuple[str, ...] = ()
+    ) -> None:
+        super().__init_subclass__()
+        cls.name, cls.result, cls.folder, cls.version = name, result, folder, version
+        cls.is_long, cls.reads = is_long, reads
 
     @abstractmethod
     def recipe(self) -> Recipe:
