@@ -22,18 +22,24 @@ _OPEN_SHARDS = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
-    """Rows [start, stop) of one row group, the piece that is dealt to a lane."""
+class RowRange:
+    """Rows [start, stop) of one shard, or of a part of it."""
 
     shard: int
-    row_group: int
     start: int
     stop: int
 
     @property
     def rows(self) -> int:
-        """Rows of the unit."""
+        """How many there are."""
         return self.stop - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class Unit(RowRange):
+    """Rows [start, stop) of one row group, the piece that is dealt to a lane."""
+
+    row_group: int
 
 
 class Split:
@@ -73,7 +79,7 @@ class Split:
         groups = [(s, g, rows) for s, shard in enumerate(self.shards) for g, rows in enumerate(shard["row_groups"])]
         parts = -(-at_least // max(1, len(groups)))
         return [
-            Unit(s, g, rows * p // n, rows * (p + 1) // n)
+            Unit(s, rows * p // n, rows * (p + 1) // n, g)
             for s, g, rows in groups
             if rows
             for n in [min(parts, rows)]

@@ -117,7 +117,7 @@ class LaneReader:
         return self._kept(unit.shard, unit.row_group)[unit.start : unit.stop]
 
     def _group(self, shard: int, row_group: int) -> Array:
-        return self._split.activations(Unit(shard, row_group, 0, self._split.shards[shard]["row_groups"][row_group]))
+        return self._split.activations(Unit(shard, 0, self._split.shards[shard]["row_groups"][row_group], row_group))
 
     def _bytes(self, unit: Unit) -> int:
         return _group_bytes(self._split.shards[unit.shard])[unit.row_group]
