@@ -1,7 +1,8 @@
 """Where everything that a configuration makes will lie, known before anything runs."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Generic, TypeVar
 
 from flows.config import PipelineConfig
 from flows.resolve import resolved
@@ -11,46 +12,33 @@ from tasks.stage import Stage
 from tasks.storage.artifacts import address
 from tasks.storage.objects import open_store
 
+Uri = TypeVar("Uri", bound=str | None)
 # Raised when the comparison comes to say something else of the same SAEs.
 _SWEEPS = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Addresses:
-    """Absolute URIs of all stages' directories."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Results(Generic[Uri]):
+    """URIs of a run's results, each called as its stage calls it."""
 
-    by_result: Mapping[str, str]
-    """By what a stage's result is called."""
+    tokens: str | None = None
+    """None where the activations are the user's own."""
+    activations: Uri
+    """Rows that SAEs are trained on, or the list of them."""
+    sae: Uri
+    """The trained SAE."""
+    scores: Uri
+    """The scores of its latents."""
+    report: Uri
+    """The page that shows them."""
 
-    @property
-    def tokens(self) -> str | None:
-        """None where the activations are the user's own."""
-        return self.by_result.get("tokens")
 
-    @property
-    def activations(self) -> str:
-        """Rows that SAEs are trained on, or the list of them."""
-        return self.by_result["activations"]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Addresses(Results[str]):
+    """Absolute URIs of all stages' directories, finished or not."""
 
-    @property
-    def shards(self) -> str:
-        """The pool in which the harvests of one recipe, over any corpus, keep their shards; own activations keep theirs."""
-        return self.by_result["shards"]
-
-    @property
-    def sae(self) -> str:
-        """The trained SAE."""
-        return self.by_result["sae"]
-
-    @property
-    def scores(self) -> str:
-        """The scores of its latents."""
-        return self.by_result["scores"]
-
-    @property
-    def report(self) -> str:
-        """The page that shows them."""
-        return self.by_result["report"]
+    shards: str
+    """The pool in which the harvests of one recipe, over any corpus, keep their shards; own activations keep theirs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +91,13 @@ def addresses(config: PipelineConfig) -> Addresses:
     found: dict[str, str] = {}
     for stage in stages(config):
         found |= stage.reading(found).places(root, config.name)
-    return Addresses(found)
+    return Addresses(**found)
 
 
 def placed(config: PipelineConfig, at: Addresses) -> Sequence[Placed]:
     """The stages of a configuration, in order, at these addresses."""
-    return [Placed(stage.reading(at.by_result), at.by_result[stage.result]) for stage in stages(config)]
+    by_result = asdict(at)
+    return [Placed(stage.reading(by_result), by_result[stage.result]) for stage in stages(config)]
 
 
 def sweep_address(config: PipelineConfig, saes: Sequence[str]) -> str:

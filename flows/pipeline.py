@@ -7,11 +7,11 @@ What a stage does is imported when it runs, so that this module, the CLI and Pre
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
-from flows.addresses import Addresses, Placed, addresses, placed
+from flows.addresses import Addresses, Placed, Results, addresses, placed
 from flows.config import PipelineConfig
 from flows.preflight import check
 from flows.resolve import resolved_and_why
@@ -24,39 +24,17 @@ LAST_STAGE = "report"
 """The stage that a run ends with, unless it is told to stop before."""
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result(Results[str | None]):
     """URIs of the finished results (None: not made) and the figures that sum them up."""
 
-    stored: Mapping[str, str | None]
-    """By what a stage's result is called, in the order of the stages."""
     summary: dict[str, Any]
     """The content of scores/summary.json, and ``tokens_per_second`` of harvest and training."""
 
     @property
-    def tokens(self) -> str | None:
-        """The tokens."""
-        return self.stored.get("tokens")
-
-    @property
-    def activations(self) -> str | None:
-        """The activations."""
-        return self.stored.get("activations")
-
-    @property
-    def sae(self) -> str | None:
-        """The trained SAE."""
-        return self.stored.get("sae")
-
-    @property
-    def scores(self) -> str | None:
-        """The scores of its latents."""
-        return self.stored.get("scores")
-
-    @property
-    def report(self) -> str | None:
-        """The page that shows them."""
-        return self.stored.get("report")
+    def stored(self) -> dict[str, str | None]:
+        """The URIs by what a stage's result is called, in the order of the stages."""
+        return {field.name: getattr(self, field.name) for field in fields(Results)}
 
     def as_json(self) -> dict[str, Any]:
         """URIs and figures side by side."""
@@ -102,11 +80,11 @@ def result(config: PipelineConfig, at: Addresses) -> Result:
         ArtifactError: a manifest or a summary is damaged.
     """
     chain = placed(config, at)
-    stored = {"tokens": None} | {stage.result: stage.out if stage.finished else None for stage in chain}
+    stored = {stage.result: stage.out if stage.finished else None for stage in chain}
     scores = stored["scores"]
     summary = read_json(scores, "summary.json") if scores is not None else None
     rates = {"harvest": _rate(stored["activations"]), "training": _rate(stored["sae"])}
-    return Result(stored, {**(summary or {}), "tokens_per_second": rates})
+    return Result(**stored, summary={**(summary or {}), "tokens_per_second": rates})
 
 
 def _rate(uri: str | None) -> float | None:

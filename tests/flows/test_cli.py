@@ -23,7 +23,7 @@ STORED = {
     "scores": "/r/scores/d",
     "report": "/r/reports/e",
 }
-RESULT = Result(STORED, {"fvu": 0.1})
+RESULT = Result(**STORED, summary={"fvu": 0.1})
 
 
 def exit_code(*arguments: str) -> object:

@@ -59,7 +59,8 @@ def test_the_summary_shows_figures_baselines_rates_and_a_link() -> None:
         "baselines": {"pca": {"fvu": 0.25}},
         "tokens_per_second": {"harvest": 12345.6, "training": None},
     }
-    table = summary_table(Result({"tokens": None, "sae": "/r/s", "scores": "/r/c", "report": "/r/reports/x y"}, summary))
+    result = Result(activations="/r/a", sae="/r/s", scores="/r/c", report="/r/reports/x y", summary=summary)
+    table = summary_table(result)
     assert "[Open the report](file:///r/reports/x%20y/index.html)" in table
     assert "| fvu | 0.09877 |" in table
     assert "* sae: `/r/s`" in table

@@ -12,7 +12,7 @@ from tasks.storage.objects import open_store
 
 
 def places(root: Path) -> Addresses:
-    return Addresses({name: str(root / name) for name in ("tokens", "activations", "shards", "sae", "scores", "report")})
+    return Addresses(**{name: str(root / name) for name in ("tokens", "activations", "shards", "sae", "scores", "report")})
 
 
 def config() -> PipelineConfig:

@@ -24,7 +24,7 @@ TOY = ROOT / "configs/toy.yaml"
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, str]]:
     """What would be run, which is not run."""
     found: list[tuple[Any, str]] = []
-    result = Result({"sae": "s"}, {})
+    result = Result(activations="a", sae="s", scores=None, report=None, summary={})
     monkeypatch.setattr(running, "run_in_process", lambda config, until: found.append((config, until)) or result)
     return found
 
