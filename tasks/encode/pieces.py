@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 
 from tasks.activations.multi_hook import AnySplit
-from tasks.activations.reader import RowRange
+from tasks.activations.row_ranges import RowRange
 
 PIECE_ROWS = 32_768
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 import tasks.activations.loader.lane_reader
 from tasks.activations.loader.lane_reader import LaneReader
 from tasks.activations.loader.shuffle_order import UNITS_MIXED, batches, deal
-from tasks.activations.reader import Split, Unit
+from tasks.activations.reader import Split
+from tasks.activations.row_ranges import Unit
 from tasks.activations.schema import to_float32
 from tasks.errors import ArtifactError, InputError
 from tasks.storage.objects import open_store

@@ -14,7 +14,7 @@ import numpy as np
 from tasks.activations.loader.prefetch import ahead, read_ahead
 from tasks.activations.loader.shuffle_order import UNITS_PER_LANE, batches, deal
 from tasks.activations.multi_hook import AnySplit, open_split
-from tasks.activations.reader import Unit
+from tasks.activations.row_ranges import Unit
 from tasks.activations.schema import Array
 from tasks.errors import InputError
 from tasks.storage.objects import open_store
