@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
+from typing_extensions import override
+
 from tasks.progress import Listener
 from tasks.storage.artifacts import address, read_manifest
 from tasks.storage.objects import open_store
@@ -54,6 +56,7 @@ class Stage(ABC):
     reads: ClassVar[tuple[str, ...]]
     """Fields that hold the URIs of other stages' results, and are called like them."""
 
+    @override
     def __init_subclass__(
         cls, *, name: str, result: str, folder: str, version: int, is_long: bool = False, reads: tuple[str, ...] = ()
     ) -> None:
