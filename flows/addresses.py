@@ -18,7 +18,7 @@ _SWEEPS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Results(Generic[Uri]):
+class ResultUris(Generic[Uri]):
     """URIs of a run's results, each called as its stage calls it."""
 
     tokens: str | None = None
@@ -34,7 +34,7 @@ class Results(Generic[Uri]):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Addresses(Results[str]):
+class Addresses(ResultUris[str]):
     """Absolute URIs of all stages' directories, finished or not."""
 
     shards: str

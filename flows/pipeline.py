@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from flows.addresses import Addresses, Placed, Results, addresses, placed
+from flows.addresses import Addresses, Placed, ResultUris, addresses, placed
 from flows.config import PipelineConfig
 from flows.preflight import check
 from flows.resolve import resolved_and_why
@@ -25,7 +25,7 @@ LAST_STAGE = "report"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Result(Results[str | None]):
+class Result(ResultUris[str | None]):
     """URIs of the finished results (None: not made) and the figures that sum them up."""
 
     summary: dict[str, Any]
@@ -34,7 +34,7 @@ class Result(Results[str | None]):
     @property
     def stored(self) -> dict[str, str | None]:
         """The URIs by what a stage's result is called, in the order of the stages."""
-        return {field.name: getattr(self, field.name) for field in fields(Results)}
+        return {field.name: getattr(self, field.name) for field in fields(ResultUris)}
 
     def as_json(self) -> dict[str, Any]:
         """URIs and figures side by side."""
