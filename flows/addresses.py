@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from flows.config import PipelineConfig
 from flows.resolve import resolved
@@ -11,46 +12,53 @@ from tasks.stage import Stage
 from tasks.storage.artifacts import address
 from tasks.storage.objects import open_store
 
+Uri = TypeVar("Uri", bound=str | None)
 # Raised when the comparison comes to say something else of the same SAEs.
 _SWEEPS = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Addresses:
-    """Absolute URIs of all stages' directories."""
+class ResultUris(Generic[Uri]):
+    """URIs of a run's results."""
 
-    by_result: Mapping[str, str]
-    """By what a stage's result is called."""
+    by_result: Mapping[str, Uri]
+    """By what a stage's result is called, in the order of the stages."""
 
     @property
-    def tokens(self) -> str | None:
+    def tokens(self) -> Uri | None:
         """None where the activations are the user's own."""
         return self.by_result.get("tokens")
 
     @property
-    def activations(self) -> str:
+    def activations(self) -> Uri:
         """Rows that SAEs are trained on, or the list of them."""
         return self.by_result["activations"]
+
+    @property
+    def sae(self) -> Uri:
+        """The trained SAE."""
+        return self.by_result["sae"]
+
+    @property
+    def scores(self) -> Uri:
+        """The scores of its latents."""
+        return self.by_result["scores"]
+
+    @property
+    def report(self) -> Uri:
+        """The page that shows them."""
+        return self.by_result["report"]
+
+
+class Addresses(ResultUris[str]):
+    """Absolute URIs of all stages' directories, finished or not."""
+
+    __slots__ = ()
 
     @property
     def shards(self) -> str:
         """The pool in which the harvests of one recipe, over any corpus, keep their shards; own activations keep theirs."""
         return self.by_result["shards"]
-
-    @property
-    def sae(self) -> str:
-        """The trained SAE."""
-        return self.by_result["sae"]
-
-    @property
-    def scores(self) -> str:
-        """The scores of its latents."""
-        return self.by_result["scores"]
-
-    @property
-    def report(self) -> str:
-        """The page that shows them."""
-        return self.by_result["report"]
 
 
 @dataclass(frozen=True, slots=True)

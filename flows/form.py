@@ -107,51 +107,48 @@ class Form(BaseModel):
         return [f"{setting}={json.dumps(value)}" for setting, value in values.items() if value not in (None, [])]
 
 
-class PipelineForm(Form):
-    """The form of ``pipeline``."""
+class TrainingForm(Form):
+    """What every run that trains is given beside: activations of what, and how many."""
 
     of_settings = {
         "model": "model.name",
         "corpus": "text.source",
         "hook": "harvest.hooks",
-        "architecture": "sae.arch",
-        "d_sae": "sae.d_sae",
-        "k": "sae.k",
         "tokens": "train.tokens",
     }
 
     model: Model = None
     corpus: Corpus = None
     hook: Hook = None
+    tokens: Tokens = None
+
+
+class PipelineForm(TrainingForm):
+    """The form of ``pipeline``."""
+
+    of_settings = TrainingForm.of_settings | {"architecture": "sae.arch", "d_sae": "sae.d_sae", "k": "sae.k"}
+
     architecture: str | None = Field(None, title="Architecture", json_schema_extra=ARCHITECTURES)
     """How the SAE's codes are made sparse; saemill architectures explains each."""
     d_sae: Positive | None = Field(None, title="Latents")
     """Usually 4 to 64 times the width of the hook."""
     k: Positive | None = Field(None, title="Active latents per token")
     """On average; less than there are latents."""
-    tokens: Tokens = None
     until: Stages = Field(LAST_STAGE, title="Last stage")
     """Where to stop. What is finished is not done again, so a later run goes on from there."""
 
 
-class SweepForm(Form):
+class SweepForm(TrainingForm):
     """The form of ``sweep``."""
 
-    of_settings = {
-        "model": "model.name",
-        "corpus": "text.source",
-        "hook": "harvest.hooks",
+    of_settings = TrainingForm.of_settings | {
         "architectures": "sweep.archs",
         "d_sae": "sweep.d_sae",
         "k": "sweep.k",
         "lr": "sweep.lr",
         "seeds": "sweep.seeds",
-        "tokens": "train.tokens",
     }
 
-    model: Model = None
-    corpus: Corpus = None
-    hook: Hook = None
     architectures: list[Annotated[str, Field(json_schema_extra=ARCHITECTURES)]] = Field([], title="Architectures")
     """Each combination of the values in these lists is trained."""
     d_sae: list[Positive] = Field([], title="Latents")
@@ -162,7 +159,6 @@ class SweepForm(Form):
     """Such as 0.0003."""
     seeds: list[Annotated[int, Field(ge=0, strict=True)]] = Field([], title="Seeds of the initial weights")
     """Two or more tell which latents are found again."""
-    tokens: Tokens = None
 
 
 class NightlyForm(Form):

@@ -250,7 +250,7 @@ def summary_table(result: Result) -> str:
     ]
     rows += [(f"{name} tokens/s", rate) for name, rate in summary["tokens_per_second"].items()]
     lines = ["| figure | value |", "|---|---|", *(f"| {name} | {_number(value)} |" for name, value in rows)]
-    places = [f"* {name}: `{uri}`" for name, uri in result.stored.items() if uri is not None]
+    places = [f"* {name}: `{uri}`" for name, uri in result.by_result.items() if uri is not None]
     heading = [f"[Open the report]({link_to(result.report)})", ""] if result.report is not None else []
     return "\n".join([*heading, *lines, "", *places])
 

@@ -7,11 +7,11 @@ What a stage does is imported when it runs, so that this module, the CLI and Pre
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flows.addresses import Addresses, Placed, addresses, placed
+from flows.addresses import Addresses, Placed, ResultUris, addresses, placed
 from flows.config import PipelineConfig
 from flows.preflight import check
 from flows.resolve import resolved_and_why
@@ -25,42 +25,15 @@ LAST_STAGE = "report"
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class Result(ResultUris[str | None]):
     """URIs of the finished results (None: not made) and the figures that sum them up."""
 
-    stored: Mapping[str, str | None]
-    """By what a stage's result is called, in the order of the stages."""
     summary: dict[str, Any]
     """The content of scores/summary.json, and ``tokens_per_second`` of harvest and training."""
 
-    @property
-    def tokens(self) -> str | None:
-        """The tokens."""
-        return self.stored.get("tokens")
-
-    @property
-    def activations(self) -> str | None:
-        """The activations."""
-        return self.stored.get("activations")
-
-    @property
-    def sae(self) -> str | None:
-        """The trained SAE."""
-        return self.stored.get("sae")
-
-    @property
-    def scores(self) -> str | None:
-        """The scores of its latents."""
-        return self.stored.get("scores")
-
-    @property
-    def report(self) -> str | None:
-        """The page that shows them."""
-        return self.stored.get("report")
-
     def as_json(self) -> dict[str, Any]:
         """URIs and figures side by side."""
-        return {**self.stored, "summary": self.summary}
+        return {**self.by_result, "summary": self.summary}
 
 
 Call = Callable[[Placed], None]

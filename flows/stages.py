@@ -14,6 +14,7 @@ from tasks.score.stage import ScoreStage
 from tasks.stage import Stage
 from tasks.text.config import TextConfig
 from tasks.text.stage import TokenizeStage
+from tasks.train.run_settings import RunSettings
 from tasks.train.stage import TrainStage
 
 
@@ -35,15 +36,16 @@ def stage_names() -> Sequence[str]:
 def train_stage(config: PipelineConfig) -> TrainStage:
     """The stage that trains the SAE."""
     model = _model(config)
-    return TrainStage(
-        settings=config.train,
+    settings = RunSettings(
         sae=config.sae,
+        train=config.train,
         hooks=config.roles,
         model=None if model is None else model.name,
         revision=None if model is None else model.revision,
-        cluster=config.ray,
+        ray=config.ray,
         shown=config.model_dump(mode="json", exclude={"sae", "train"}),
     )
+    return TrainStage(settings=settings)
 
 
 def score_stage(config: PipelineConfig) -> ScoreStage:

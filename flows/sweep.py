@@ -87,9 +87,9 @@ def train(sweep: Sweep, listener: Listener) -> None:
         return
     for hook in sweep.config.roles.all:
         warn(sweep.at.activations, hook)
-    in_common = train_stage(sweep.config).run_settings
+    in_common = train_stage(sweep.config).settings
     targets = [
-        Target(member.label, train_stage(run_of(sweep.config, member)).run_settings, sae)
+        Target(member.label, train_stage(run_of(sweep.config, member)).settings, sae)
         for member, sae in zip(sweep.members, sweep.saes, strict=True)
     ]
     train_sweep(in_common, targets, sweep.at.activations, sweep.report, listener, tokens=sweep.at.tokens)

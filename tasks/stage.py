@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
+from typing_extensions import override
+
 from tasks.progress import Listener
 from tasks.storage.artifacts import address, read_manifest
 from tasks.storage.objects import open_store
@@ -39,7 +41,7 @@ class StageProgress:
 
 @dataclass(frozen=True, kw_only=True)
 class Stage(ABC):
-    """One arrow of the pipeline."""
+    """One arrow of the pipeline; a subclass says what is the same for all of its kind in its class statement."""
 
     name: ClassVar[str]
     """As commands and logs call it."""
@@ -49,10 +51,18 @@ class Stage(ABC):
     """The folder below the root that holds results of this kind."""
     version: ClassVar[int]
     """Raised when the code comes to give another result for the same settings."""
-    is_long: ClassVar[bool] = False
+    is_long: ClassVar[bool]
     """Whether it may take days, not hours."""
-    reads: ClassVar[tuple[str, ...]] = ()
+    reads: ClassVar[tuple[str, ...]]
     """Fields that hold the URIs of other stages' results, and are called like them."""
+
+    @override
+    def __init_subclass__(
+        cls, *, name: str, result: str, folder: str, version: int, is_long: bool = False, reads: tuple[str, ...] = ()
+    ) -> None:
+        super().__init_subclass__()
+        cls.name, cls.result, cls.folder, cls.version = name, result, folder, version
+        cls.is_long, cls.reads = is_long, reads
 
     @abstractmethod
     def recipe(self) -> Recipe:

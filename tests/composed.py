@@ -38,7 +38,7 @@ def ingest(config: PipelineConfig, out: str, listener: Listener) -> None:
 
 
 def run_settings(config: PipelineConfig) -> RunSettings:
-    return train_stage(config).run_settings
+    return train_stage(config).settings
 
 
 def train(config: PipelineConfig, activations: str, out: str, listener: Listener, tokens: str | None = None) -> None:

@@ -54,17 +54,11 @@ class Activations:
         self.position = 0
         """How many batches were given, over all epochs."""
         self._source = open_split(uri, hooks, split)
-        self._device, self._dtype = device, dtype
-
-    @property
-    def d_in(self) -> int:
+        self.d_in = self._source.d_in
         """Width of a row: of several hooks, the sum of their widths."""
-        return self._source.d_in
-
-    @property
-    def rows(self) -> int:
+        self.rows = self._source.rows
         """Rows of the split."""
-        return self._source.rows
+        self._device, self._dtype = device, dtype
 
     def __len__(self) -> int:
         """Batches of an epoch. Shuffled ones are all whole, so that up to a batch's rows of an epoch come in the next."""

@@ -56,10 +56,11 @@ class Stored:
         lanes = lanes_of(config.batch_tokens, rows)
         self._reader = LaneReader(uri, hooks, batch_rows=config.batch_tokens, lanes=lanes, seed=config.seed)
         self._device = device
+        self.d_in, self.rows = self._reader.split.d_in, rows
         model = require_manifest(uri).get("model")
         self.model: str | None = model.get("name") if isinstance(model, dict) else None
         self.hooks = tuple(hooks)
-        self.scaling = side_by_side([_scaling(part.statistics, device) for part in self._reader.parts])
+        self.scaling = side_by_side([_scaling(part.statistics, device) for part in self._reader.split.parts])
 
     @classmethod
     def of(cls, uri: str, hook: str | None, config: TrainConfig, device: str | torch.device) -> "Stored":
@@ -67,20 +68,10 @@ class Stored:
         found = open_store(uri).uri
         return cls(found, chosen_hooks(found, hook), config, device)
 
-    @property
-    def d_in(self) -> int:
-        """Width of a row."""
-        return self._reader.d_in
-
-    @property
-    def rows(self) -> int:
-        """How many there are."""
-        return self._reader.rows
-
     def batches(self, first: int, n: int) -> Iterator[Float[Tensor, "batch d_in"]]:
         """Raw rows of the steps ``first`` to ``first + n``."""
         found = self._reader.batches(first, n)
-        return (from_stored(as_tensor(rows, self._device), self._reader.dtype) for rows in found)
+        return (from_stored(as_tensor(rows, self._device), self._reader.split.dtype) for rows in found)
 
 
 class InMemory:
@@ -93,19 +84,10 @@ class InMemory:
         self._array = as_rows(array)
         self._device = device
         self._batch_rows, self._seed = config.batch_tokens, config.seed
+        self.rows, self.d_in = self._array.shape
         self.scaling = _scaling(statistics(self._array), device)
         self._last = -1, torch.empty(0, dtype=torch.int64)
         """An epoch and its order, the last that was asked for: of a million rows it takes 10 ms."""
-
-    @property
-    def d_in(self) -> int:
-        """Width of a row."""
-        return self._array.shape[1]
-
-    @property
-    def rows(self) -> int:
-        """How many there are."""
-        return len(self._array)
 
     def batches(self, first: int, n: int) -> Iterator[Float[Tensor, "batch d_in"]]:
         """Raw rows of the steps ``first`` to ``first + n``."""

@@ -45,4 +45,4 @@ def _recorded(config: PipelineConfig, until: str) -> Result:
 
 def _printed(result: Result, config: PipelineConfig, until: str) -> str:
     made = next(stage.result for stage in stages(config) if stage.name == until)
-    return f"{result.stored[made]}/index.html" if until == "report" else str(result.stored[made])
+    return f"{result.by_result[made]}/index.html" if until == "report" else str(result.by_result[made])

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tasks.activations.reader import Split, Unit
+from tasks.activations.reader import Split
+from tasks.activations.row_ranges import Unit
 from tasks.activations.schema import Array, storage_dtype, to_float32
 from tasks.activations.writer import Rows
 from tasks.errors import ArtifactError

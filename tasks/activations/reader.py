@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.activations.manifest import require_hooks
+from tasks.activations.row_ranges import Unit
 from tasks.activations.schema import Array, RowFormat, no_rows, storage_dtype, stored_width
 from tasks.activations.shard_file import open_shard, reading, require_own_recipe
 from tasks.activations.writer import Rows
@@ -19,21 +19,6 @@ from tasks.storage.artifacts import identity, require_manifest, shards_uri
 from tasks.storage.objects import open_store
 
 _OPEN_SHARDS = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Unit:
-    """Rows [start, stop) of one row group, the piece that is dealt to a lane."""
-
-    shard: int
-    row_group: int
-    start: int
-    stop: int
-
-    @property
-    def rows(self) -> int:
-        """Rows of the unit."""
-        return self.stop - self.start
 
 
 class Split:
@@ -73,7 +58,7 @@ class Split:
         groups = [(s, g, rows) for s, shard in enumerate(self.shards) for g, rows in enumerate(shard["row_groups"])]
         parts = -(-at_least // max(1, len(groups)))
         return [
-            Unit(s, g, rows * p // n, rows * (p + 1) // n)
+            Unit(s, rows * p // n, rows * (p + 1) // n, g)
             for s, g, rows in groups
             if rows
             for n in [min(parts, rows)]

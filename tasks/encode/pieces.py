@@ -6,23 +6,16 @@ from itertools import pairwise
 import numpy as np
 
 from tasks.activations.multi_hook import AnySplit
+from tasks.activations.row_ranges import RowRange
 
 PIECE_ROWS = 32_768
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(RowRange):
     """Rows [start, stop) of one shard; ``first`` is the number of its first row among all rows that were cut."""
 
-    shard: int
-    start: int
-    stop: int
     first: int
-
-    @property
-    def rows(self) -> int:
-        """Rows of the piece."""
-        return self.stop - self.start
 
     def at_row_groups(self, row_groups: list[int]) -> "list[tuple[int, int]]":
         """The piece as first and end of rows of its shard, cut where a row group ends, so that little is read at once.

@@ -23,17 +23,13 @@ from tasks.storage.objects import open_store
 
 
 @dataclass(frozen=True, kw_only=True)
-class HarvestStage(Stage):
+class HarvestStage(
+    Stage, name="harvest", result="activations", folder="activations", version=3, is_long=True, reads=("tokens", "shards")
+):
     """Tokens -> activations."""
 
-    name: ClassVar[str] = "harvest"
-    result: ClassVar[str] = "activations"
-    folder: ClassVar[str] = "activations"
-    version: ClassVar[int] = 3
-    is_long: ClassVar[bool] = True
     pool_version: ClassVar[int] = 2
     """Raised when the code comes to give other rows for the same settings."""
-    reads: ClassVar[tuple[str, ...]] = ("tokens", "shards")
 
     settings: HarvestConfig
     model: ModelConfig
@@ -116,14 +112,8 @@ class HarvestStage(Stage):
 
 
 @dataclass(frozen=True, kw_only=True)
-class IngestStage(Stage):
+class IngestStage(Stage, name="harvest", result="activations", folder="activations", version=3, is_long=True):
     """The user's own rows -> activations."""
-
-    name: ClassVar[str] = "harvest"
-    result: ClassVar[str] = "activations"
-    folder: ClassVar[str] = "activations"
-    version: ClassVar[int] = 3
-    is_long: ClassVar[bool] = True
 
     settings: ActivationsConfig
     shard_rows: int

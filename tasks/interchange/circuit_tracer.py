@@ -45,11 +45,7 @@ _HOOK = re.compile(r".*?\.(?P<layer>\d+)\.(?P<place>.+)")
 
 
 def files(sae: Portable) -> dict[str, bytes]:
-    """This layer's file, and the settings that all layers share.
-
-    Raises:
-        InputError: the format cannot hold this SAE.
-    """
+    """As ``SAEFormat`` has it: this layer's file, and the settings that all layers share."""
     layer, settings, tensors = written(sae)
     return {
         f"layer_{layer}.safetensors": to_safetensors(tensors),
@@ -58,11 +54,7 @@ def files(sae: Portable) -> dict[str, bytes]:
 
 
 def read(store: ObjectStore) -> Portable:
-    """The one transcoder of a folder.
-
-    Raises:
-        InputError: the folder is another's, damaged, or holds several layers or a cross-layer transcoder.
-    """
+    """As ``SAEFormat`` has it; refuses several layers, and a cross-layer transcoder."""
     settings = _settings(store)
     layers = sorted(info.key for info in store.list() if _LAYER.fullmatch(info.key))
     if len(layers) != 1:

@@ -75,11 +75,7 @@ _AXES = {"W_enc": ("d_in", "d_sae"), "W_dec": ("d_sae", "d_in"), "b_dec": ("d_in
 
 
 def files(sae: Portable) -> dict[str, bytes]:
-    """The folder's files, the one that makes it whole last.
-
-    Raises:
-        InputError: the format cannot hold this SAE.
-    """
+    """As ``SAEFormat`` has it."""
     settings, tensors = written(sae)
     buffer = io.BytesIO()
     torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, buffer)
@@ -87,11 +83,7 @@ def files(sae: Portable) -> dict[str, bytes]:
 
 
 def read(store: ObjectStore) -> Portable:
-    """The SAE of a folder that dictionary_learning wrote. Of ``ae.pt`` only tensors are read, never code.
-
-    Raises:
-        InputError: the folder is another's, damaged, or holds an SAE that saemill has no architecture for.
-    """
+    """As ``SAEFormat`` has it; of ``ae.pt`` only tensors are read, never code."""
     settings = read_settings(store, CONFIG, _LIBRARY)
     return parsed(settings, _read_tensors(store), f"{store.uri}/{CONFIG}", f"{store.uri}/{WEIGHTS}")
 

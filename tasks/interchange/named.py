@@ -135,6 +135,13 @@ def text(settings: Mapping[str, Any], name: str, where: str) -> str | None:
     return setting(settings, name, str, where, "") or None
 
 
+def json_and_safetensors(
+    config: str, weights: str, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> dict[str, bytes]:
+    """A folder's two files by name, settings last, since they make it whole."""
+    return {weights: to_safetensors(tensors), config: to_settings(settings)}
+
+
 def to_settings(value: Mapping[str, Any]) -> bytes:
     """A JSON file as it is written for other libraries."""
     return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()

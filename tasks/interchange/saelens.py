@@ -15,12 +15,11 @@ from tasks.errors import InputError
 from tasks.interchange.named import (
     Shapes,
     checked,
+    json_and_safetensors,
     read_settings,
     read_tensors,
     setting,
     text,
-    to_safetensors,
-    to_settings,
 )
 from tasks.interchange.portable import Kind, Portable, behind_bias, imported, row_norms, with_codes_times
 from tasks.sae.belonging import Belonging
@@ -62,21 +61,12 @@ _NORMALISED = {
 
 
 def files(sae: Portable) -> dict[str, bytes]:
-    """The folder's files, the one that makes it whole last.
-
-    Raises:
-        InputError: the format cannot hold this SAE.
-    """
-    settings, tensors = written(sae)
-    return {WEIGHTS: to_safetensors(tensors), CONFIG: to_settings(settings)}
+    """As ``SAEFormat`` has it."""
+    return json_and_safetensors(CONFIG, WEIGHTS, *written(sae))
 
 
 def read(store: ObjectStore) -> Portable:
-    """The SAE of a folder that SAELens wrote.
-
-    Raises:
-        InputError: the folder is another's, damaged, or holds an SAE that saemill has no architecture for.
-    """
+    """As ``SAEFormat`` has it, with the factor on rows that training recorded beside the SAE, where it did."""
     settings = read_settings(store, CONFIG, _LIBRARY)
     scale = None
     if settings.get("normalize_activations") == "expected_average_only_in" and store.head(SCALER) is not None:

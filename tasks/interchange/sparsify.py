@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from tasks.errors import InputError
-from tasks.interchange.named import Shapes, checked, read_settings, read_tensors, setting, to_safetensors, to_settings
+from tasks.interchange.named import Shapes, checked, json_and_safetensors, read_settings, read_tensors, setting
 from tasks.interchange.portable import Portable, behind_bias, imported, row_norms
 from tasks.sae.belonging import Belonging
 from tasks.sae.scaling import Weights
@@ -29,21 +29,12 @@ _SKIP: Shapes = {"W_skip": ("d_in", "d_in")}
 
 
 def files(sae: Portable) -> dict[str, bytes]:
-    """The folder's files, the one that makes it whole last.
-
-    Raises:
-        InputError: the format cannot hold this SAE.
-    """
-    settings, tensors = written(sae)
-    return {WEIGHTS: to_safetensors(tensors), CONFIG: to_settings(settings)}
+    """As ``SAEFormat`` has it."""
+    return json_and_safetensors(CONFIG, WEIGHTS, *written(sae))
 
 
 def read(store: ObjectStore) -> Portable:
-    """The SAE of a folder that sparsify wrote.
-
-    Raises:
-        InputError: the folder is another's, damaged, or holds an SAE that saemill has no architecture for.
-    """
+    """As ``SAEFormat`` has it."""
     where = f"{store.uri}/{CONFIG}"
     settings = read_settings(store, CONFIG, _LIBRARY)
     return parsed(settings, read_tensors(store, WEIGHTS, _LIBRARY), where, f"{store.uri}/{WEIGHTS}")

@@ -1,7 +1,6 @@
 """The last stage: scores become a static site."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from typing_extensions import override
 
@@ -13,14 +12,10 @@ from tasks.stage import Recipe, Stage
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportStage(Stage):
+class ReportStage(
+    Stage, name="report", result="report", folder="reports", version=2, reads=("tokens", "activations", "sae", "scores")
+):
     """Scores -> report."""
-
-    name: ClassVar[str] = "report"
-    result: ClassVar[str] = "report"
-    folder: ClassVar[str] = "reports"
-    version: ClassVar[int] = 2
-    reads: ClassVar[tuple[str, ...]] = ("tokens", "activations", "sae", "scores")
 
     about: About
     tokens: str | None = None

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tasks.sae.kernels.dispatch import backend_for
-from tasks.sae.kernels.types import DecodedRows, Entries
+from tasks.sae.kernels.types import Coded, DecodedRows, Entries
 from tasks.sae.mesh import Mesh, ProcessGroup, padded
 
 
@@ -27,14 +27,7 @@ def row_shard(rows: Float[Tensor, "n width"], latents: ProcessGroup) -> Float[Te
 
 
 def decode_on_mesh(
-    target: Float[Tensor, "n_own d_out"],
-    entries: Entries,
-    W_dec: Float[Tensor, "d_own d_out"],
-    weight: Float[Tensor, "g"],
-    bounds: tuple[int, ...],
-    mesh: Mesh,
-    *,
-    pull: bool = True,
+    target: Float[Tensor, "n_own d_out"], coded: Coded, weight: Float[Tensor, "g"], mesh: Mesh, *, pull: bool = True
 ) -> DecodedRows:
     """``decode_rows`` of all workers' rows by all workers' latents; what belongs to rows has the same bits on all of them.
 
@@ -42,34 +35,32 @@ def decode_on_mesh(
 
     Args:
         target: what the latents have to rebuild, of this worker's stretch of its rows.
-        entries: this worker's active latents, of all rows.
-        W_dec: their decoder rows.
+        coded: this worker's active latents, of all rows, and its decoder rows; groups end in its numbering.
         weight: of each prefix's squared error in the loss.
-        bounds: ends of the prefixes, in this worker's numbering.
         mesh: of all workers.
         pull: as for ``decode_rows``.
     """
-    n_own = entries.n // mesh.data.world_size
-    own = entries if mesh.data.world_size == 1 else entries.of_rows(mesh.data.rank * n_own, n_own)
+    entries, own = coded.entries, coded
+    if mesh.data.world_size > 1:
+        n_own = entries.n // mesh.data.world_size
+        own = replace(coded, entries=entries.of_rows(mesh.data.rank * n_own, n_own))
     if mesh.latents.world_size == 1:
-        rows = backend_for(target).decode_rows(target, own, W_dec, weight, bounds, pull=pull)
+        rows = backend_for(target).decode_rows(target, own, weight, pull=pull)
     else:
-        rows = _decode_parts(target, own, W_dec, weight, bounds, mesh.latents)
+        rows = _decode_parts(target, own, weight, mesh.latents)
         if pull:
-            rows = replace(rows, d_values=backend_for(W_dec).pull_back(rows.output_gradient, own, W_dec, bounds))
+            rows = replace(rows, d_values=backend_for(own.W_dec).pull_back(rows.output_gradient, own))
     return rows if mesh.data.world_size == 1 else _of_all_rows(rows, entries, mesh.data)
 
 
-def _decode_parts(
-    target: Tensor, entries: Entries, W_dec: Tensor, weight: Tensor, bounds: tuple[int, ...], latents: ProcessGroup
-) -> DecodedRows:
+def _decode_parts(target: Tensor, coded: Coded, weight: Tensor, latents: ProcessGroup) -> DecodedRows:
     """``decode_rows`` where others have latents of the same rows: each compares a stretch of them, for all."""
-    decoded = latents.reduce_scatter(backend_for(W_dec).decode_groups(entries, W_dec, bounds), axis=1)
+    decoded = latents.reduce_scatter(backend_for(coded.W_dec).decode_groups(coded), axis=1)
     compared = backend_for(target).compare(target, decoded, weight)
     gradient, error, count = latents.all_gather(
-        [compared.output_gradient.transpose(0, 1), compared.squared_error[None], entries.count[None]]
+        [compared.output_gradient.transpose(0, 1), compared.squared_error[None], coded.entries.count[None]]
     )
-    gradient = gradient.transpose(0, 1).reshape(len(bounds) * entries.n, -1)
+    gradient = gradient.transpose(0, 1).reshape(len(coded.bounds) * coded.entries.n, -1)
     return DecodedRows(lambda: target - decoded.sum(0), gradient, None, error.sum(0), count.sum())
 
 

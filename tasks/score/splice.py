@@ -2,19 +2,19 @@
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from tasks.encode.chunks import chunk_rows, in_chunks, reconstruct
 from tasks.lm.hooks import replace
 from tasks.lm.repeat import layers_before, run_once
 from tasks.sae import SparseAutoencoder
-from tasks.score.stats import ratio
+from tasks.score.stats import Adding, ratio
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ _SEQUENCES_AT_ONCE = 2
 
 
 @dataclass(frozen=True, slots=True)
-class SpliceSums:
+class SpliceSums(Adding):
     """Sums over predicted tokens, in nats."""
 
     tokens: int
@@ -37,9 +37,6 @@ class SpliceSums:
     """With the mean of the training rows."""
     kl: float
     """KL(original || with reconstructions)."""
-
-    def __add__(self, other: "SpliceSums") -> "SpliceSums":
-        return SpliceSums(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
 
     def summary(self) -> dict[str, float | int | None]:
         """Means per token, and the shares of the loss of an ablation that the SAE recovers."""
@@ -75,62 +72,53 @@ def splice(
     """
     below = layers_before(model, [hook, *([] if reads is None else [reads])])
     parts = zip(in_chunks(token_ids, _SEQUENCES_AT_ONCE), in_chunks(kept, _SEQUENCES_AT_ONCE), strict=True)
+    passes, sums = _FourPasses(model, hook, sae, mean, reads), list[SpliceSums]()
     try:
-        sums = [_splice(model, hook, sae, mean, ids, mask.flatten(), reads, below) for ids, mask in parts]
+        for ids, mask in parts:
+            with run_once(below):
+                sums.append(passes.sums(ids, mask.flatten()))
     except _NotYetSeenError:
         logger.warning("no cross-entropy: the forward pass comes to %s before %s, from which it is rebuilt", hook, reads)
         return None
     return sum(sums[1:], sums[0])
 
 
-def _splice(
-    model: Any,
-    hook: str,
-    sae: SparseAutoencoder,
-    mean: Float[Tensor, "d_out"],
-    token_ids: Int[Tensor, "n context"],
-    kept: Bool[Tensor, "rows"],
-    reads: str | None,
-    below: Sequence[nn.Module],
-) -> SpliceSums:
-    with run_once(below):
-        return _four_passes(model, hook, sae, mean, token_ids, kept, reads)
+@dataclass(frozen=True, slots=True)
+class _FourPasses:
+    """A model as it is, and with three replacements of its activations at ``hook``."""
 
+    model: Any
+    hook: str
+    sae: SparseAutoencoder
+    mean: Float[Tensor, "d_out"]
+    reads: str | None
 
-def _four_passes(
-    model: Any,
-    hook: str,
-    sae: SparseAutoencoder,
-    mean: Float[Tensor, "d_out"],
-    token_ids: Int[Tensor, "n context"],
-    kept: Bool[Tensor, "rows"],
-    reads: str | None,
-) -> SpliceSums:
-    def logits(replacement: Callable[[Tensor], Tensor]) -> Tensor:
-        def substitute(rows: Tensor) -> Tensor:
-            changed = rows.to(torch.float32, copy=True)
-            changed[kept] = replacement(changed[kept])
-            return changed
+    def sums(self, token_ids: Int[Tensor, "n context"], kept: Bool[Tensor, "rows"]) -> SpliceSums:
+        def logits(replacement: Callable[[Tensor], Tensor]) -> Tensor:
+            def substitute(rows: Tensor) -> Tensor:
+                changed = rows.to(torch.float32, copy=True)
+                changed[kept] = replacement(changed[kept])
+                return changed
 
-        with replace(model, hook, substitute):
-            return _logits(model, token_ids)
+            with replace(self.model, self.hook, substitute):
+                return _logits(self.model, token_ids)
 
-    targets = token_ids[:, 1:].flatten()
-    original = _logits(model, token_ids)
-    if reads is None:
-        spliced = logits(lambda rows: reconstruct(sae, rows))
-    else:
-        with _seen(model, reads) as seen:
-            spliced = logits(lambda _: reconstruct(sae, seen()[kept]))
-    loss, kl = _losses(original, targets), _divergence(original, spliced)
-    return SpliceSums(
-        len(targets),
-        loss,
-        _losses(spliced, targets),
-        _losses(logits(torch.zeros_like), targets),
-        _losses(logits(mean.expand_as), targets),
-        kl,
-    )
+        targets = token_ids[:, 1:].flatten()
+        original = _logits(self.model, token_ids)
+        if self.reads is None:
+            spliced = logits(lambda rows: reconstruct(self.sae, rows))
+        else:
+            with _seen(self.model, self.reads) as seen:
+                spliced = logits(lambda _: reconstruct(self.sae, seen()[kept]))
+        loss, kl = _losses(original, targets), _divergence(original, spliced)
+        return SpliceSums(
+            len(targets),
+            loss,
+            _losses(spliced, targets),
+            _losses(logits(torch.zeros_like), targets),
+            _losses(logits(self.mean.expand_as), targets),
+            kl,
+        )
 
 
 class _NotYetSeenError(Exception):

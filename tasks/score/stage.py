@@ -1,7 +1,7 @@
 """The fourth stage: an SAE measured on held-out activations."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 from typing_extensions import override
 
@@ -21,14 +21,8 @@ from tasks.storage.paths import shown
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreStage(Stage):
+class ScoreStage(Stage, name="score", result="scores", folder="scores", version=2, reads=("tokens", "activations", "sae")):
     """SAE and held-out activations -> scores."""
-
-    name: ClassVar[str] = "score"
-    result: ClassVar[str] = "scores"
-    folder: ClassVar[str] = "scores"
-    version: ClassVar[int] = 2
-    reads: ClassVar[tuple[str, ...]] = ("tokens", "activations", "sae")
 
     settings: ScoreConfig
     model: ModelConfig | None = None

@@ -5,19 +5,29 @@ be scored anywhere. Variances merge as in Chan, Golub and LeVeque 1979 (Stanford
 E[x^2] - E[x]^2 cancels, and activations have means many times their spread.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
 from tasks.encode.codes import CSRCodes
 
+A = TypeVar("A", bound="Adding")
 DENSITY_EDGES: Float64[np.ndarray, "edges"] = np.linspace(-10.0, 0.0, 81)
 """Edges of the density histogram, in log10."""
 DENSE_DENSITY = 0.1
 """A latent that fires on a larger share of tokens counts as dense."""
 HIGH_NORM_MULTIPLE = 2.0
 """A token counts as of high norm above this multiple of the recorded median norm."""
+
+
+@dataclass(frozen=True, slots=True)
+class Adding:
+    """Sums of which every field adds."""
+
+    def __add__(self: A, other: A) -> A:
+        return type(self)(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +57,7 @@ class Spread:
 
 
 @dataclass(frozen=True, slots=True)
-class ReconstructionSums:
+class ReconstructionSums(Adding):
     """How well rows x are rebuilt as x_hat."""
 
     x: Spread
@@ -76,16 +86,6 @@ class ReconstructionSums:
             norm_ratio=float(np.divide(hat_norm, norm, out=np.zeros_like(dot), where=norm > 0).sum()),
             x_hat_square=float(hat_square.sum()),
             x_dot_x_hat=float(dot.sum()),
-        )
-
-    def __add__(self, other: "ReconstructionSums") -> "ReconstructionSums":
-        return ReconstructionSums(
-            self.x + other.x,
-            self.error + other.error,
-            self.cosine + other.cosine,
-            self.norm_ratio + other.norm_ratio,
-            self.x_hat_square + other.x_hat_square,
-            self.x_dot_x_hat + other.x_dot_x_hat,
         )
 
     @property

@@ -18,7 +18,7 @@ from tasks.score.config import ScoreConfig
 from tasks.score.examples import Evidence, Hits
 from tasks.score.rebuilt import Rebuilt
 from tasks.score.roles import Roles
-from tasks.score.stats import LatentSums
+from tasks.score.stats import Adding, LatentSums
 
 MAX_LABELS = 64
 """With more labels than this a heat map of labels by latents says nothing at a glance."""
@@ -64,21 +64,13 @@ class LabelSums:
 
 
 @dataclass(frozen=True, slots=True)
-class Survey:
+class Survey(Adding):
     """What one look at some rows gives; the surveys of two sets of rows add to that of both."""
 
     rebuilt: Rebuilt
     latents: LatentSums
     evidence: Evidence
     labels: LabelSums
-
-    def __add__(self, other: "Survey") -> "Survey":
-        return Survey(
-            self.rebuilt + other.rebuilt,
-            self.latents + other.latents,
-            self.evidence + other.evidence,
-            self.labels + other.labels,
-        )
 
 
 def survey(

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Float32, Float64, Int64
 from scipy.optimize import linear_sum_assignment
 
 from tasks.encode.codes import ACTIVE_ABOVE
-from tasks.score.stats import ReconstructionSums
+from tasks.score.stats import Adding, ReconstructionSums
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ def nearest(W_dec: Float[np.ndarray, "d_sae d_in"], directions: Float[np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
-class FiringSums:
+class FiringSums(Adding):
     """On how many rows both of a pair fire, its latent does, and its feature does; sums over rows add."""
 
     both: Int64[np.ndarray, "m"]
@@ -56,9 +56,6 @@ class FiringSums:
         """The sums of rows on which these latents are active and these features fire."""
         found, true = active[:, pairs.latents], fires[:, pairs.features]
         return FiringSums((found & true).sum(axis=0), found.sum(axis=0), true.sum(axis=0))
-
-    def __add__(self, other: "FiringSums") -> "FiringSums":
-        return FiringSums(self.both + other.both, self.latent + other.latent, self.feature + other.feature)
 
     @property
     def f1(self) -> Float64[np.ndarray, "m"]:

@@ -1,7 +1,6 @@
 """The first stage: a corpus becomes sequences of tokens."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from typing_extensions import override
 
@@ -16,13 +15,8 @@ from tasks.text.recipe import FIXED
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenizeStage(Stage):
+class TokenizeStage(Stage, name="tokenize", result="tokens", folder="tokens", version=3):
     """Text -> tokens."""
-
-    name: ClassVar[str] = "tokenize"
-    result: ClassVar[str] = "tokens"
-    folder: ClassVar[str] = "tokens"
-    version: ClassVar[int] = 3
 
     settings: TextConfig
     model: ModelConfig

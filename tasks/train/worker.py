@@ -53,7 +53,7 @@ class Worker:
         self.device = device
         rows, parts = mesh.data, mesh.latents
         self._reader = self._open(rows.rank * parts.world_size + parts.rank, rows.world_size * parts.world_size)
-        widths = dict(zip(config.hooks.all, (part.d_in for part in self._reader.parts), strict=True))
+        widths = dict(zip(config.hooks.all, (part.d_in for part in self._reader.split.parts), strict=True))
         d_in, d_out = (sum(widths[hook] for hook in hooks) for hooks in (config.hooks.inputs, config.hooks.outputs))
         if config.sae.d_in not in (None, d_in):
             raise InputError(
@@ -61,7 +61,7 @@ class Worker:
                 "Leave sae.d_in empty or correct it."
             )
         self.plan = plan(config.sae, config.train, d_in, d_out)
-        self.scaling = side_by_side([_scaling_of(part, device) for part in self._reader.parts])
+        self.scaling = side_by_side([_scaling_of(part, device) for part in self._reader.split.parts])
 
     def train(
         self,
@@ -99,7 +99,7 @@ class Worker:
     def sample(self) -> Tensor:
         """Scaled rows (targets too) of the first batches, over all lanes, so that every worker has the same."""
         reader = self._open(rank=0, world_size=1)
-        n_batches = -(-min(SAMPLE_ROWS, reader.rows) // self.plan.batch_rows)
+        n_batches = -(-min(SAMPLE_ROWS, reader.split.rows) // self.plan.batch_rows)
         rows = np.concatenate(list(reader.batches(0, n_batches)))
         return self.scaling.apply(self._tensor(rows)).cpu()
 
@@ -138,7 +138,7 @@ class Worker:
         )
 
     def _tensor(self, rows: Array) -> Tensor:
-        return from_stored(as_tensor(rows, self.device), self._reader.dtype)
+        return from_stored(as_tensor(rows, self.device), self._reader.split.dtype)
 
 
 def _scaling_of(hook: Split, device: str) -> Scaling:

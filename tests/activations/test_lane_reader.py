@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 import tasks.activations.loader.lane_reader
 from tasks.activations.loader.lane_reader import LaneReader
 from tasks.activations.loader.shuffle_order import UNITS_MIXED, batches, deal
-from tasks.activations.reader import Split, Unit
+from tasks.activations.reader import Split
+from tasks.activations.row_ranges import Unit
 from tasks.activations.schema import to_float32
 from tasks.errors import ArtifactError, InputError
 from tasks.storage.objects import open_store
@@ -111,7 +112,7 @@ def test_an_error_in_the_background_reaches_the_reader(stored: Store) -> None:
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.integers(1, 50), min_size=8, max_size=60), st.integers(1, 8), st.integers(0, 5))
 def test_dealing_gives_each_unit_to_one_lane_and_balances_rows(sizes: list[int], lanes: int, seed: int) -> None:
-    units = [Unit(0, i, 0, size) for i, size in enumerate(sizes)]
+    units = [Unit(0, 0, size, i) for i, size in enumerate(sizes)]
     dealt = deal(units, lanes, seed)
     assert sorted(u.row_group for lane in dealt for u in lane) == list(range(len(sizes)))
     loads = [sum(u.rows for u in lane) for lane in dealt]
@@ -134,7 +135,7 @@ def test_every_row_comes_once_per_epoch_for_any_number_of_workers(
     sizes: list[int], lanes_and_workers: tuple[int, int], per_lane: int, seed: int
 ) -> None:
     lanes, workers = lanes_and_workers
-    dealt = deal([Unit(0, i, 0, size) for i, size in enumerate(sizes)], lanes, seed)
+    dealt = deal([Unit(0, 0, size, i) for i, size in enumerate(sizes)], lanes, seed)
     seen: list[int] = []
     for rank in range(workers):
         mine = {lane: dealt[lane] for lane in range(rank, lanes, workers)}
@@ -149,14 +150,14 @@ def test_every_row_comes_once_per_epoch_for_any_number_of_workers(
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.integers(1, 12), min_size=4, max_size=30), st.integers(1, 40), st.integers(0, 60))
 def test_batches_begun_at_any_step_are_those_of_the_whole(sizes: list[int], per_lane: int, step: int) -> None:
-    dealt = dict(enumerate(deal([Unit(0, i, 0, size) for i, size in enumerate(sizes)], 4, 0)))
+    dealt = dict(enumerate(deal([Unit(0, 0, size, i) for i, size in enumerate(sizes)], 4, 0)))
     whole = [batch.tolist() for batch in batches(dealt, 0, per_lane, 0, step + 3, name_rows)]
     begun = [batch.tolist() for batch in batches(dealt, 0, per_lane, step, 3, name_rows)]
     assert begun == whole[step:]
 
 
 def test_no_unit_is_asked_for_that_no_batch_needs() -> None:
-    dealt = dict(enumerate(deal([Unit(0, i, 0, 10) for i in range(64)], 2, 0)))
+    dealt = dict(enumerate(deal([Unit(0, 0, 10, i) for i in range(64)], 2, 0)))
     asked: list[Unit] = []
 
     def greedy(units: Iterator[Unit]) -> Iterator[np.ndarray]:

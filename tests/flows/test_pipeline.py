@@ -1,6 +1,5 @@
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -84,13 +83,8 @@ def test_the_summary_is_the_scores_with_the_rates_of_harvest_and_training(own: P
 
 
 @dataclass(frozen=True)
-class Raising(Stage):
+class Raising(Stage, name="train", result="sae", folder="saes", version=1):
     """A stage whose work ends in a SystemError with a cause."""
-
-    name: ClassVar[str] = "train"
-    result: ClassVar[str] = "sae"
-    folder: ClassVar[str] = "saes"
-    version: ClassVar[int] = 1
 
     cause: BaseException
 

@@ -127,7 +127,7 @@ def test_training_batches_stop_at_a_damaged_shard(lake: Lake) -> None:
     flip(store, key)
     reader = LaneReader(store.uri, "source", batch_rows=16, lanes=4, seed=0)
     with pytest.raises(ArtifactError, match=re.escape(key)):
-        list(reader.batches(0, reader.rows // 16 + 1))
+        list(reader.batches(0, reader.split.rows // 16 + 1))
 
 
 def test_whichever_byte_is_flipped_no_other_rows_are_read(lake: Lake) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tasks.errors import InputError
 from tasks.interchange import saelens
+from tasks.interchange.named import to_safetensors
 from tasks.interchange.portable import Portable
 from tasks.storage.objects import open_store
 from tests.interchange.conftest import D_IN, D_SAE, K, Make, assert_near, assert_same_sae, normal
@@ -55,7 +56,7 @@ def read_back(sae: Portable, folder: Path, changed: dict[str, Any] | None = None
     """Write a folder, change settings or tensors in it, and read it."""
     settings, held = saelens.written(sae)
     (folder / saelens.CONFIG).write_text(json.dumps(settings | (changed or {})))
-    (folder / saelens.WEIGHTS).write_bytes(saelens.to_safetensors(held | tensors))
+    (folder / saelens.WEIGHTS).write_bytes(to_safetensors(held | tensors))
     return saelens.read(open_store(str(folder)))
 
 
@@ -139,7 +140,7 @@ def test_settings_from_before_6_0_stand_in_one_level(made: Make, x: Tensor, tmp_
     _, tensors = saelens.written(made("topk"))
     old = {"activation_fn_str": "topk", "activation_fn_kwargs": {"k": K}, "hook_point": "blocks.3.hook_resid_post"}
     (tmp_path / saelens.CONFIG).write_text(json.dumps({"d_in": D_IN, "d_sae": D_SAE, "model_name": "gpt2", **old}))
-    (tmp_path / saelens.WEIGHTS).write_bytes(saelens.to_safetensors(tensors | {"scaling_factor": torch.ones(D_SAE)}))
+    (tmp_path / saelens.WEIGHTS).write_bytes(to_safetensors(tensors | {"scaling_factor": torch.ones(D_SAE)}))
     found = saelens.read(open_store(str(tmp_path)))
     codes, _ = theirs({"architecture": "topk", "apply_b_dec_to_input": True, "k": K}, tensors, x)
     assert_near(found.module().encode(x), codes)

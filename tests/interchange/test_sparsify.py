@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tasks.errors import InputError
 from tasks.interchange import sparsify
+from tasks.interchange.named import to_safetensors
 from tasks.interchange.portable import Portable
 from tasks.storage.objects import open_store
 from tests.interchange.conftest import D_IN, D_SAE, K, Make, assert_near, assert_same_sae
@@ -29,7 +30,7 @@ def read_back(sae: Portable, folder: Path, changed: dict[str, Any] | None = None
     """Write a folder, change settings or tensors in it, and read it."""
     settings, held = sparsify.written(sae)
     (folder / sparsify.CONFIG).write_text(json.dumps(settings | (changed or {})))
-    (folder / sparsify.WEIGHTS).write_bytes(sparsify.to_safetensors(held | tensors))
+    (folder / sparsify.WEIGHTS).write_bytes(to_safetensors(held | tensors))
     return sparsify.read(open_store(str(folder)))
 
 

@@ -65,7 +65,7 @@ def main(folder: str, config: str, activations: str, out: str) -> None:
     """Train; the exit code tells how it ended."""
     ray_train._work = partial(armed_work, folder=folder)
     Points(Path(folder)).around(ray_train, "connect", after="connected")
-    settings = train_stage(PipelineConfig.model_validate_json(config)).run_settings
+    settings = train_stage(PipelineConfig.model_validate_json(config)).settings
     ray_train.train(settings, activations, out, silent)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from tasks.activations.loader.prefetch import ahead, read_ahead
 from tasks.activations.loader.shuffle_order import UNITS_PER_LANE, batches, deal
 from tasks.activations.multi_hook import AnySplit, open_split
-from tasks.activations.reader import Split, Unit
+from tasks.activations.row_ranges import Unit
 from tasks.activations.schema import Array
 from tasks.errors import InputError
 from tasks.storage.objects import open_store
@@ -54,34 +54,15 @@ class LaneReader:
             InputError: there are fewer rows than lanes.
             ArtifactError: the directory is unfinished, or several hooks do not hold the same tokens.
         """
-        self._split = open_split(uri, [hooks] if isinstance(hooks, str) else hooks, split)
+        self.split: AnySplit = open_split(uri, [hooks] if isinstance(hooks, str) else hooks, split)
+        """The rows that are dealt; of several hooks, those side by side."""
         self._local = open_store(uri).path() is not None
-        dealt = deal_split(self._split, lanes, seed)
+        dealt = deal_split(self.split, lanes, seed)
         self._seed = seed
         self._rows_per_lane = batch_rows // lanes
         self._lanes = {lane: dealt[lane] for lane in range(rank, lanes, world_size)}
-        largest = max(size for shard in self._split.shards for size in _group_bytes(shard))
+        largest = max(size for shard in self.split.shards for size in _group_bytes(shard))
         self._kept = functools.lru_cache(maxsize=max(1, HELD_BYTES // largest))(self._group)
-
-    @property
-    def d_in(self) -> int:
-        """Width of a row: of several hooks, the sum of their widths."""
-        return self._split.d_in
-
-    @property
-    def parts(self) -> tuple[Split, ...]:
-        """Each hook's own split, in the order in which their columns lie."""
-        return self._split.parts
-
-    @property
-    def dtype(self) -> str:
-        """Stored precision, as in ``tasks.activations.schema``."""
-        return self._split.dtype
-
-    @property
-    def rows(self) -> int:
-        """Rows in the split."""
-        return self._split.rows
 
     def batches(self, first_step: int, n_steps: int) -> Iterator[Array]:
         """This rank's part of batches ``first_step`` to ``first_step + n_steps``: [batch_rows / world_size, d_in].
@@ -94,7 +75,7 @@ class LaneReader:
 
     def whence(self, step: int, row: int) -> str:
         """Where a row of this rank's part of a batch lies, in words."""
-        shards = self._split.shards
+        shards = self.split.shards
 
         def places(units: Iterator[Unit]) -> Iterator[Array]:
             for unit in units:
@@ -112,15 +93,15 @@ class LaneReader:
         )
 
     def _unit(self, unit: Unit) -> Array:
-        if unit.rows == self._split.shards[unit.shard]["row_groups"][unit.row_group]:
-            return self._split.activations(unit)
+        if unit.rows == self.split.shards[unit.shard]["row_groups"][unit.row_group]:
+            return self.split.activations(unit)
         return self._kept(unit.shard, unit.row_group)[unit.start : unit.stop]
 
     def _group(self, shard: int, row_group: int) -> Array:
-        return self._split.activations(Unit(shard, row_group, 0, self._split.shards[shard]["row_groups"][row_group]))
+        return self.split.activations(Unit(shard, 0, self.split.shards[shard]["row_groups"][row_group], row_group))
 
     def _bytes(self, unit: Unit) -> int:
-        return _group_bytes(self._split.shards[unit.shard])[unit.row_group]
+        return _group_bytes(self.split.shards[unit.shard])[unit.row_group]
 
 
 def deal_split(split: AnySplit, lanes: int, seed: int) -> list[list[Unit]]:

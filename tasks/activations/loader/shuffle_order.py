@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tasks.activations.reader import Unit
+from tasks.activations.row_ranges import Unit
 from tasks.activations.schema import Array
 
 # A lane mixes this many units at a time, so a batch of 16 lanes draws from up to 64 places of the split at once.

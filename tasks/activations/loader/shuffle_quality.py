@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from tasks.activations.loader.lane_reader import deal_split
 from tasks.activations.loader.shuffle_order import batches
-from tasks.activations.reader import Split, Unit
+from tasks.activations.reader import Split
+from tasks.activations.row_ranges import Unit
 from tasks.activations.schema import Array
 from tasks.text.stored import read_sequences
 

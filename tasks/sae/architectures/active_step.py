@@ -13,7 +13,7 @@ from tasks.sae.architectures.affine import pre_activations, rest_to_rebuild
 from tasks.sae.architectures.base import StepBatch, StepSums
 from tasks.sae.kernels.backend import ByLatent
 from tasks.sae.kernels.dispatch import backend_for
-from tasks.sae.kernels.types import DecodedRows, Entries, Part
+from tasks.sae.kernels.types import NOTHING_ADDED, AddedGradients, Coded, DecodedRows, Entries, Part
 from tasks.sae.latent_parallel import all_reduced, decode_on_mesh, row_shard
 from tasks.sae.mesh import Mesh, all_gather_entries, optimizer_shard
 from tasks.sae.parameters import Parameters
@@ -33,7 +33,7 @@ class ActiveStep:
     def decode(self, entries: Entries) -> tuple[DecodedRows, Float[Tensor, "m"]]:
         """Compare what ``entries`` decode to with the target; the mean over rows of the squared error by their values."""
         weight = self.x.new_full((1,), 1 / len(self.x))
-        rows = decode_on_mesh(self.target, entries, self.W_dec, weight, self._bounds, self.mesh)
+        rows = decode_on_mesh(self.target, Coded(entries, self.W_dec, self._bounds), weight, self.mesh)
         assert rows.d_values is not None
         return rows, rows.d_values
 
@@ -41,13 +41,10 @@ class ActiveStep:
         """The sum of a tensor over the workers that hold other latents."""
         return all_reduced(value, self.mesh.latents)
 
-    def by_latent(
-        self, part: Part, radial: Float[Tensor, "d_own"] | None = None, bias: Float[Tensor, "d_own"] | None = None
-    ) -> ByLatent:
+    def by_latent(self, part: Part, added: AddedGradients = NOTHING_ADDED) -> ByLatent:
         """The gradients of the latents that this worker updates."""
         low, high = optimizer_shard(self.mesh.data, len(self.W_dec))
-        radial, bias = (None if given is None else given[low:high] for given in (radial, bias))
-        return backend_for(self.x).by_latent([part], (low, high), radial, bias)
+        return backend_for(self.x).by_latent([part], (low, high), added.within(low, high))
 
     def part(self, entries: Entries, d_values: Tensor, rows: DecodedRows) -> Part:
         """The gradients' sums, of W_dec over all of ``rows`` and of the encoder by each entry's ``d_values``."""

@@ -5,10 +5,8 @@ from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
-from tasks.sae.architectures.initial_size import shrink_decoder
 from tasks.sae.architectures.names import Description
 from tasks.sae.architectures.penalised import LossContext, Penalised, PenalisedCodes
-from tasks.sae.config import SAEConfig
 from tasks.sae.parameters import Parameters
 
 DESCRIPTION = Description(
@@ -23,12 +21,7 @@ class Dense(Penalised):
     """ReLU codes, and nothing that asks for sparsity."""
 
     description = DESCRIPTION
-
-    @override
-    def start(
-        self, config: SAEConfig, parameters: Parameters, x: Float[Tensor, "m d_in"], y: Float[Tensor, "m d_out"]
-    ) -> None:
-        shrink_decoder(parameters)
+    starts_small = True
 
     @override
     def codes(self, at: LossContext, p: Parameters, pre_acts: Float[Tensor, "n d_sae"]) -> PenalisedCodes:

@@ -18,6 +18,7 @@ from tasks.sae.architectures.base import StepBatch
 from tasks.sae.architectures.names import Description
 from tasks.sae.architectures.penalised import LossContext, Penalised, PenalisedCodes, StepOutcome
 from tasks.sae.config import SAEConfig
+from tasks.sae.kernels.types import AddedGradients
 from tasks.sae.losses import squared_error
 from tasks.sae.mesh import Mesh
 from tasks.sae.parameters import Parameters
@@ -108,8 +109,8 @@ def _active_step(
     out.extra["b_mag"].copy_(gate.sum_by_latent(d_magnitude, d_sae))
     out.extra["r_mag"].copy_(gate.sum_by_latent(d_own * own, d_sae))
     # Magnitudes do not see b_enc: what they add to its gradient beside the encoder's is taken away again.
-    bias = -gate.sum_by_latent(d_own, d_sae)
-    gradients = step.by_latent(step.part(codes, d_gate + d_own, rows), bias=bias)
+    added = AddedGradients(bias=-gate.sum_by_latent(d_own, d_sae))
+    gradients = step.by_latent(step.part(codes, d_gate + d_own, rows), added)
     penalty = alone.squared_error[-1].to(gate.values.dtype) / len(step.x) + price * step.all_reduced(gate.values.sum())
     sums = step.sums(rows.squared_error, penalty, codes.only(codes.values > 0))
     return StepOutcome(sums, gradients, step.all_reduced(penalty.new_tensor(len(latents))))

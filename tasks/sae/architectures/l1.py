@@ -6,7 +6,6 @@ from torch import Tensor
 from typing_extensions import override
 
 from tasks.sae.architectures.base import StepBatch
-from tasks.sae.architectures.initial_size import shrink_decoder
 from tasks.sae.architectures.names import Description
 from tasks.sae.architectures.penalised import LossContext, Penalised, PenalisedCodes, StepOutcome
 from tasks.sae.architectures.relu_step import ACTIVE_BELOW, Penalty, relu_step
@@ -30,12 +29,7 @@ class L1(Penalised):
     description = DESCRIPTION
     first_coefficient = 0.5
     active_below = ACTIVE_BELOW
-
-    @override
-    def start(
-        self, config: SAEConfig, parameters: Parameters, x: Float[Tensor, "m d_in"], y: Float[Tensor, "m d_out"]
-    ) -> None:
-        shrink_decoder(parameters)
+    starts_small = True
 
     @override
     def codes(self, at: LossContext, p: Parameters, pre_acts: Float[Tensor, "n d_sae"]) -> PenalisedCodes:

@@ -14,6 +14,7 @@ from torch.nn.functional import linear
 from typing_extensions import override
 
 from tasks.sae.architectures.base import Architecture, StepBatch, StepSums
+from tasks.sae.architectures.initial_size import shrink_decoder
 from tasks.sae.architectures.l0_controller import controller_buffers, steer
 from tasks.sae.config import SAEConfig
 from tasks.sae.kernels.backend import ByLatent
@@ -77,6 +78,16 @@ class Penalised(Architecture):
     """Share of latents that the step before looked at, or would have, below which a step is the active one; 0: never."""
     first_coefficient: float | None = None
     """The sparsity coefficient from which the search for it starts, where there is one to be found."""
+
+    starts_small = False
+    """Decoder rows, which are free to grow, start far below norm 1."""
+
+    @override
+    def start(
+        self, config: SAEConfig, parameters: Parameters, x: Float[Tensor, "m d_in"], y: Float[Tensor, "m d_out"]
+    ) -> None:
+        if self.starts_small:
+            shrink_decoder(parameters)
 
     def given_coefficient(self, config: SAEConfig) -> float | None:
         """The sparsity coefficient of the settings."""

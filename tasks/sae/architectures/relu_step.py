@@ -10,7 +10,7 @@ from tasks.sae.architectures.active_step import begin_active_step
 from tasks.sae.architectures.affine import write_rest
 from tasks.sae.architectures.base import StepBatch
 from tasks.sae.architectures.penalised import StepOutcome
-from tasks.sae.kernels.types import Entries
+from tasks.sae.kernels.types import AddedGradients, Entries
 from tasks.sae.mesh import Mesh
 from tasks.sae.parameters import Parameters
 
@@ -53,7 +53,7 @@ def relu_step(
     entries, n = step.entries, len(step.x)
     (rows, d_values), cost = step.decode(entries), penalty(entries)
     write_rest(out, rows, step.x)
-    radial = None if cost.radial is None else cost.radial / n
-    gradients = step.by_latent(step.part(entries, d_values + cost.slope / n, rows), radial)
+    added = AddedGradients(radial=None if cost.radial is None else cost.radial / n)
+    gradients = step.by_latent(step.part(entries, d_values + cost.slope / n, rows), added)
     sums = step.sums(rows.squared_error, step.all_reduced(cost.total) / n, entries)
     return StepOutcome(sums, gradients, sums.n_active)

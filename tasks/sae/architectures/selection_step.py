@@ -16,7 +16,7 @@ from tasks.sae.architectures.base import StepBatch, StepSums
 from tasks.sae.config import SAEConfig
 from tasks.sae.kernels.backend import ByLatent
 from tasks.sae.kernels.dispatch import backend_for
-from tasks.sae.kernels.types import DecodedRows, Entries, Part, no_entries
+from tasks.sae.kernels.types import Coded, DecodedRows, Entries, Part, no_entries
 from tasks.sae.latent_parallel import decode_on_mesh, largest_of_rows, row_shard, shard_bounds
 from tasks.sae.losses import resolved_aux_k
 from tasks.sae.mesh import Mesh, ProcessGroup, all_gather_entries, optimizer_shard
@@ -54,7 +54,7 @@ def selected_gradients(
     entries, dead = select(pre_acts), _dead_entries(config, pre_acts, batch, parameters, latents)
     target = rest_to_rebuild(parameters, *(row_shard(rows, latents) for rows in (x, y)))
     weight = x.new_full((len(bounds),), 1 / (len(bounds) * y.numel() * mesh.data.world_size))
-    rows = decode_on_mesh(target, entries, parameters.W_dec, weight, bounds, mesh, pull=False)
+    rows = decode_on_mesh(target, Coded(entries, parameters.W_dec, bounds), weight, mesh, pull=False)
     if mesh.data.world_size > 1:
         dead = None if dead is None else all_gather_entries(mesh.data, dead)
         x, _ = batch.rows(mesh.data.all_gather([batch.raw])[0], d_in)
@@ -93,6 +93,6 @@ def _revival(
     size = rows.squared_error[-1]
     weight = torch.where(size > 0, config.aux_coefficient / size, 0.0).to(x.dtype).reshape(1)
     bounds = (len(parameters.W_dec),)
-    again = decode_on_mesh(rows.residual(), dead, parameters.W_dec, weight, bounds, mesh, pull=False)
+    again = decode_on_mesh(rows.residual(), Coded(dead, parameters.W_dec, bounds), weight, mesh, pull=False)
     loss = (again.squared_error.to(weight.dtype) * weight).sum()
     return loss, Part(dead, again.d_values, again.output_gradient, x, bounds)

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tasks.sae.kernels.adam import fused_adam
-from tasks.sae.kernels.types import AdamStep, Compared, DecodedRows, Entries, Part
+from tasks.sae.kernels.types import NOTHING_ADDED, AdamStep, AddedGradients, Coded, Compared, DecodedRows, Entries, Part
 from tasks.sae.parameters import Parameters
 
 
@@ -74,31 +74,20 @@ class Backend(Protocol):
         ...
 
     def decode_rows(
-        self,
-        target: Float[Tensor, "n d_out"],
-        entries: Entries,
-        W_dec: Float[Tensor, "d_sae d_out"],
-        weight: Float[Tensor, "g"],
-        bounds: tuple[int, ...],
-        *,
-        pull: bool = True,
+        self, target: Float[Tensor, "n d_out"], coded: Coded, weight: Float[Tensor, "g"], *, pull: bool = True
     ) -> DecodedRows:
         """Decode, compare with the target, and pull the gradient of the loss back to the entries' values.
 
         Args:
-            target: what the latents have to rebuild.
-            entries: the active latents of each row.
-            W_dec: the decoder.
+            target: what the latents have to rebuild. Residual p is what prefix p leaves over of it.
+            coded: the active latents of each row.
             weight: of each prefix's squared error in the loss.
-            bounds: the latents below ``bounds[p]`` are prefix p; the last is d_sae. Residual p is what prefix p leaves over.
             pull: give the gradient on values; else it may be left to ``by_latent``, which needs the same memory anyway.
         """
         ...
 
-    def decode_groups(
-        self, entries: Entries, W_dec: Float[Tensor, "d_sae d_out"], bounds: tuple[int, ...]
-    ) -> Float[Tensor, "g n d_out"]:
-        """What the latents between one bound and the next decode to, from 0 on."""
+    def decode_groups(self, coded: Coded) -> Float[Tensor, "g n d_out"]:
+        """What each group of latents decodes to."""
         ...
 
     def compare(
@@ -107,30 +96,17 @@ class Backend(Protocol):
         """Hold what each group of latents decodes to against what prefixes of the groups have to rebuild."""
         ...
 
-    def pull_back(
-        self,
-        output_gradient: Float[Tensor, "g_times_n d_out"],
-        entries: Entries,
-        W_dec: Float[Tensor, "d_sae d_out"],
-        bounds: tuple[int, ...],
-    ) -> Float[Tensor, "m"]:
+    def pull_back(self, output_gradient: Float[Tensor, "g_times_n d_out"], coded: Coded) -> Float[Tensor, "m"]:
         """The loss's gradient on each entry's value, from that on what its group of latents decodes to."""
         ...
 
-    def by_latent(
-        self,
-        parts: Sequence[Part],
-        own: tuple[int, int],
-        radial: Float[Tensor, "d_own"] | None = None,
-        bias: Float[Tensor, "d_own"] | None = None,
-    ) -> ByLatent:
+    def by_latent(self, parts: Sequence[Part], own: tuple[int, int], added: AddedGradients = NOTHING_ADDED) -> ByLatent:
         """Group the entries of all parts by latent.
 
         Args:
             parts: of the sums that the gradients are.
             own: first and end of the latents to look at, which are numbered from 0 in what is returned.
-            radial: adds radial[i] * W_dec[i] to the gradient of W_dec[i].
-            bias: adds bias[i] to the gradient of b_enc[i].
+            added: to the gradients of these latents.
         """
         ...
 

@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from tasks.sae.kernels.adam import fused_adam
 from tasks.sae.kernels.backend import Backend, ByLatent
-from tasks.sae.kernels.types import AdamStep, Compared, DecodedRows, Entries, Part
+from tasks.sae.kernels.types import NOTHING_ADDED, AdamStep, AddedGradients, Coded, Compared, DecodedRows, Entries, Part
 from tasks.sae.ops import largest
 from tasks.sae.parameters import Parameters
 
@@ -61,27 +61,19 @@ class TorchBackend(Backend):
 
     @override
     def decode_rows(
-        self,
-        target: Float[Tensor, "n d_out"],
-        entries: Entries,
-        W_dec: Float[Tensor, "d_sae d_out"],
-        weight: Float[Tensor, "g"],
-        bounds: tuple[int, ...],
-        *,
-        pull: bool = True,
+        self, target: Float[Tensor, "n d_out"], coded: Coded, weight: Float[Tensor, "g"], *, pull: bool = True
     ) -> DecodedRows:
-        decoded = self.decode_groups(entries, W_dec, bounds)
+        decoded = self.decode_groups(coded)
         compared = self.compare(target, decoded, weight)
         gradient = compared.output_gradient.flatten(0, 1)
-        d_values = self.pull_back(gradient, entries, W_dec, bounds) if pull else None
-        return DecodedRows(lambda: target - decoded.sum(0), gradient, d_values, compared.squared_error, entries.count)
+        d_values = self.pull_back(gradient, coded) if pull else None
+        return DecodedRows(lambda: target - decoded.sum(0), gradient, d_values, compared.squared_error, coded.entries.count)
 
     @override
-    def decode_groups(
-        self, entries: Entries, W_dec: Float[Tensor, "d_sae d_out"], bounds: tuple[int, ...]
-    ) -> Float[Tensor, "g n d_out"]:
-        groups = [entries if group is None else entries.only(group) for group in _groups(entries, bounds)]
-        return torch.stack([_sums(group, W_dec) for group in groups])
+    def decode_groups(self, coded: Coded) -> Float[Tensor, "g n d_out"]:
+        entries = coded.entries
+        groups = [entries if group is None else entries.only(group) for group in _groups(entries, coded.bounds)]
+        return torch.stack([_sums(group, coded.W_dec) for group in groups])
 
     @override
     def compare(
@@ -97,25 +89,15 @@ class TorchBackend(Backend):
         return Compared(torch.stack(gradients), squared_error)
 
     @override
-    def pull_back(
-        self,
-        output_gradient: Float[Tensor, "g_times_n d_out"],
-        entries: Entries,
-        W_dec: Float[Tensor, "d_sae d_out"],
-        bounds: tuple[int, ...],
-    ) -> Float[Tensor, "m"]:
-        return _pull_back(output_gradient, entries, W_dec, bounds)
+    def pull_back(self, output_gradient: Float[Tensor, "g_times_n d_out"], coded: Coded) -> Float[Tensor, "m"]:
+        return _pull_back(output_gradient, coded)
 
     @override
     def by_latent(
-        self,
-        parts: Sequence[Part],
-        own: tuple[int, int],
-        radial: Float[Tensor, "d_own"] | None = None,
-        bias: Float[Tensor, "d_own"] | None = None,
+        self, parts: Sequence[Part], own: tuple[int, int], added: AddedGradients = NOTHING_ADDED
     ) -> "TransposedProducts":
         low, high = own
-        return TransposedProducts([part.within(low, high) for part in parts], high - low, radial, bias)
+        return TransposedProducts([part.within(low, high) for part in parts], high - low, added)
 
 
 def rounded_down(level: float | Tensor, like: Tensor) -> Tensor:
@@ -131,13 +113,14 @@ def _entries(values: Tensor, latents: Tensor, keep: Bool[Tensor, "n w"]) -> Entr
     return Entries(values[keep], latents[keep].int(), start)
 
 
-def _pull_back(output_gradient: Tensor, entries: Entries, W_dec: Tensor, bounds: tuple[int, ...]) -> Tensor:
+def _pull_back(output_gradient: Tensor, coded: Coded) -> Tensor:
     """The product of each entry's decoder row with the gradient on its row and group."""
-    d_values = torch.zeros_like(entries.values)
-    for group, gradient in zip(_groups(entries, bounds), output_gradient.chunk(len(bounds)), strict=True):
-        coded = entries if group is None else entries.only(group)
+    d_values = torch.zeros_like(coded.entries.values)
+    groups = _groups(coded.entries, coded.bounds)
+    for group, gradient in zip(groups, output_gradient.chunk(len(groups)), strict=True):
+        entries = coded.entries if group is None else coded.entries.only(group)
         d_values[slice(None) if group is None else group] = _by_weights(
-            gradient, W_dec, coded.latents.long(), coded.start[:-1], coded.rows.long(), _SUM
+            gradient, coded.W_dec, entries.latents.long(), entries.start[:-1], entries.rows.long(), _SUM
         )
     return d_values
 
@@ -168,18 +151,18 @@ def _groups(entries: Entries, bounds: tuple[int, ...]) -> list[Bool[Tensor, "m"]
 class TransposedProducts(ByLatent):
     """``ByLatent`` by one product of a compressed sparse matrix for each part and gradient."""
 
-    def __init__(self, parts: Sequence[Part], d_sae: int, radial: Tensor | None, bias: Tensor | None) -> None:
+    def __init__(self, parts: Sequence[Part], d_sae: int, added: AddedGradients) -> None:
         self.parts = [_Transposed(part, d_sae) for part in parts]
-        self.radial, self.bias = radial, bias
+        self.added = added
 
     @override
     def write(self, W_dec: Tensor, out: Parameters) -> None:
         for i, part in enumerate(self.parts):
             part.write(W_dec, out, beta=1 if i else 0)
-        if self.radial is not None:
-            out.W_dec.addcmul_(W_dec, self.radial[:, None])
-        if self.bias is not None:
-            out.b_enc.add_(self.bias)
+        if self.added.radial is not None:
+            out.W_dec.addcmul_(W_dec, self.added.radial[:, None])
+        if self.added.bias is not None:
+            out.b_enc.add_(self.added.bias)
 
     @override
     def adam(
@@ -223,7 +206,7 @@ class _Transposed:
     def write(self, W_dec: Tensor, out: Parameters, beta: int) -> None:
         part, d_values = self.part, self.part.d_values
         if d_values is None:
-            d_values = _pull_back(part.output_gradient, part.entries, W_dec, part.bounds)
+            d_values = _pull_back(part.output_gradient, Coded(part.entries, W_dec, part.bounds))
         self._product(part.entries.values, self.gradient_row, part.output_gradient, out.W_dec, beta)
         self._product(d_values, self.row, part.x, out.encoder, beta)
         self._product(d_values, self.row, torch.ones_like(part.x[:, :1]), out.b_enc.unsqueeze(1), beta)

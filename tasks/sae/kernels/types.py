@@ -64,6 +64,16 @@ def no_entries(n: int, like: Tensor, dtype: torch.dtype) -> Entries:
     return Entries(none, none.to(torch.int32), torch.zeros(n + 1, dtype=torch.int64, device=like.device))
 
 
+@dataclass(frozen=True, slots=True)
+class Coded:
+    """Active latents of many rows with what they decode by, in g groups of latents."""
+
+    entries: Entries
+    W_dec: Float[Tensor, "d_sae d_out"]
+    bounds: tuple[int, ...]
+    """End of each group of latents; the last is d_sae. The latents below ``bounds[p]`` are prefix p."""
+
+
 class Compared(NamedTuple):
     """What rows and their reconstructions differ by; ``DecodedRows`` says what each tensor holds."""
 
@@ -115,6 +125,23 @@ class Part:
         bounds = tuple(min(max(bound, low), high) - low for bound in self.bounds)
         d_values = None if self.d_values is None else self.d_values[mask]
         return Part(own, d_values, self.output_gradient, self.x, bounds)
+
+
+@dataclass(frozen=True, slots=True)
+class AddedGradients:
+    """What is added to latents' gradients beside the sums over entries; empty for nothing."""
+
+    radial: Float[Tensor, "d_own"] | None = None
+    """The gradient of W_dec[i] gets radial[i] * W_dec[i]."""
+    bias: Float[Tensor, "d_own"] | None = None
+    """The gradient of b_enc[i] gets bias[i]."""
+
+    def within(self, low: int, high: int) -> "AddedGradients":
+        """That of the latents from ``low`` to ``high`` only."""
+        return AddedGradients(*(None if given is None else given[low:high] for given in (self.radial, self.bias)))
+
+
+NOTHING_ADDED = AddedGradients()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

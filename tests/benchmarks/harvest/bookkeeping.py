@@ -154,7 +154,7 @@ def _measured(root: str, n_shards: int) -> dict[str, Any]:
     del hooks, wanted, pending, done, killed
     split = timed("open", lambda: Split(out, HOOK, "train"))
     reader = timed("deal", lambda: LaneReader(out, HOOK, batch_rows=4096, lanes=16, seed=0))
-    assert reader.rows == split.rows == (n_shards - int(n_shards * HELD_OUT)) * (SHARD_TOKENS - PER_SHARD)
+    assert reader.split.rows == split.rows == (n_shards - int(n_shards * HELD_OUT)) * (SHARD_TOKENS - PER_SHARD)
     peak = peak_bytes() / 2**30
     counts = {"all": sum(requests.values()), **requests}
     return {"root": root, "shards": n_shards, "seconds": seconds, "peak_gib": peak, "requests": counts}

@@ -168,7 +168,7 @@ def _lanes(uri: str, cpu: list[float], epochs: int = 1) -> float:
     """Epochs of shuffled batches; ``cpu`` gets GB per CPU second, which other work on the machine disturbs less."""
     reader = LaneReader(uri, HOOK, batch_rows=BATCH_ROWS, lanes=LANES, seed=0)
     began, began_cpu, seen = time.monotonic(), time.process_time(), 0
-    for batch in reader.batches(0, epochs * reader.rows // BATCH_ROWS):
+    for batch in reader.batches(0, epochs * reader.split.rows // BATCH_ROWS):
         seen += batch.nbytes
     cpu.append(seen / (time.process_time() - began_cpu) / 1e9)
     return seen / (time.monotonic() - began) / 1e9

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tasks.sae.kernels.backend import Backend
-from tasks.sae.kernels.types import Entries, Part
+from tasks.sae.kernels.types import Coded, Entries, Part
 from tasks.sae.parameters import Layout, Parameters, zeros
 
 PRECISIONS = (torch.bfloat16, torch.float32, torch.float64)
@@ -61,7 +61,7 @@ def problem(ops: Backend, device: str, dtype: torch.dtype, n: int = 200, d_in: i
     x, target, pre_acts, W_dec = (torch.randn(shape, generator=generator).to(device, dtype) for shape in shapes)
     weight = torch.tensor([0.5, 0.3, 0.2], dtype=dtype, device=device)
     entries = ops.select_top_k(pre_acts - torch.arange(d_sae, device=device) / d_sae, 19, dtype)
-    rows = ops.decode_rows(target, entries, W_dec, weight, BOUNDS)
+    rows = ops.decode_rows(target, Coded(entries, W_dec, BOUNDS), weight)
     return Problem(Part(entries, rows.d_values, rows.output_gradient, x, BOUNDS), W_dec, target, weight)
 
 

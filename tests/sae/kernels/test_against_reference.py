@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tasks.sae.kernels.torch_reference import TorchBackend
-from tasks.sae.kernels.types import AdamStep
+from tasks.sae.kernels.types import AdamStep, Coded
 from tests.sae.kernels.problems import assert_close, problem
 
 tolerances = pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.float64, 1e-12)])
@@ -19,17 +19,18 @@ def test_decoding_and_gradients_equal_plain_torchs_to_rounding(ops, device, dtyp
     part, W_dec, weight = at.part, at.W_dec, at.weight
     generator = torch.Generator().manual_seed(1)
     target = torch.randn(part.entries.n, W_dec.shape[1], generator=generator).to(device, dtype)
-    ours, theirs = (backend.decode_rows(target, part.entries, W_dec, weight, part.bounds) for backend in (ops, reference))
+    coded = Coded(part.entries, W_dec, part.bounds)
+    ours, theirs = (backend.decode_rows(target, coded, weight) for backend in (ops, reference))
     assert_close(ours.residual(), theirs.residual(), tolerance)
     for name in ("output_gradient", "d_values", "squared_error"):
         assert_close(getattr(ours, name), getattr(theirs, name), tolerance)
     for backend in (ops, reference):
-        d_values = backend.pull_back(ours.output_gradient, part.entries, W_dec, part.bounds)
+        d_values = backend.pull_back(ours.output_gradient, coded)
         assert_close(d_values, ours.d_values, tolerance)
     left = replace(part, d_values=None)
     written = []
     for backend in (ops, reference):
-        assert backend.decode_rows(target, part.entries, W_dec, weight, part.bounds, pull=False).d_values is None
+        assert backend.decode_rows(target, coded, weight, pull=False).d_values is None
         for parts in ([part, part], [left, left]):
             out = at.parameters()
             backend.by_latent(parts, (0, len(W_dec))).write(W_dec, out)
@@ -45,8 +46,9 @@ def test_parts_of_the_latents_compare_what_they_decode_to_together(ops, device, 
     at = problem(ops, device, dtype)
     part, W_dec, weight = at.part, at.W_dec, at.weight
     target = torch.randn(part.entries.n, W_dec.shape[1], generator=torch.Generator().manual_seed(1)).to(device, dtype)
-    whole = ops.decode_rows(target, part.entries, W_dec, weight, part.bounds)
-    compared = ops.compare(target, ops.decode_groups(part.entries, W_dec, part.bounds), weight)
+    coded = Coded(part.entries, W_dec, part.bounds)
+    whole = ops.decode_rows(target, coded, weight)
+    compared = ops.compare(target, ops.decode_groups(coded), weight)
     assert_close(compared.output_gradient.flatten(0, 1), whole.output_gradient, tolerance)
     assert_close(compared.squared_error, whole.squared_error, tolerance)
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tasks.sae.kernels.backend import Backend, ByLatent
-from tasks.sae.kernels.types import AdamStep, DecodedRows, Entries, Part
+from tasks.sae.kernels.types import AdamStep, AddedGradients, Coded, DecodedRows, Entries, Part
 from tasks.sae.parameters import Layout, Parameters, zeros
 
 N, D_IN, D_SAE, D_OUT, K = 24, 6, 40, 9, 5
@@ -45,7 +45,7 @@ def sparse_gradients(
     pre_acts = torch.addmm(parameters.b_enc, x, parameters.encoder.T)
     entries = ops.select_top_k(pre_acts, K, torch.float64)
     weight = torch.tensor(WEIGHTS[bounds], dtype=torch.float64, device=x.device)
-    rows = ops.decode_rows(target, entries, parameters.W_dec, weight, bounds)
+    rows = ops.decode_rows(target, Coded(entries, parameters.W_dec, bounds), weight)
     return Part(entries, rows.d_values, rows.output_gradient, x, bounds), rows
 
 
@@ -92,7 +92,7 @@ def test_parts_add_up_and_radial_and_bias_add_multiples_of_decoder_rows_and_numb
     second, _ = sparse_gradients(ops, parameters, x if same_x else x + 1, rows.residual(), (D_SAE,))
     radial, bias = randn(D_SAE, seed=3, device=device), randn(D_SAE, seed=4, device=device)
     together, *apart = (random_parameters(device, seed=9) for _ in range(3))
-    ops.by_latent([first, second], (0, D_SAE), radial, bias).write(parameters.W_dec, together)
+    ops.by_latent([first, second], (0, D_SAE), AddedGradients(radial, bias)).write(parameters.W_dec, together)
     for part, out in zip((first, second), apart, strict=True):
         ops.by_latent([part], (0, D_SAE)).write(parameters.W_dec, out)
     assert_same(together.W_dec, apart[0].W_dec + apart[1].W_dec + radial[:, None] * parameters.W_dec)
@@ -110,7 +110,8 @@ def test_the_fused_update_is_adams_on_the_same_gradient(ops, device, unit_norm):
     for step in range(1, 6):
         (x, target), radial = random_rows(device, seed=step), randn(D_SAE, seed=10 + step, device=device)
         part, _ = sparse_gradients(ops, ours, x, target, (D_SAE,))
-        by_latent = ops.by_latent([part], (0, D_SAE), radial, randn(D_SAE, seed=20 + step, device=device))
+        added = AddedGradients(radial, randn(D_SAE, seed=20 + step, device=device))
+        by_latent = ops.by_latent([part], (0, D_SAE), added)
         settings = AdamStep(lr=0.05, betas=(0.8, 0.97), eps=1e-5, step=step, unit_norm=unit_norm)
         square = adam_by_torch(optimizer, by_latent, theirs, unit_norm)
         assert_same(by_latent.adam(ours, *moments, settings), square)
@@ -150,10 +151,11 @@ def test_only_the_latents_of_ones_own_are_updated_and_they_as_among_all(ops, dev
     part, _ = sparse_gradients(ops, parameters, x, target, (7, 20, D_SAE))
     radial, bias = randn(D_SAE, seed=3, device=device), randn(D_SAE, seed=4, device=device) if by_bias else None
     whole, own = random_parameters(device, seed=9), [torch.full_like(t[5:23], torch.nan) for t in tensors(parameters)]
-    ops.by_latent([part], (0, D_SAE), radial, bias).write(parameters.W_dec, whole)
+    added = AddedGradients(radial, bias)
+    ops.by_latent([part], (0, D_SAE), added).write(parameters.W_dec, whole)
     encoder, W_dec, b_enc = own
     out = replace(whole, encoder=encoder, W_dec=W_dec, b_enc=b_enc)
-    ops.by_latent([part], (5, 23), radial[5:23], None if bias is None else bias[5:23]).write(parameters.W_dec[5:23], out)
+    ops.by_latent([part], (5, 23), added.within(5, 23)).write(parameters.W_dec[5:23], out)
     for mine, of_all in zip(own, tensors(whole), strict=True):
         assert_same(mine, of_all[5:23])
 

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.sae.kernels.torch_reference import TorchBackend
+from tasks.sae.kernels.types import Coded
 from tasks.sae.latent_parallel import _in_columns
 from tests.sae.kernels.problems import PRECISIONS, by_row, pre_activations
 
@@ -78,7 +79,7 @@ def test_nan_of_either_sign_reaches_the_values_of_its_row_and_of_no_other(ops, d
         spoilt = [torch.tensor(list(row.values())).isnan().any().item() for row in by_row(entries)]
         assert spoilt == [False, True, False]
     target, W_dec, weight = (torch.full(shape, 1.0, device=device) for shape in ((3, 2), (97, 2), (1,)))
-    decoded = ops.decode_rows(target - 1, entries, W_dec, weight, (97,))
+    decoded = ops.decode_rows(target - 1, Coded(entries, W_dec, (97,)), weight)
     assert torch.isfinite(decoded.residual()).all(1).tolist() == [True, False, True]
 
 

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from tasks.sae.kernels.numba.jit import kernel
-from tasks.sae.kernels.types import Part
+from tasks.sae.kernels.types import AddedGradients, Part
 
 
 class Grouped(NamedTuple):
@@ -32,9 +32,7 @@ class Grouped(NamedTuple):
     """Whether ``d_values`` are still to be found, as products of decoder rows and rows of ``gradient``."""
 
 
-def grouped(
-    parts: Sequence[Part], own: tuple[int, int], radial: torch.Tensor | None = None, bias: torch.Tensor | None = None
-) -> Grouped:
+def grouped(parts: Sequence[Part], own: tuple[int, int], added: AddedGradients) -> Grouped:
     """Sort the entries of all parts by latent; those of latents from the first to the end of ``own`` only."""
     low, high = own
     start = np.zeros(high - low + 1, np.int64)
@@ -56,7 +54,7 @@ def grouped(
     pulls = [part.d_values is None for part in parts]
     if any(pulls) and not all(pulls):
         raise ValueError("Some parts have d_values and some have none.")
-    return Grouped(start, *sums, gradient, x, _array(radial, dtype), _array(bias, dtype), all(pulls))
+    return Grouped(start, *sums, gradient, x, _array(added.radial, dtype), _array(added.bias, dtype), all(pulls))
 
 
 def _array(tensor: torch.Tensor | None, dtype: Any) -> NDArray[Any]:

@@ -14,7 +14,7 @@ from tasks.sae.kernels.backend import ByLatent
 from tasks.sae.kernels.numba.grouping import Grouped, grouped
 from tasks.sae.kernels.numba.sums import adam, write
 from tasks.sae.kernels.numba.threads import share
-from tasks.sae.kernels.types import AdamStep, Part
+from tasks.sae.kernels.types import NOTHING_ADDED, AdamStep, AddedGradients, Part
 from tasks.sae.parameters import Parameters
 
 _CHUNK = 64  # latents
@@ -24,17 +24,10 @@ class LatentOperations:
     """The operation of a backend that goes through the latents."""
 
     def by_latent(
-        self,
-        parts: Sequence[Part],
-        own: tuple[int, int],
-        radial: Float[Tensor, "d_own"] | None = None,
-        bias: Float[Tensor, "d_own"] | None = None,
+        self, parts: Sequence[Part], own: tuple[int, int], added: AddedGradients = NOTHING_ADDED
     ) -> "FusedByLatent":
-        """Group the entries of all parts by latent, from the first to the end of ``own``.
-
-        ``radial`` times W_dec and ``bias`` are added to their gradients.
-        """
-        return FusedByLatent(grouped(parts, own, radial, bias))
+        """Group the entries of all parts by latent, from the first to the end of ``own``."""
+        return FusedByLatent(grouped(parts, own, added))
 
 
 class FusedByLatent(ByLatent):

@@ -98,13 +98,13 @@ def row_files(config: PipelineConfig, uri: str, cache: Path, tokens: int) -> tup
     batch = config.train.batch_tokens
     reader = LaneReader(uri, HOOK, batch_rows=batch, lanes=config.train.lanes, seed=config.train.seed)
     n_steps = -(-tokens // batch)
-    if reader.rows < n_steps * batch:
-        raise SystemExit(f"{uri} has {reader.rows} rows to train on, fewer than one epoch takes ({n_steps * batch}).")
+    if reader.split.rows < n_steps * batch:
+        raise SystemExit(f"{uri} has {reader.split.rows} rows to train on, fewer than one epoch takes ({n_steps * batch}).")
     train, held_out = (cache / f"{name}-{identity(uri)}-{n_steps}.npy" for name in ("train", "held-out"))
     if not train.exists():
         cache.mkdir(parents=True, exist_ok=True)
         unfinished = train.with_suffix(".part")
-        out = np.lib.format.open_memmap(unfinished, "w+", np.uint16, (n_steps * batch, reader.d_in))
+        out = np.lib.format.open_memmap(unfinished, "w+", np.uint16, (n_steps * batch, reader.split.d_in))
         for step, rows in enumerate(reader.batches(0, n_steps)):
             out[step * batch : (step + 1) * batch] = rows
         out.flush()
