@@ -85,7 +85,7 @@ def test_batches_are_those_of_each_hook_side_by_side(stored: Store, dtype: Dtype
     joined = lanes(uri, ["late", "early"], rank, world_size)
     alone = [lanes(uri, hook, rank, world_size).batches(5, 20) for hook in ("late", "early")]
     for together, *apart in zip(joined.batches(5, 20), *alone, strict=True):
-        numbers = to_float32(together, joined.dtype)
+        numbers = to_float32(together, joined.split.dtype)
         assert np.array_equal(numbers, np.concatenate([to_float32(rows, dtype) for rows in apart], axis=1))
 
 
@@ -107,7 +107,7 @@ def test_a_single_hook_is_read_as_it_always_was(stored: Store) -> None:
     uri = stored("int8")
     found = open_split(uri, ["middle"], "train")
     assert type(found) is Split
-    assert [part.statistics["mean"] for part in lanes(uri, "middle").parts] == [[10.0, 10.0]]
+    assert [part.statistics["mean"] for part in lanes(uri, "middle").split.parts] == [[10.0, 10.0]]
 
 
 def test_parts_of_a_shard_are_read_alone(stored: Store) -> None:

@@ -10,8 +10,10 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 import pytest
@@ -21,6 +23,7 @@ from flows.configurations import OFFERED
 from tests.conftest import ROOT, free_port
 from tests.patience import PATIENCE_S
 
+R = TypeVar("R")
 TOY = str(ROOT / "configs/toy.yaml")
 
 
@@ -146,6 +149,13 @@ class Served:
         ends = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
         self.wait(lambda: self.state(run)["type"] in ends, f"the end of run {run}")
         return self.state(run)
+
+
+def away_from_loops(work: Callable[[], R]) -> R:
+    """What ``work`` returns in a thread of its own: where a browser was driven before, this one's event loop runs."""
+    context = copy_context()  # Prefect's settings, which may be a test's own
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(context.run, work).result()
 
 
 @pytest.fixture(scope="session")

@@ -30,7 +30,7 @@ from flows.deploy import deploy, main
 from flows.deployments import offered
 from flows.form import NightlyForm, PipelineForm, SweepForm
 from tasks.errors import InputError
-from tests.flows.conftest import Served
+from tests.flows.conftest import Served, away_from_loops
 from tests.flows.recording_api import RecordingApi, recording
 from tests.sampled import every_case
 
@@ -102,7 +102,7 @@ def test_the_deployments_are_those_of_serve_with_the_storage_of_the_cluster(
     names = offer([options["config"], options["nightly"]])
     with recording() as api, temporary_settings({PREFECT_API_URL: api.url}):
         for deployment in offered(*names, {}, options["cron"], options["timezone"]):
-            deployment.apply()  # as Prefect's runner does
+            away_from_loops(deployment.apply)  # as Prefect's runner does
     assert list(deployed) == list(api.created) == list(FORMS)
     for name, given in deployed.items():
         same = api.created[name]
@@ -161,7 +161,7 @@ def test_prefect_deploys_them_and_a_worker_makes_the_run_that_the_scheduler_plan
 
     def deploy_renamed(*again: str) -> list[str]:
         with temporary_settings({PREFECT_API_URL: f"{served.url}/api", PREFECT_API_AUTH_STRING: served.password}):
-            return deploy(renamed(served.storage), "saemill", again)
+            return away_from_loops(lambda: deploy(renamed(served.storage), "saemill", again))
 
     assert deploy_renamed() == [f"deployed-{name}" for name in FORMS]
     found = served.deployment("deployed-nightly")
@@ -203,7 +203,8 @@ def test_only_what_the_server_does_not_have_is_deployed(there: str, tmp_path: Pa
 
 def test_a_deployment_that_is_named_is_put_back_with_its_schedule() -> None:
     with recording(THERE) as api, temporary_settings({PREFECT_API_URL: api.url}):
-        assert deploy(offered("demo", "nightly", WHERE, CRON, TIMEZONE), "saemill", ["nightly"]) == ["nightly"]
+        deployments = offered("demo", "nightly", WHERE, CRON, TIMEZONE)
+        assert away_from_loops(lambda: deploy(deployments, "saemill", ["nightly"])) == ["nightly"]
     assert api.created == {}
     (change,) = api.changed
     assert change["work_pool_name"] == "saemill"

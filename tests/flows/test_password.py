@@ -6,7 +6,6 @@ import os
 import threading
 import urllib.request
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from flows import home, password
 from flows.guard import ENTRANCE, Guard, entrance
 from flows.proxies import spare_loopback
 from tasks.errors import InputError
+from tests.flows.conftest import away_from_loops
 
 
 @contextlib.contextmanager
@@ -120,8 +120,6 @@ def test_a_link_that_was_clicked_on_another_page_is_answered_with_what_to_do() -
 
     headers = [(b"host", b"127.0.0.1:4200"), (b"sec-fetch-site", b"cross-site")]
     scope = {"type": "http", "method": "GET", "path": ENTRANCE, "headers": headers}
-    # In a thread of its own: where a browser was driven before, this one's event loop runs.
-    with ThreadPoolExecutor(1) as thread:
-        thread.submit(lambda: asyncio.run(Guard(never, "127.0.0.1:4200")(scope, never, send))).result()
+    away_from_loops(lambda: asyncio.run(Guard(never, "127.0.0.1:4200")(scope, never, send)))
     assert sent[0]["status"] == 403
     assert b"Paste the address into the address bar." in sent[1]["body"]

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from flows.config import PipelineConfig
 from tasks.sae.architectures.names import NAMES
@@ -15,6 +14,7 @@ from tasks.train.distributed import TorchMesh
 from tasks.train.worker import Worker
 from tests.composed import run_settings
 from tests.conftest import free_port
+from tests.together import together
 
 Trained = dict[str, dict[str, torch.Tensor]]
 
@@ -55,16 +55,16 @@ def test_several_workers_train_the_sae_of_one(world_size, in_memory, tiny_run, t
 
     out = tmp_path / "together"
     out.mkdir()
-    mp.spawn(_worker, (world_size, free_port(), configs, activations, str(out), in_memory), nprocs=world_size)
+    together(_worker, world_size, free_port(), configs, activations, str(out), in_memory, world_size=world_size)
     ranks = [torch.load(Path(out, f"{rank}.pt"), weights_only=True) for rank in range(world_size)]
     for arch, one in alone.items():
-        together = ranks[0][arch]
-        assert all(torch.equal(rank[arch]["weights"], together["weights"]) for rank in ranks)
+        first = ranks[0][arch]
+        assert all(torch.equal(rank[arch]["weights"], first["weights"]) for rank in ranks)
         # The slope of f^p has no bound near 0: a last bit's difference grows to 2e-4 in one worker's 40 steps too.
         loose = 100 if arch == "p_anneal" else 1
-        assert torch.allclose(together["weights"], one["weights"], atol=loose * 2e-4), arch
-        assert torch.allclose(together["curve"], one["curve"], rtol=loose * 1e-4), arch
-        assert torch.equal(together["silent"], one["silent"])
+        assert torch.allclose(first["weights"], one["weights"], atol=loose * 2e-4), arch
+        assert torch.allclose(first["curve"], one["curve"], rtol=loose * 1e-4), arch
+        assert torch.equal(first["silent"], one["silent"])
 
 
 def _gather_nothing(rank: int, world_size: int, port: int, out: str) -> None:
@@ -77,7 +77,7 @@ def _gather_nothing(rank: int, world_size: int, port: int, out: str) -> None:
 
 
 def test_empty_tensors_are_gathered_beside_others(tmp_path):
-    mp.spawn(_gather_nothing, (2, free_port(), str(tmp_path)), nprocs=2)
+    together(_gather_nothing, 2, free_port(), str(tmp_path), world_size=2)
     none, some, nothing = torch.load(tmp_path / "0.pt", weights_only=True)
     assert (none.shape, none.dtype, nothing.shape, nothing.dtype) == ((0,), torch.float32, (0,), torch.int32)
     assert some.tolist() == [0, 0, 1, 1]

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from tasks.sae.config import SAEConfig
 from tasks.sae.scaling import Scaling
@@ -33,6 +32,7 @@ from tests.benchmarks.scaling.on_paper.step import (
     terms,
 )
 from tests.conftest import free_port
+from tests.together import together
 
 # With k = d_sae and all latents active, each part has as many entries of a row; else those of a row fall on any part.
 SIZES = (
@@ -77,7 +77,7 @@ def work(rank: int, world_size: int, port: int, out: str) -> None:
 
 @pytest.mark.parametrize("world_size", MESHES)
 def test_the_bytes_of_the_table_are_those_that_workers_send(world_size: int, tmp_path: Path) -> None:
-    mp.spawn(work, (world_size, free_port(), str(tmp_path)), nprocs=world_size)
+    together(work, world_size, free_port(), str(tmp_path), world_size=world_size)
     cases = [(size, mesh) for mesh in MESHES[world_size] for size in SIZES if knows_room(size, mesh)]
     expected = [sent_bytes(terms(size, mesh, SHARED_OUT, COMPILED), mesh) for size, mesh in cases]
     for rank in range(world_size):

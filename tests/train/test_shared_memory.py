@@ -1,6 +1,5 @@
 """Workers on one machine exchange through memory what they would through sockets, to the same bits."""
 
-import multiprocessing
 import os
 import time
 from collections.abc import Callable
@@ -9,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
 
 from tasks.sae.mesh import Traffic
@@ -18,6 +16,7 @@ from tasks.train.distributed import TorchMesh, TorchProcessGroup
 from tasks.train.shared_memory import join
 from tests.conftest import free_port
 from tests.patience import until
+from tests.together import forkserver, together
 
 SIZES = (1, 7, 1000, 400_000, 5, 600_000)  # files are replaced by larger ones, which then are too large
 DTYPES = (torch.float32, torch.float64, torch.int64)
@@ -32,8 +31,8 @@ def _in_group(rank: int, world_size: int, port: int, work: Callable[[int, int], 
         dist.destroy_process_group()
 
 
-def together(world_size: int, work: Callable[[int, int], None]) -> None:
-    mp.spawn(_in_group, (world_size, free_port(), work), nprocs=world_size)
+def in_group(world_size: int, work: Callable[[int, int], None]) -> None:
+    together(_in_group, world_size, free_port(), work, world_size=world_size)
 
 
 def _equal(ours: list[Tensor], theirs: list[Tensor]) -> None:
@@ -70,7 +69,7 @@ def _same_as_over_sockets(rank: int, world_size: int) -> None:
 
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_it_gives_what_sockets_give(world_size: int) -> None:
-    together(world_size, _same_as_over_sockets)
+    in_group(world_size, _same_as_over_sockets)
 
 
 def _written_by_all(rank: int, world_size: int) -> None:
@@ -88,7 +87,7 @@ def _written_by_all(rank: int, world_size: int) -> None:
 
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_what_one_writes_into_memory_in_common_all_see_when_they_have_met(world_size: int) -> None:
-    together(world_size, _written_by_all)
+    in_group(world_size, _written_by_all)
 
 
 def _nothing_in_common(rank: int, world_size: int) -> None:
@@ -96,7 +95,7 @@ def _nothing_in_common(rank: int, world_size: int) -> None:
 
 
 def test_over_sockets_nothing_is_in_common() -> None:
-    together(2, _nothing_in_common)
+    in_group(2, _nothing_in_common)
 
 
 def _sums_of_odd_tensors(rank: int, world_size: int) -> None:
@@ -109,7 +108,7 @@ def _sums_of_odd_tensors(rank: int, world_size: int) -> None:
 
 
 def test_a_sum_of_a_number_or_of_a_column_is_written_where_it_was() -> None:
-    together(2, _sums_of_odd_tensors)
+    in_group(2, _sums_of_odd_tensors)
 
 
 def _each_mesh(rank: int, world_size: int) -> None:
@@ -119,7 +118,7 @@ def _each_mesh(rank: int, world_size: int) -> None:
 
 
 def test_each_group_of_a_mesh_has_memory_of_its_own() -> None:
-    together(4, _each_mesh)
+    in_group(4, _each_mesh)
 
 
 def _late(rank: int, world_size: int) -> None:
@@ -133,7 +132,7 @@ def _late(rank: int, world_size: int) -> None:
 
 
 def test_a_worker_that_does_not_come_is_not_waited_for_for_ever() -> None:
-    together(2, _late)
+    in_group(2, _late)
 
 
 def _another_machine(rank: int, world_size: int) -> None:
@@ -149,7 +148,7 @@ def _not_to_be_opened(pid: int, file: int) -> int:
 
 
 def test_if_one_cannot_see_the_memory_all_use_sockets() -> None:
-    together(2, _another_machine)
+    in_group(2, _another_machine)
 
 
 def _same_number_of_another_file(rank: int, world_size: int) -> None:
@@ -160,7 +159,7 @@ def _same_number_of_another_file(rank: int, world_size: int) -> None:
 
 
 def test_another_machine_s_process_of_the_same_number_is_not_taken_for_it() -> None:
-    together(2, _same_number_of_another_file)
+    in_group(2, _same_number_of_another_file)
 
 
 def _wait_to_be_killed(rank: int, world_size: int) -> None:
@@ -176,8 +175,8 @@ def _files() -> int:
 
 def test_killed_workers_leave_no_memory_behind() -> None:
     before, port = _files(), free_port()
-    spawn = multiprocessing.get_context("spawn")
-    workers = [spawn.Process(target=_in_group, args=(rank, 2, port, _wait_to_be_killed)) for rank in range(2)]
+    processes = forkserver()
+    workers = [processes.Process(target=_in_group, args=(rank, 2, port, _wait_to_be_killed)) for rank in range(2)]
     for worker in workers:
         worker.start()
     until(lambda: all(_has_mapped(worker.pid) for worker in workers), "both workers have both files")

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from tasks.train.config import TrainConfig
 from tasks.train.distributed import Spares, TorchMesh
 from tests.conftest import free_port
+from tests.together import together
 
 
 @pytest.mark.parametrize(
@@ -54,5 +54,5 @@ def _three_of_which_two_train(rank: int, port: int, out: str) -> None:
 
 
 def test_a_spare_worker_comes_to_each_checkpoint_until_the_end(tmp_path: Path) -> None:
-    mp.spawn(_three_of_which_two_train, (free_port(), str(tmp_path)), nprocs=3)
+    together(_three_of_which_two_train, free_port(), str(tmp_path), world_size=3)
     assert [Path(tmp_path, str(rank)).read_text() for rank in range(3)] == ["[3, 7]"] * 3
