@@ -34,8 +34,8 @@ def test_an_sae_trains_on_int8_rows_as_on_bfloat16_ones(
     exact, lossless = trained_on("float32", config, tmp_path)
     for dtype in ("bfloat16", "int8"):
         fvu, error = trained_on(dtype, config, tmp_path)
-        # float32 came to .101, bfloat16 to .111 and int8 to .094: the choice of the k largest is chaotic, and a single seed's
-        # figures lie anywhere between .05 and .25.
+        # float32 came to .101, bfloat16 to .111 and int8 to .094: the choice of the k largest is chaotic, and figures of a
+        # single seed lie anywhere between .05 and .25.
         assert fvu == pytest.approx(exact, abs=0.03)
         assert 0 < error < 5e-4
     assert lossless == 0
