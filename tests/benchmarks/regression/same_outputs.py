@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -34,7 +35,8 @@ CASES = {
 }
 """By name: the command, its configuration, what is set always, and what is set with ``--quick``."""
 OF_THE_RUN = re.compile(r"/checkpoints/|/commits/|(^|/)run\.json$")
-ADDRESS = re.compile(r"(?<![0-9a-f])[0-9a-f]{12}(?![0-9a-f])")
+ADDRESS = re.compile(r"""(?<=[-"/])[0-9a-f]{12}(?![0-9a-f])""")
+"""After a name, or alone; the twelve digits of 0.123456789012 are none."""
 
 
 def main() -> None:
@@ -42,9 +44,10 @@ def main() -> None:
     parser.add_argument("commit")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--quick", action="store_true", help="the demo with fewer tokens")
+    parser.add_argument("--folder", help="where results are kept, and those that are there already are taken as they are")
     options = parser.parse_args()
     n_differing = 0
-    with tempfile.TemporaryDirectory() as folder:
+    with _folder(options.folder) as folder:
         before = Path(folder, "before")
         _check_out(options.commit, before)
         for case in options.cases:
@@ -59,8 +62,18 @@ def main() -> None:
     raise SystemExit(min(n_differing, 1))
 
 
+@contextmanager
+def _folder(named: str | None) -> Iterator[str]:
+    if named is None:
+        with tempfile.TemporaryDirectory() as folder:
+            yield folder
+    else:
+        Path(named).mkdir(parents=True, exist_ok=True)
+        yield named
+
+
 def _check_out(commit: str, to: Path) -> None:
-    to.mkdir()
+    to.mkdir(exist_ok=True)
     archive = subprocess.run(["git", "archive", commit], cwd=ROOT, check=True, capture_output=True).stdout
     subprocess.run(["tar", "-x", "-C", to], input=archive, check=True)
 
