@@ -44,7 +44,7 @@ def main() -> None:
     finish(options.json, {f"scored_{part}_apart": value for part, value in worst.items()}, found, where)
     bad = [row for row in found if max(row["fvu apart"], row["l0 apart"]) > TOLERANCE]
     if bad:
-        raise SystemExit(f"{len(bad)} of {len(found)} SAEs differ: {[(row['library'], row['stored by']) for row in bad]}")
+        raise SystemExit(f"{len(bad)} of {len(found)} SAEs differ: {[(row['library'], row['sae']) for row in bad]}")
 
 
 def _add(parser: argparse.ArgumentParser) -> None:
@@ -76,7 +76,8 @@ def low_rank_rows(n: int) -> npt.NDArray[np.float32]:
     active = (rng.random((n, RANK)) < FIRES) * rng.gamma(4, 0.25, (n, RANK))
     directions = rng.normal(size=(RANK, D_IN)) / D_IN**0.5
     mean = rng.normal(size=D_IN)
-    return (mean + active @ directions + NOISE * rng.normal(size=(n, D_IN))).astype(np.float32)
+    rows: npt.NDArray[np.float64] = mean + active @ directions + NOISE * rng.normal(size=(n, D_IN))
+    return rows.astype(np.float32)
 
 
 def own_activations(scratch: Path, rows: npt.NDArray[np.float32]) -> str:
@@ -110,9 +111,7 @@ def row_of(library: str, theirs: dict[str, Any], activations: str) -> dict[str, 
     ours = {part: float(scored["summary"][part]) for part in ("fvu", "l0")}
     return {
         "library": PEERS[library].version,
-        "stored by": theirs["stored by"],
-        "class": theirs["class"],
-        "arch": imported["arch"],
+        **{name: theirs[name] for name in ("sae", "stored by", "class")},
         "d_in": imported["d_in"],
         "d_sae": imported["d_sae"],
         **{
