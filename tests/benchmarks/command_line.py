@@ -20,7 +20,16 @@ def command(verb: str, config: str, storage: str, settings: Iterable[str] = ()) 
 
 def ran(verb: str, config: str, storage: str, settings: Iterable[str] = ()) -> dict[str, Any]:
     """What the command answers."""
-    done = subprocess.run(command(verb, config, storage, settings), cwd=ROOT, stdout=subprocess.PIPE, check=True)
+    return _answer(command(verb, config, storage, settings))
+
+
+def answered(*arguments: str) -> dict[str, Any]:
+    """What ``saemill`` answers to these arguments, which name no configuration."""
+    return _answer([sys.executable, "-m", "flows.cli", *arguments, "--json"])
+
+
+def _answer(words: list[str]) -> dict[str, Any]:
+    done = subprocess.run(words, cwd=ROOT, stdout=subprocess.PIPE, check=True)
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
 

@@ -1,0 +1,1 @@
+"""SAEs that other libraries stored, scored by saemill from the command line."""
