@@ -1,8 +1,11 @@
 """What the numba backend alone promises: how work is shared among threads, and what its machine code may call."""
 
+import ast
 import multiprocessing
 import os
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,6 +17,7 @@ import torch
 
 from tasks.sae.kernels import numba
 from tasks.sae.kernels.numba import BACKEND, threads
+from tests.conftest import ROOT
 from tests.patience import PATIENCE_S
 from tests.sae.kernels.problems import problem
 
@@ -92,3 +96,39 @@ def test_kernels_call_those_of_their_own_file_only():  # numba keeps machine cod
     assert len(homes) >= 3
     for text in homes.values():
         assert re.findall(r"from tasks\.sae\.kernels\.numba\.(\w+)", text) in (["jit"], ["jit", "threads"])
+
+
+def test_what_kernels_call_is_compiled_into_them() -> None:
+    for path in Path(numba.__file__).parent.glob("*.py"):
+        functions = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
+        by_decorator = {
+            which: {function.name: function for function in functions if which in map(ast.unparse, function.decorator_list)}
+            for which in ("kernel", "inlined")
+        }
+        for function in [*by_decorator["kernel"].values(), *by_decorator["inlined"].values()]:
+            called = {ast.unparse(node.func) for node in ast.walk(function) if isinstance(node, ast.Call)}
+            assert not called & set(by_decorator["kernel"]), f"{path.name}: {function.name}"
+
+
+STEPS = """
+import hashlib, torch
+from tasks.sae.kernels.numba import BACKEND
+from tasks.sae.kernels.types import AdamStep
+from tests.sae.kernels.problems import problem
+
+at = problem(BACKEND, "cpu", torch.float32, n=2000)  # enough of each latent for sums by eight
+state = at.state()
+for step in (1, 2):
+    settings = AdamStep(lr=.1, betas=(.9, .99), eps=1e-8, step=step, unit_norm=True)
+    BACKEND.by_latent([at.part], (0, len(at.W_dec))).adam(*state, settings)
+print(hashlib.sha256(torch.cat([parameters.flat for parameters in state]).numpy().tobytes()).hexdigest())
+"""
+
+
+def test_the_process_that_compiles_computes_the_same_bits_as_those_that_find_the_machine_code(tmp_path: Path) -> None:
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", STEPS]
+    one, two = (subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True) for _ in range(2))
+    assert one.returncode == two.returncode == 0, one.stderr + two.stderr
+    assert any(tmp_path.rglob("*.nbc"))
+    assert one.stdout == two.stdout

@@ -10,7 +10,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from tasks.sae.kernels.numba.jit import kernel
+from tasks.sae.kernels.numba.jit import inlined, kernel
 
 REGISTER = 64  # bytes compared at once; where registers are shorter LLVM uses several
 
@@ -28,7 +28,7 @@ def rows_above(rows: Any, levels: Any, counts: Any, low: Any, high: Any) -> Any:
     return numbers[:end].copy(), columns[:end].copy()
 
 
-@kernel
+@inlined
 @no_type_check
 def find_above(row: Any, levels: Any, numbers: Any, columns: Any, starts: Any) -> Any:
     """Write all numbers that are not at or below their level, so NaN too, and their columns; how many there are.

@@ -7,7 +7,7 @@ from typing import Any, no_type_check
 
 import numpy as np
 
-from tasks.sae.kernels.numba.jit import kernel
+from tasks.sae.kernels.numba.jit import inlined, kernel
 
 _BLOCK = 16  # latents
 
@@ -113,7 +113,7 @@ def dot_groups(
                 d_values[places[i]] = products[i - ends[p]]
 
 
-@kernel
+@inlined
 @no_type_check
 def by_group(latents: Any, low: Any, high: Any, bounds: Any, places: Any, ends: Any) -> None:
     """Write the places of the entries low to high group by group, and where each group ends (the first starts at 0)."""
@@ -127,7 +127,7 @@ def by_group(latents: Any, low: Any, high: Any, bounds: Any, places: Any, ends: 
         lower, ends[p + 1] = bounds[p], count
 
 
-@kernel
+@inlined
 @no_type_check
 def square(row: Any) -> Any:
     """The squared norm, in float64."""
@@ -137,7 +137,7 @@ def square(row: Any) -> Any:
     return total
 
 
-@kernel
+@inlined
 @no_type_check
 def clear(out: Any) -> None:
     """Write zeros; like ``copy``, a loop is compiled in a third of the time that an assignment to a slice is."""
@@ -145,7 +145,7 @@ def clear(out: Any) -> None:
         out[j] = 0
 
 
-@kernel
+@inlined
 @no_type_check
 def copy(out: Any, row: Any) -> None:
     """Write a row."""
@@ -153,7 +153,7 @@ def copy(out: Any, row: Any) -> None:
         out[j] = row[j]
 
 
-@kernel
+@inlined
 @no_type_check
 def scale(out: Any, row: Any, factor: Any) -> None:
     """Write factor * row."""
@@ -161,7 +161,7 @@ def scale(out: Any, row: Any, factor: Any) -> None:
         out[j] = factor * row[j]
 
 
-@kernel
+@inlined
 @no_type_check
 def accumulate(total: Any, row: Any) -> None:
     """Add ``row`` to ``total`` and write the sum to both."""
@@ -170,7 +170,7 @@ def accumulate(total: Any, row: Any) -> None:
         row[j] = total[j]
 
 
-@kernel
+@inlined
 @no_type_check
 def gradients(entries: Any, W_dec: Any, i: Any, d_encoder: Any, d_W_dec: Any) -> Any:
     """Write the gradients of encoder row and decoder row of latent i; that of its bias is returned."""
@@ -233,7 +233,7 @@ def adam(
                 normalise(W_dec[i])
 
 
-@kernel
+@inlined
 @no_type_check
 def adam_rows(parameters: Any, exp_avgs: Any, exp_avg_sqs: Any, gradients: Any, factors: Any) -> None:
     """Adam's update of adjacent rows, with ``factors`` as ``_factors`` gives them."""
@@ -248,7 +248,7 @@ def adam_rows(parameters: Any, exp_avgs: Any, exp_avg_sqs: Any, gradients: Any, 
         parameter[j] -= step_size * m / (np.sqrt(v) * correction + eps)
 
 
-@kernel
+@inlined
 @no_type_check
 def subtract(row: Any, other: Any, factor: Any) -> None:
     """Take factor * other from ``row``."""
@@ -256,7 +256,7 @@ def subtract(row: Any, other: Any, factor: Any) -> None:
         row[j] -= factor * other[j]
 
 
-@kernel
+@inlined
 @no_type_check
 def normalise(row: Any) -> None:
     """Bring a row to norm 1."""
@@ -265,7 +265,7 @@ def normalise(row: Any) -> None:
         row[j] *= factor
 
 
-@kernel
+@inlined
 @no_type_check
 def add_rows(out: Any, factors: Any, matrix: Any, which: Any) -> None:
     """Add the sum over i of factors[i] * matrix[which[i]] to ``out``."""
@@ -283,7 +283,7 @@ def add_rows(out: Any, factors: Any, matrix: Any, which: Any) -> None:
         i += 1
 
 
-@kernel
+@inlined
 @no_type_check
 def dot_rows(out: Any, row: Any, matrix: Any, which: Any) -> None:
     """Write the product of ``row`` with matrix[which[i]] to out[i]."""
@@ -303,7 +303,7 @@ def dot_rows(out: Any, row: Any, matrix: Any, which: Any) -> None:
         i += 1
 
 
-@kernel
+@inlined
 @no_type_check
 def dot(a: Any, b: Any) -> Any:
     """The product of two rows."""

@@ -12,7 +12,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from tasks.sae.kernels.numba.jit import kernel
+from tasks.sae.kernels.numba.jit import inlined, kernel
 
 REGISTER = 64  # bytes compared at once; where registers are shorter LLVM uses several
 
@@ -95,7 +95,7 @@ def pack_rows(values: Any, latents: Any, ends: Any, packed_values: Any, packed_l
             packed_values[ends[r] + i], packed_latents[ends[r] + i] = values[r, i], latents[r, i]
 
 
-@kernel
+@inlined
 @no_type_check
 def find_top(row: Any, k: Any, infinity: Any, maxima: Any, magnitudes: Any, numbers: Any, places: Any, starts: Any) -> Any:
     """Write the ``k`` largest positive numbers of a row and their places, in no order; how many there are.
@@ -114,7 +114,7 @@ def find_top(row: Any, k: Any, infinity: Any, maxima: Any, magnitudes: Any, numb
     return count
 
 
-@kernel
+@inlined
 @no_type_check
 def group_maxima(row: Any, maxima: Any, magnitudes: Any) -> None:
     """Write the maximum of each group, or 0 if that is larger, and the largest magnitude.
@@ -132,7 +132,7 @@ def group_maxima(row: Any, maxima: Any, magnitudes: Any) -> None:
             magnitudes[g] = size if size > magnitudes[g] else magnitudes[g]
 
 
-@kernel
+@inlined
 @no_type_check
 def largest_magnitude(row: Any) -> Any:
     """The largest of all numbers without their signs."""
@@ -144,7 +144,7 @@ def largest_magnitude(row: Any) -> Any:
     return largest
 
 
-@kernel
+@inlined
 @no_type_check
 def find_nan(row: Any, infinity: Any, numbers: Any, places: Any) -> Any:
     """Write the first NaN, which there has to be, and its place; 1."""
@@ -156,7 +156,7 @@ def find_nan(row: Any, infinity: Any, numbers: Any, places: Any) -> Any:
     return 1
 
 
-@kernel
+@inlined
 @no_type_check
 def level_of(numbers: Any, k: Any, most: Any) -> Any:
     """A positive level that at least ``k`` and, ties apart, at most ``most`` are not below; 1 if fewer are positive."""
@@ -173,7 +173,7 @@ def level_of(numbers: Any, k: Any, most: Any) -> Any:
     return low
 
 
-@kernel
+@inlined
 @no_type_check
 def count_from(numbers: Any, level: Any) -> Any:
     """How many numbers, which have to fill registers, are not below ``level``."""
@@ -183,7 +183,7 @@ def count_from(numbers: Any, level: Any) -> Any:
     return count
 
 
-@kernel
+@inlined
 @no_type_check
 def find_from(row: Any, level: Any, numbers: Any, places: Any, starts: Any) -> Any:
     """Write all numbers not below ``level`` and their places; how many there are.
@@ -211,7 +211,7 @@ def find_from(row: Any, level: Any, numbers: Any, places: Any, starts: Any) -> A
     return count
 
 
-@kernel
+@inlined
 @no_type_check
 def keep_top(numbers: Any, places: Any, n: Any, k: Any) -> Any:
     """Move the ``k`` largest of the first ``n`` > k numbers, all positive, to the front, with their places; k."""
