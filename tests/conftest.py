@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -72,9 +73,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return int(listening.getsockname()[1])
+    """A port of loopback at which nobody listens, and at which nobody comes to by chance.
+
+    Ports that the system hands out (32768 and up) and Ray's (10002 to 19999) may be anyone's before they are used: a
+    connection took the file server's port, and twenty tests fell.
+    """
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_768)  # not by the seed that all processes of a run share
+        with socket.socket() as listening, contextlib.suppress(OSError):
+            listening.bind(("127.0.0.1", port))
+            return port
 
 
 LOOPBACK = {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
@@ -220,7 +228,7 @@ class s3_server:  # noqa: N801 - reads as a function: `with s3_server(folder) as
 
     def _wait(self) -> None:
         deadline = time.monotonic() + PATIENCE_S
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline and self._process.poll() is None:
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{self._ports['s3']}", timeout=1)
             except urllib.error.HTTPError:
@@ -229,7 +237,7 @@ class s3_server:  # noqa: N801 - reads as a function: `with s3_server(folder) as
                 time.sleep(0.2)
             else:
                 return
-        raise TimeoutError((self._folder / "log").read_text()[-3000:])
+        raise RuntimeError(f"no file server: {(self._folder / 'log').read_text()[-3000:]}")
 
 
 def _weed() -> str:

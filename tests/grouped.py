@@ -39,17 +39,13 @@ def group(nodeid: str, has: Collection[str]) -> tuple[str, bool]:
 def not_their_turn(items: list[pytest.Item]) -> set[pytest.Item]:
     """Of the tests that take turns with each other, those that are not in this commit's share.
 
-    They are of one file, or are marked with the same ``among``; then at least one of each package has its turn.
+    They are of one file, or are marked with the same ``among``.
     """
     circles: dict[tuple[str, float], list[pytest.Item]] = defaultdict(list)
     for item in items:
         if mark := item.get_closest_marker("takes_turns"):
             circles[mark.kwargs.get("among") or item.nodeid.partition("::")[0], mark.args[0]].append(item)
-    return {item for (_, share), of in circles.items() for item in set(of) - set(sampled(of, share, kind=_package))}
-
-
-def _package(item: pytest.Item) -> PurePath:
-    return PurePath(item.nodeid.partition("::")[0]).parent
+    return {item for (_, share), of in circles.items() for item in set(of) - set(sampled(of, share))}
 
 
 def in_groups(items: list[pytest.Item]) -> None:

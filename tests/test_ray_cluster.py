@@ -22,6 +22,8 @@ from tasks.ray_cluster import _join
 from tasks.ray_config import RayConfig
 from tasks.ray_local_cluster import _failed, _patient, private_folder
 from tests.conftest import LOOPBACK, ROOT, free_port, listening_at
+from tests.patience import files_of
+from tests.turns import kills_a_whole_run
 
 
 def test_a_machine_too_busy_to_start_ray_is_said_in_a_sentence() -> None:
@@ -171,7 +173,7 @@ def run_in_a_group_of_its_own(storage: Path) -> Iterator[psutil.Popen]:
             start_new_session=True,
         )
     try:
-        while not any(storage.glob("saes/*/checkpoints/**/*.safetensors")):
+        while not files_of(storage, "saes/*/checkpoints/*.safetensors"):
             assert process.poll() is None, (storage.parent / "log").read_text()
             time.sleep(0.3)
         yield process
@@ -182,6 +184,7 @@ def run_in_a_group_of_its_own(storage: Path) -> Iterator[psutil.Popen]:
         shutil.rmtree(folder)
 
 
+@kills_a_whole_run
 @pytest.mark.ray
 def test_sigterm_to_the_group_of_a_run_is_obeyed_with_a_checkpoint_and_leaves_nothing_running(tmp_path: Path) -> None:
     with run_in_a_group_of_its_own(tmp_path / "runs") as process:

@@ -14,12 +14,12 @@ from tests.harvest.kills import Command, write_config
 from tests.kills.processes import HARVESTER, kill, kill_tree, titled
 from tests.patience import PATIENCE_S
 from tests.sampled import sampled
-from tests.turns import kill_through_ray
+from tests.turns import kills_a_harvest
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
 KILLED = -signal.SIGKILL
-turns = kill_through_ray
+turns = kills_a_harvest
 
 
 @pytest.fixture(scope="module")

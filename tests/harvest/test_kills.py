@@ -18,7 +18,7 @@ from tests.conftest import s3_server
 from tests.harvest.conftest import Harvested, places, tiny_config
 from tests.kills.processes import HARVESTER, titled
 from tests.patience import until
-from tests.turns import kill_through_ray
+from tests.turns import kills_a_harvest
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -30,7 +30,7 @@ def commits(store: ObjectStore) -> int:
     return sum(1 for _ in store.list("commits/"))
 
 
-@kill_through_ray
+@kills_a_harvest
 def test_an_actor_killed_while_it_harvests_is_replaced(harvested: Harvested, tmp_path: Path) -> None:
     before = {process.pid for process in titled(HARVESTER)}
     config = tiny_config(harvested.config.model.name, str(tmp_path))
@@ -54,7 +54,7 @@ def test_an_actor_killed_while_it_harvests_is_replaced(harvested: Harvested, tmp
 
 
 @pytest.mark.s3
-@kill_through_ray
+@kills_a_harvest
 def test_a_harvest_outlasts_an_s3_server_that_is_killed_and_restarted(
     harvested: Harvested, s3: str, s3_process: s3_server, tokens_directory: Callable[[str], str]
 ) -> None:

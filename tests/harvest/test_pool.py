@@ -17,7 +17,7 @@ from tests.harvest.conftest import CONTEXT, places, tiny_config
 from tests.harvest.kills import write_config
 from tests.kills.processes import told
 from tests.patience import PATIENCE_S
-from tests.turns import kill_through_ray
+from tests.turns import kills_a_harvest
 
 
 def shards(n: int) -> list[Shard]:
@@ -197,7 +197,7 @@ def test_progress_counts_the_tokens_of_shards_at_work_only(
     assert worker.progress() == {}
 
 
-@kill_through_ray
+@kills_a_harvest
 @pytest.mark.ray
 def test_a_harvest_shrinks_and_grows_with_the_clusters_nodes(tmp_path: Path) -> None:
     """In a process of its own, which must not disturb the tests' cluster."""

@@ -10,13 +10,13 @@ from tests.harvest.kills import Command, write_config
 from tests.harvest.random_kills import survive
 from tests.kills.processes import told
 from tests.sampled import examples
-from tests.turns import kill_through_ray
+from tests.turns import kills_a_harvest
 
 KILLS = int(os.environ.get("SAEMILL_KILLS", examples(2, 12)))
 FORKED_KILLS = int(os.environ.get("SAEMILL_FORKED_KILLS", examples(20, 100)))
 
 
-@kill_through_ray
+@kills_a_harvest
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_harvest_by_actors_survives_kills_at_random_moments(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from tests.patience import PATIENCE_S, until
 from tests.sampled import sampled
 from tests.train.kill_points import IN_WORKER
 from tests.train.kills import ARMED_FROM, GOES_ON_FROM, STEPS, Command, make_commands, surviving
-from tests.turns import kill_through_ray
+from tests.turns import kills_a_training
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -59,7 +59,7 @@ CASES = [("worker", "latents", IN_WORKER), *((victim, "rows", POINTS) for victim
 # test_forked_kills.py holds every point in milliseconds.
 
 
-@kill_through_ray
+@kills_a_training
 @pytest.mark.parametrize(("victim", "mesh", "points"), CASES, ids=["-".join(case[:2]) for case in CASES])
 def test_whoever_is_killed_at_each_point_the_run_ends_undisturbed(
     victim: str, mesh: str, points: tuple[str, ...], make: Make, undisturbed: Callable[[str], Command]

@@ -7,12 +7,12 @@ import pytest
 
 from tests.sampled import examples
 from tests.train.random_kills import commands, survive
-from tests.turns import kill_through_ray
+from tests.turns import kills_a_training
 
 KILLS = int(os.environ.get("SAEMILL_KILLS", examples(2, 12)))
 
 
-@kill_through_ray
+@kills_a_training
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_training_survives_kills_at_random_moments(tmp_path: Path) -> None:

@@ -20,10 +20,12 @@ from tasks.train.sweep.ray_sweep import train_sweep
 from tasks.train.worker import Worker
 from tests.composed import members, run_of, run_settings, targets
 from tests.kills.processes import WORKER, titled
+from tests.turns import kills_a_training
 
 pytestmark = pytest.mark.ray
 
 
+@kills_a_training
 def test_a_sweep_whose_worker_is_killed_ends_with_the_saes_of_single_runs(ray_cluster, tiny_run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     settings = {"tensorboard": "events", "tokens": 32 * 1000, "workers": 2, "checkpoint_every_tokens": 32 * 100}

@@ -21,7 +21,7 @@ from tasks.train.worker import Worker
 from tests.composed import run_settings, train
 from tests.kills.processes import CONTROLLER, titled
 from tests.patience import until
-from tests.turns import kill_through_ray
+from tests.turns import kills_a_training
 
 pytestmark = pytest.mark.ray
 
@@ -134,7 +134,7 @@ class ToldToStop(BaseException):
     """Stands for what the handlers of Ctrl-C, SIGTERM and Prefect's cancellation raise."""
 
 
-@kill_through_ray
+@kills_a_training
 def test_a_run_told_to_stop_saves_first_and_goes_on_from_there_to_equal_bits(_shared, tiny_run, tmp_path):
     config, activations = tiny_run(tokens=32 * 1200, workers=2, checkpoint_every_tokens=32 * 1200)
     out = tmp_path / "stopped"
@@ -153,7 +153,7 @@ def test_a_run_told_to_stop_saves_first_and_goes_on_from_there_to_equal_bits(_sh
         assert (out / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
 
 
-@kill_through_ray
+@kills_a_training
 def test_a_run_that_is_out_of_time_stops_with_a_checkpoint_and_a_word(_shared, tiny_run, tmp_path):
     config, activations = tiny_run(tokens=32 * 100_000, checkpoint_every_tokens=32 * 100_000, max_hours=1 / 3600)
     with pytest.raises(SaemillError, match=r"Training has taken train\.max_hours \(0\.000278\) and stops"):

@@ -14,9 +14,9 @@ from tests.conftest import s3_server
 from tests.kills.processes import kill
 from tests.patience import PATIENCE_S
 from tests.train.kills import EVERY, Command, make_commands
-from tests.turns import kill_through_ray
+from tests.turns import kills_a_training
 
-pytestmark = [kill_through_ray, pytest.mark.ray, pytest.mark.s3, pytest.mark.usefixtures("ray_cluster")]
+pytestmark = [kills_a_training, pytest.mark.ray, pytest.mark.s3, pytest.mark.usefixtures("ray_cluster")]
 
 SERVER_AWAY_S = 20.0
 
