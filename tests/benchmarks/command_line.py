@@ -1,9 +1,11 @@
 """saemill's commands in processes of their own, as a user runs them."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from tests.benchmarks import ROOT
@@ -18,9 +20,9 @@ def command(verb: str, config: str, storage: str, settings: Iterable[str] = ()) 
     return [sys.executable, "-m", "flows.cli", verb, config, "--storage", storage, "--json", *overrides]
 
 
-def ran(verb: str, config: str, storage: str, settings: Iterable[str] = ()) -> dict[str, Any]:
-    """What the command answers."""
-    return _answer(command(verb, config, storage, settings))
+def ran(verb: str, config: str, storage: str, settings: Iterable[str] = (), tree: Path = ROOT) -> dict[str, Any]:
+    """What the command answers, by the code of this tree or of another."""
+    return _answer(command(verb, config, storage, settings), tree)
 
 
 def answered(*arguments: str) -> dict[str, Any]:
@@ -28,8 +30,9 @@ def answered(*arguments: str) -> dict[str, Any]:
     return _answer([sys.executable, "-m", "flows.cli", *arguments, "--json"])
 
 
-def _answer(words: list[str]) -> dict[str, Any]:
-    done = subprocess.run(words, cwd=ROOT, stdout=subprocess.PIPE, check=True)
+def _answer(words: list[str], tree: Path = ROOT) -> dict[str, Any]:
+    environment = os.environ | {"PYTHONPATH": str(tree)}
+    done = subprocess.run(words, cwd=tree, env=environment, stdout=subprocess.PIPE, check=True)
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
 

@@ -49,7 +49,7 @@ def main() -> None:
     n_differing = 0
     with _folder(options.folder) as folder:
         before = Path(folder, "before")
-        _check_out(options.commit, before)
+        check_out(options.commit, before)
         for case in options.cases:
             results = [Path(folder, case, side) for side in ("before", "after")]
             for tree, storage in zip((before, ROOT), results, strict=True):
@@ -72,7 +72,8 @@ def _folder(named: str | None) -> Iterator[str]:
         yield named
 
 
-def _check_out(commit: str, to: Path) -> None:
+def check_out(commit: str, to: Path) -> None:
+    """The commit's files, without its history."""
     to.mkdir(exist_ok=True)
     archive = subprocess.run(["git", "archive", commit], cwd=ROOT, check=True, capture_output=True).stdout
     subprocess.run(["tar", "-x", "-C", to], input=archive, check=True)

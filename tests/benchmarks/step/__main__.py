@@ -45,14 +45,12 @@ OURS, GEMM = "saemill", "encoder product"
 class Child:
     """A library waiting to be told to take steps."""
 
-    def __init__(self, task: Task, python: str) -> None:
-        ours = task.library == OURS
-        script = ["-m", "tests.benchmarks.step.ours"] if ours else [str(Path(__file__).with_name("peers.py"))]
+    def __init__(self, task: Task, command: Sequence[str], tree: Path = ROOT) -> None:
         self.task = task
         self._process = subprocess.Popen(
-            [python, *script, json.dumps(asdict(task))],
-            cwd=ROOT,
-            env=os.environ | {"OMP_NUM_THREADS": str(task.threads)},
+            [*command, json.dumps(asdict(task))],
+            cwd=tree,
+            env=os.environ | {"OMP_NUM_THREADS": str(task.threads), "PYTHONPATH": str(tree)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -82,6 +80,10 @@ class Child:
         self._process.wait()
 
 
+def _script(library: str) -> list[str]:
+    return ["-m", "tests.benchmarks.step.ours"] if library == OURS else [str(Path(__file__).with_name("peers.py"))]
+
+
 def main() -> None:
     options = arguments(__doc__ or "", _add)
     where = environment() | {"threads": options.threads}
@@ -90,10 +92,10 @@ def main() -> None:
     pythons = {OURS: sys.executable} | {name: make_venv(name).python for name in options.peers}
     with tempfile.TemporaryDirectory() as folder:
         for size in options.sizes:
-            path = _made_rows(folder, size)
+            path = made_rows(folder, size)
             for precision in options.precisions:
                 part = f"{precision}_{size}"
-                task = _task(OURS, "topk", size, precision == "bf16", path, options.threads)
+                task = task_of(OURS, "topk", size, precision == "bf16", path, options.threads)
                 print(f"--- {part}: {task.d_in} x {task.d_sae}, k {task.k}, batch {task.batch}", flush=True)
                 found, peaks = rivals(task, pythons, options.rounds, options.seconds)
                 checks |= checks_of(found, part)
@@ -115,13 +117,13 @@ def _add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--archs", nargs="*", choices=archs, default=[] if quick else archs, help="more of ours")
 
 
-def _task(library: str, arch: str, size: str, bf16: bool, path: str, threads: int) -> Task:
+def task_of(library: str, arch: str, size: str, bf16: bool, path: str, threads: int) -> Task:
     d_in, d_sae, k, batch = SIZES[size]
     device = "cuda" if size.startswith("cuda") else "cpu"
     return Task(library, arch, d_in, d_sae, k, batch, bf16, device, threads, path)
 
 
-def _made_rows(folder: str, size: str) -> str:
+def made_rows(folder: str, size: str) -> str:
     """Rows as a language model's are in the large: variance falls as 1 / rank, and the mean is as large as the deviation."""
     d_in, _, _, batch = SIZES[size]
     random = np.random.default_rng(0)
@@ -140,7 +142,7 @@ def children(tasks: Sequence[Task], pythons: dict[str, str]) -> Iterator[dict[st
     with ExitStack() as stack:
         found = {}
         for task in tasks:
-            found[task.library] = Child(task, pythons[task.library])
+            found[task.library] = Child(task, [pythons[task.library], *_script(task.library)])
             stack.callback(found[task.library].close)
         yield found
 
