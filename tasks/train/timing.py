@@ -21,7 +21,7 @@ class Timing:
     waiting: float = 0.0
     """Of those, until the next batch was there."""
     saving: float = 0.0
-    """Of those, with checkpoints and telling of progress."""
+    """Of those, with telling of progress, and for checkpoints: until the state is copied, and the one before is stored."""
     exchanging: float = 0.0
     """Of those, in exchanges with other workers, waiting for slower ones included; on GPUs only what the host sees of it."""
     sent_bytes: float = 0.0
