@@ -39,9 +39,8 @@ class Points:
         armed, held = self.folder / point, self.folder / f"{point}.{os.getpid()}"
         try:
             wanted = json.loads(armed.read_text())
-            if self.steps.get(point, self.step) < wanted["step"] or (
-                wanted["node"] is not None and wanted["node"] != node()
-            ):
+            step = self.steps.get(point, self.step)
+            if step < wanted["step"] or (wanted["node"] is not None and wanted["node"] != node()):
                 return
             armed.rename(held)
         except FileNotFoundError:

@@ -59,7 +59,7 @@ def test_a_checkpoint_is_of_the_step_at_which_it_was_begun_though_steps_go_on(ar
 
         def on_checkpoint(run: Run) -> None:
             writer.wait()
-            if not run.state.step == p.n_steps:
+            if run.state.step != p.n_steps:
                 beyond.clear()
             save(run)
 
@@ -102,7 +102,7 @@ def test_one_checkpoint_is_written_at_a_time() -> None:
 def test_who_waits_is_told_how_long_it_took() -> None:
     going = threading.Event()
     with CheckpointWriter() as writer:
-        writer.begin(lambda: going.wait(PATIENCE_S))
+        writer.begin(lambda: None if going.wait(PATIENCE_S) else refuse())
         threading.Timer(0.05, going.set).start()
         assert writer.wait() > 0.01
         assert writer.wait() < 0.01
@@ -128,13 +128,14 @@ def test_an_error_of_the_writer_reaches_the_run(when: str) -> None:
 
 
 def test_looking_at_a_checkpoint_that_is_being_written_waits_for_nothing() -> None:
-    going = threading.Event()
+    going, done = threading.Event(), list[bool]()
     with CheckpointWriter() as writer:
         writer.check()
-        writer.begin(lambda: going.wait(PATIENCE_S))
+        writer.begin(lambda: done.append(going.wait(PATIENCE_S)))
         writer.check()
-        assert not going.is_set()
+        assert done == []
         going.set()
+    assert done == [True]
 
 
 def test_a_run_that_stops_or_fails_leaves_when_its_checkpoint_is_there() -> None:
