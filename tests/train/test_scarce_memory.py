@@ -1,7 +1,10 @@
 """Where memory ends in a step it goes on in blocks of rows, and a run ends with the weights that it would have had."""
 
+import json
+import resource
 from contextlib import nullcontext
 from itertools import product
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,11 +13,13 @@ from torch import Tensor
 from tasks.errors import InputError
 from tasks.sae.architectures.base import StepBatch
 from tasks.sae.architectures.names import NAMES
+from tasks.sae.config import SAEConfig
 from tasks.sae.mesh import Mesh, OneProcess
 from tasks.sae.parameters import part_of, view
+from tasks.train.config import TrainConfig
 from tasks.train.curve import CurveRow
-from tasks.train.loop import Run
-from tasks.train.plan import Plan
+from tasks.train.loop import Run, train
+from tasks.train.plan import Plan, plan
 from tasks.train.resample import resample
 from tasks.train.timing import accounts
 from tasks.train.train_state import TrainState, initial_state, state_from
@@ -22,6 +27,7 @@ from tests.sae.test_gradients import identity
 from tests.sae.threads import in_mesh
 from tests.sampled import sampled
 from tests.scarce_memory import ScarceMemory, on_a_cpu, on_a_gpu
+from tests.together import together
 from tests.train.test_mesh import D_IN, D_OUT, D_SAE, difference, resolved, settings, trained
 
 STEPS, BATCH = 40, 64
@@ -152,3 +158,32 @@ def test_a_run_s_account_multiplies_as_many_rows_at_once_as_there_was_memory_for
             accounts(run.timing, p, 1, None)
         found = accounts(run.timing, p, 1, None, most_rows=BATCH // 2)
     assert found["gemm_flop_per_second"] > 0
+
+
+def _with_addresses_for_a_part_of_the_rows(rank: int, out: str) -> None:
+    torch.set_num_threads(1)
+    n_rows, d_sae, mebibyte = 4096, 8192, 2**20  # pre-activations of 128 MiB
+    train_settings = {"tokens": 3 * n_rows, "batch_tokens": n_rows, "lanes": 4, "precision": "fp32", "lr": 0.003}
+    p = plan(SAEConfig(arch="batchtopk", d_sae=d_sae, k=4), TrainConfig(**train_settings), D_IN)
+    data = torch.randn(3, n_rows, D_IN, generator=torch.Generator().manual_seed(0))
+
+    states = [initial_state(p, data[0]) for _ in range(2)]
+
+    def end(state: TrainState) -> TrainState:
+        return train(Run(state), data, p, identity(D_IN, torch.float32)).state
+
+    expected = end(states[0])
+    with open("/proc/self/statm") as statm:
+        taken = int(statm.read().split()[0]) * resource.getpagesize()
+    limit = taken + 90 * mebibyte
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    found = end(states[1])
+    told = {"rows": found.scratch.most_rows, "difference": difference(found.parameters.flat, expected.parameters.flat)}
+    Path(out, "told.json").write_text(json.dumps(told))
+
+
+def test_a_process_whose_allocations_really_fail_goes_on_in_blocks(tmp_path: Path) -> None:
+    together(_with_addresses_for_a_part_of_the_rows, str(tmp_path), world_size=1)
+    told = json.loads((tmp_path / "told.json").read_text())
+    assert told["rows"] in (512, 1024, 2048)
+    assert told["difference"] < 1e-6
