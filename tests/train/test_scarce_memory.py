@@ -30,11 +30,11 @@ from tests.scarce_memory import ScarceMemory, on_a_cpu, on_a_gpu
 from tests.together import together
 from tests.train.test_mesh import D_IN, D_OUT, D_SAE, difference, resolved, settings, trained
 
-STEPS, BATCH = 40, 64
+STEPS, BATCH = 24, 128
 WHOLE = BATCH * D_SAE * 8
 """Bytes of all rows' pre-activations in float64."""
-LIMIT = 17_000
-"""Less, and more than what else a step makes: matryoshka's gradients on what four prefixes decode to take 16,384."""
+LIMIT = 42_000
+"""Less, and more than what else a step makes: matryoshka's gradients on what all groups decode to take 40,960."""
 
 
 def planned(arch: str, d_out: int = D_IN, **others: object) -> Plan:
@@ -81,7 +81,7 @@ def test_every_architecture_ends_with_the_weights_of_one_that_had_memory(arch, e
         assert its.l0 == row.l0
 
 
-@pytest.mark.parametrize("arch", ["topk", "jumprelu", "gated"])
+@pytest.mark.parametrize("arch", sampled(["topk", "jumprelu", "gated"]))
 def test_transcoders_with_a_skip_path_too(arch: str) -> None:
     p = planned(arch, D_OUT, skip=True)
     data = rows(p)
@@ -90,7 +90,7 @@ def test_transcoders_with_a_skip_path_too(arch: str) -> None:
     assert_near(found, ended(p, data)[0])
 
 
-@pytest.mark.parametrize("arch", ["topk", "batchtopk", "jumprelu", "p_anneal", "l1_2023"])
+@pytest.mark.parametrize("arch", sampled(["topk", "batchtopk", "jumprelu", "p_anneal", "l1_2023"], share=0.4))
 def test_of_two_workers_with_half_the_rows_each_one_may_lack_memory(arch: str) -> None:
     p = planned(arch)
     data = rows(p)
@@ -104,7 +104,7 @@ def test_of_two_workers_with_half_the_rows_each_one_may_lack_memory(arch: str) -
     assert_near(poor, ended(p, data)[0])
 
 
-@pytest.mark.parametrize("arch", ["topk", "batchtopk"])
+@pytest.mark.parametrize("arch", sampled(["topk", "batchtopk"]))
 def test_of_two_workers_with_half_the_latents_each_one_may_lack_memory(arch: str) -> None:
     p = planned(arch)
     data = rows(p)
