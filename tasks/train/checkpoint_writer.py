@@ -93,7 +93,7 @@ class _HostMemory:
             averaged=None if state.averaged is None else self._tensor("averaged", state.averaged),
         )
         found = Run(copied, list(run.curve), Meter(list(run.meter.steps)), replace(run.timing))
-        made = torch.cuda.Event() if state.silent.is_cuda else None
+        made = torch.cuda.Event() if state.silent.is_cuda else None  # type: ignore[no-untyped-call]
         if made is not None:
             made.record(torch.cuda.current_stream(state.silent.device))
 

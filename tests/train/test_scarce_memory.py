@@ -163,9 +163,9 @@ def test_a_run_s_account_multiplies_as_many_rows_at_once_as_there_was_memory_for
 def _with_addresses_for_a_part_of_the_rows(rank: int, out: str) -> None:
     torch.set_num_threads(1)
     n_rows, d_sae, mebibyte = 4096, 8192, 2**20  # pre-activations of 128 MiB
-    train_settings = {"tokens": 3 * n_rows, "batch_tokens": n_rows, "lanes": 4, "precision": "fp32", "lr": 0.003}
+    train_settings = {"tokens": 2 * n_rows, "batch_tokens": n_rows, "lanes": 4, "precision": "fp32", "lr": 0.003}
     p = plan(SAEConfig(arch="batchtopk", d_sae=d_sae, k=4), TrainConfig(**train_settings), D_IN)
-    data = torch.randn(3, n_rows, D_IN, generator=torch.Generator().manual_seed(0))
+    data = torch.randn(2, n_rows, D_IN, generator=torch.Generator().manual_seed(0))
 
     states = [initial_state(p, data[0]) for _ in range(2)]
 
