@@ -27,6 +27,7 @@ from tasks.harvest.config import HarvestConfig
 from tasks.harvest.masks import kept_tokens
 from tasks.harvest.statistics import norms, sum_rows, with_positions
 from tasks.lm.hooks import capture
+from tasks.out_of_memory import is_out_of_memory
 
 logger = logging.getLogger(__name__)
 
@@ -174,18 +175,11 @@ def _capture(subject: Subject, config: HarvestConfig, ids: Tensor) -> dict[str, 
     """Activations of one batch, None where there is no memory for it."""
     try:
         return capture(subject.model, config.hooks, ids.to(subject.model.device))
-    except torch.OutOfMemoryError:
-        torch.cuda.empty_cache()
-    except MemoryError:
-        pass
-    except RuntimeError as error:
-        if not any(sign in str(error) for sign in _OUT_OF_CPU_MEMORY):
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
             raise
+    torch.cuda.empty_cache()
     return None
-
-
-# What torch's own allocator says, and oneDNN's when its scratch does not fit.
-_OUT_OF_CPU_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "could not create a memory object", "std::bad_alloc")
 
 
 def _norms(stored: Array, hook: str, dtype: Dtype) -> npt.NDArray[np.float32]:

@@ -19,6 +19,7 @@ from tasks.storage.artifacts import read_manifest
 from tasks.storage.objects import open_store
 from tasks.train.checkpoint import write_part
 from tasks.train.checkpoint_names import CHECKPOINTS, checkpoint_name, prune
+from tasks.train.checkpoint_writer import CheckpointWriter
 from tasks.train.curve import is_spike, spike_told
 from tasks.train.distributed import Spares, TorchMesh
 from tasks.train.finish import close
@@ -75,7 +76,7 @@ def _work(task: dict[str, Any]) -> dict[str, Any]:
         require_shared(task["out"])
         worker = Worker(config, task["activations"], task["out"], mesh, device)
         with _listener(task, worker, rank) as on_row, told_to_stop(job) if rank == 0 else nullcontext(_never) as stopping:
-            run = worker.train(on_row, partial(_checkpoint, worker=worker, tell_spares=tell_spares), stopping)
+            run = _trained(worker, on_row, tell_spares, stopping)
             found = worker.finish(run)
             found = found | {"timing": {"workers": n_workers} | worker.accounts(run)} if rank == 0 else {}
     except StoppedError:
@@ -85,6 +86,23 @@ def _work(task: dict[str, Any]) -> dict[str, Any]:
         raise
     tell_spares(None)
     return found
+
+
+def _trained(
+    worker: Worker, on_row: Callable[[Run], None], tell_spares: Callable[[int], object], stopping: Callable[[], bool]
+) -> Run:
+    """Train to the end, with checkpoints written beside the steps; the last one is there."""
+    with CheckpointWriter() as writer:
+
+        def look() -> bool:
+            writer.check()
+            return stopping()
+
+        run = worker.train(on_row, partial(_checkpoint, worker=worker, writer=writer, tell_spares=tell_spares), look)
+        waited = writer.wait()
+    run.timing.saving += waited
+    run.timing.seconds += waited
+    return run
 
 
 def _never() -> bool:
@@ -132,24 +150,32 @@ class _Teller:
         self._job.tell.remote(Progress("train", done, self._total, per_second=rate, numbers=numbers))
 
 
-def _checkpoint(run: Run, worker: Worker, tell_spares: Callable[[int], object]) -> None:
-    """Write a checkpoint, each part of the latents by one worker, and tell Ray Train of it.
+def _checkpoint(run: Run, worker: Worker, writer: CheckpointWriter, tell_spares: Callable[[int], object]) -> None:
+    """Have a checkpoint written, each part of the latents by one worker, and Ray Train told of it.
 
-    Telling is a barrier: Ray Train hears of no checkpoint that is not whole.
+    Telling is a barrier, of the threads that write: Ray Train hears of no checkpoint that is not whole.
     """
-    name, mesh = checkpoint_name(run.state.step), worker.mesh
-    checkpoint = None
-    if mesh.data.rank == 0:
-        # Not through a temporary folder, which a kill would leave behind, nor by Ray's copying, which knows no patience.
-        store = open_store(worker.out)
-        if mesh.latents.rank == 0:
-            drop_forgotten_checkpoints(store, worker.config.train.keep_checkpoints)
-        write_part(run, store, f"{CHECKPOINTS}/", mesh.latents)
-        storage = ray.train.get_context().get_storage()
-        at = storage.build_checkpoint_path_from_name(name)
-        checkpoint = ray.train.Checkpoint(at, storage.storage_filesystem)
-    tell_spares(run.state.step)
-    _report(run.state.step, checkpoint)
+    step, copied = run.state.step, writer.copy(run) if worker.mesh.data.rank == 0 else None
+
+    def write() -> None:
+        _report(step, None if copied is None else _written(copied(), worker))
+
+    writer.begin(write)
+    tell_spares(step)
+
+
+def _written(run: Run, worker: Worker) -> ray.train.Checkpoint:
+    """Write this worker's part of a checkpoint; what Ray Train is told of it.
+
+    Not through a temporary folder, which a kill would leave behind, nor by Ray's copying, which knows no patience.
+    """
+    store, latents = open_store(worker.out), worker.mesh.latents
+    if latents.rank == 0:
+        drop_forgotten_checkpoints(store, worker.config.train.keep_checkpoints)
+    write_part(run, store, f"{CHECKPOINTS}/", latents)
+    storage = ray.train.get_context().get_storage()
+    at = storage.build_checkpoint_path_from_name(checkpoint_name(run.state.step))
+    return ray.train.Checkpoint(at, storage.storage_filesystem)
 
 
 def _report(step: int, checkpoint: ray.train.Checkpoint | None = None) -> None:

@@ -4,11 +4,14 @@ The rows are those of the step at hand, over all workers, where the paper takes 
 bad rows enough for the dead latents of a run, and no second pass over the data is needed.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn.functional import linear, normalize
 
-from tasks.sae.architectures.base import StepBatch
+from tasks.sae.architectures.base import Scratch, StepBatch
+from tasks.sae.architectures.row_blocks import in_blocks
 from tasks.sae.latent_parallel import all_reduced
 from tasks.sae.mesh import Mesh, ProcessGroup
 from tasks.sae.parameters import Parameters
@@ -27,7 +30,9 @@ def resample(state: TrainState, batch: StepBatch, plan: Plan, mesh: Mesh) -> Non
         return
     p, d_in = state.parameters, plan.layout.d_in
     x, y = batch.rows(mesh.data.all_gather([batch.raw])[0], d_in)
-    drawn = _draw(_losses(p, x, y, latents), sum(counts), plan.seed + 1_000_003 * (state.step + 1))
+    # By each of its own rows, as often as its memory asks for: all of them draw by the same bits.
+    (losses,) = mesh.data.all_gather([_losses(p, *batch.rows(batch.raw, d_in), batch.scratch, latents)])
+    drawn = _draw(losses, sum(counts), plan.seed + 1_000_003 * (state.step + 1))
     if drawn is None:
         return
     chosen = torch.split(drawn, counts)[latents.rank]
@@ -51,9 +56,13 @@ def _mean_norm(p: Parameters, alive: Tensor, latents: ProcessGroup) -> float:
     return float(of_live / n_live if n_live else of_all / n_all)
 
 
-def _losses(p: Parameters, x: Tensor, y: Tensor, latents: ProcessGroup) -> Tensor:
+def _losses(p: Parameters, x: Tensor, y: Tensor, scratch: Scratch, latents: ProcessGroup) -> Tensor:
     """Squared error of each row; 0 for rows without a direction, which no latent could take."""
-    y_hat = all_reduced(linear(x, p.encoder, p.b_enc).relu() @ p.W_dec, latents) + p.b_dec
+
+    def decoded(blocks: Sequence[slice]) -> Tensor:
+        return torch.cat([linear(x[block], p.encoder, p.b_enc).relu_() @ p.W_dec for block in blocks])
+
+    y_hat = all_reduced(in_blocks(len(x), scratch, decoded), latents) + p.b_dec
     if "W_skip" in p.extra:
         y_hat += linear(x, p.extra["W_skip"])
     return (y - y_hat).square().sum(1).where(x.any(1) & y.any(1), 0.0)

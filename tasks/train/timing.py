@@ -21,7 +21,7 @@ class Timing:
     waiting: float = 0.0
     """Of those, until the next batch was there."""
     saving: float = 0.0
-    """Of those, with checkpoints and telling of progress."""
+    """Of those, with telling of progress, and for checkpoints: until the state is copied, and the one before is stored."""
     exchanging: float = 0.0
     """Of those, in exchanges with other workers, waiting for slower ones included; on GPUs only what the host sees of it."""
     sent_bytes: float = 0.0
@@ -31,17 +31,25 @@ class Timing:
 
 
 def accounts(
-    timing: Timing, plan: Plan, world_size: int, price_per_hour: float | None, device: str = "cpu"
+    timing: Timing,
+    plan: Plan,
+    world_size: int,
+    price_per_hour: float | None,
+    device: str = "cpu",
+    most_rows: int | None = None,
 ) -> dict[str, Any]:
     """What run.json says about a finished run: rates, shares of time, and bytes a step of this worker.
 
     ``gemm_share`` is the part of a step that the encoder's bare product would take, in the run's precision, on this worker's
-    rows and threads, measured now: 1 is the physical limit of a step.
+    rows and threads, measured now: 1 is the physical limit of a step. ``most_rows`` is how many of them memory has room for
+    at once, where that is known.
     """
     tokens, steps = plan.n_steps * plan.batch_rows, plan.n_steps
     step_seconds = (timing.seconds - timing.waiting - timing.saving) / steps
-    gemm_seconds = encoder_product_seconds(plan, plan.batch_rows // world_size, device)
-    product_flop = 2 * (plan.batch_rows // world_size) * plan.layout.d_in * plan.layout.d_sae
+    rows = plan.batch_rows // world_size
+    at_once = min(rows, most_rows or rows)
+    gemm_seconds = encoder_product_seconds(plan, at_once, device) * rows / at_once
+    product_flop = 2 * rows * plan.layout.d_in * plan.layout.d_sae
     hours = timing.seconds / 3600
     return {
         "training_seconds": timing.seconds,

@@ -122,8 +122,8 @@ class Worker:
 
     def accounts(self, run: Run) -> dict[str, Any]:
         """Where the time of a finished run went, as run.json tells it."""
-        n_workers = self.mesh.data.world_size * self.mesh.latents.world_size
-        return accounts(run.timing, self.plan, n_workers, self.config.train.price_per_hour, self.device)
+        n_workers, most_rows = self.mesh.data.world_size * self.mesh.latents.world_size, run.state.scratch.most_rows
+        return accounts(run.timing, self.plan, n_workers, self.config.train.price_per_hour, self.device, most_rows)
 
     def _open(self, rank: int, world_size: int) -> LaneReader:
         settings = self.config.train

@@ -28,6 +28,8 @@ class Points:
         self.folder = folder
         self.step = 0
         """The step that is being taken or, after it, was taken last, where steps are counted."""
+        self.steps: dict[str, int] = {}
+        """Of points that what is done beside the steps comes to, the step that it is of."""
 
     def armed(self, name: str) -> bool:
         return (self.folder / name).exists()
@@ -37,7 +39,8 @@ class Points:
         armed, held = self.folder / point, self.folder / f"{point}.{os.getpid()}"
         try:
             wanted = json.loads(armed.read_text())
-            if self.step < wanted["step"] or (wanted["node"] is not None and wanted["node"] != node()):
+            step = self.steps.get(point, self.step)
+            if step < wanted["step"] or (wanted["node"] is not None and wanted["node"] != node()):
                 return
             armed.rename(held)
         except FileNotFoundError:

@@ -18,6 +18,7 @@ from tasks.sae.mesh import OneProcess
 from tasks.storage.objects import open_store
 from tasks.train.checkpoint import write_part
 from tasks.train.checkpoint_names import CHECKPOINTS, prune
+from tasks.train.checkpoint_writer import CheckpointWriter
 from tasks.train.distributed import TorchMesh
 from tasks.train.finish import close
 from tasks.train.loop import Run
@@ -42,11 +43,18 @@ def work(command: Command, rank: int, meeting: str) -> None:
     trainer = Worker(run_settings(command.config), command.activations, command.out, mesh)
 
     def keep(run: Run) -> None:
-        if mesh.data.rank == 0:
-            write_part(run, open_store(command.out), f"{CHECKPOINTS}/", mesh.latents)
-        dist.barrier()  # as telling Ray Train is one
+        copied = writer.copy(run) if mesh.data.rank == 0 else None
 
-    found = trainer.finish(trainer.train(on_checkpoint=keep))
+        def write() -> None:
+            if copied is not None:
+                write_part(copied(), open_store(command.out), f"{CHECKPOINTS}/", mesh.latents)
+            dist.barrier()  # as telling Ray Train is one
+
+        writer.begin(write)
+
+    with CheckpointWriter() as writer:
+        run = trainer.train(on_checkpoint=keep)
+    found = trainer.finish(run)
     if rank == 0:
         (command.folder / "found.json").write_text(json.dumps(found))
 

@@ -6,6 +6,7 @@ That trains what it is told, its workers armed. Each step's rows are noted as it
 import hashlib
 import os
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,13 @@ import tasks.train.worker as worker
 from flows.config import PipelineConfig
 from flows.stages import train_stage
 from tasks.progress import silent
+from tasks.train.checkpoint_writer import CheckpointWriter
 from tests.kills.points import Points
 
-IN_WORKER = ("step", "upload", "commit", "finish")
-"""Before Adam's step; half of a checkpoint's file written; all of it, but Ray Train not told; the SAE not written."""
+IN_WRITER = ("copied", "upload", "commit")
+"""In the thread that writes a checkpoint: nothing of it is written; half of a file; all of it, but Ray Train is not told."""
+IN_WORKER = ("step", *IN_WRITER, "finish")
+"""Before Adam's step; in the writer; before the SAE is written."""
 
 _work = ray_train._work
 
@@ -40,6 +44,7 @@ def armed_work(task: dict[str, Any], folder: str) -> dict[str, Any]:
 def arm(points: Points) -> None:
     """The points that a worker without Ray comes to as well."""
     at_steps(points)
+    in_writer(points)
     points.around(checkpoint, "read_run", before="read")
     points.around(worker, "write_sae", before="finish")
     points.halve_uploads(among="/checkpoints/")
@@ -59,6 +64,23 @@ def at_steps(points: Points) -> None:
     loop.train_step = train_step
     # Gradients are there, of all workers; the weights are not there yet.
     points.around(optimizer, "_step_others", before="step")
+
+
+def in_writer(points: Points) -> None:
+    """Steps go on meanwhile."""
+    real = CheckpointWriter.begin
+
+    def begin(writer: CheckpointWriter, write: Callable[[], None]) -> None:
+        step = points.step
+
+        def at_its_step() -> None:
+            points.steps.update(dict.fromkeys(IN_WRITER, step))
+            points.reach("copied")
+            write()
+
+        real(writer, at_its_step)
+
+    CheckpointWriter.begin = begin  # type: ignore[method-assign]
 
 
 def main(folder: str, config: str, activations: str, out: str) -> None:

@@ -18,7 +18,7 @@ from tests.train.conftest import make_run
 RESULT = ("sae.safetensors", "curve.parquet", "manifest.json")
 STEPS, EVERY, WORKERS = 60, 20, 2
 ARMED_FROM = 30
-GOES_ON_FROM = {"step": 20, "upload": 20, "commit": 40, "finish": 60}
+GOES_ON_FROM = {"step": 20, "copied": 20, "upload": 20, "commit": 40, "finish": 60}
 """The newest whole checkpoint at each point; they are reached in this order, at the first chance after ARMED_FROM."""
 
 
@@ -49,10 +49,10 @@ class Command(commands.Command):
         return ["tests.train.kill_points", str(self.folder), *run]
 
     def held(self, point: str, process: psutil.Process) -> int:
-        """At ``commit`` of the second checkpoint the other workers' parts of it are waited for too."""
+        """Who is held up where a run goes on from a checkpoint that others, or another thread, may still be writing."""
         pid = super().held(point, process)
-        if point == "commit":
-            until(lambda: self.written(GOES_ON_FROM[point]), "the other workers' parts of the checkpoint")
+        if point in ("step", "commit"):
+            until(lambda: self.written(GOES_ON_FROM[point]), "all parts of the checkpoint")
         return pid
 
     def written(self, step: int) -> bool:

@@ -11,4 +11,4 @@ def test_a_worker_killed_at_each_point_without_ray_leaves_a_run_that_ends_undist
     survived = told("tests.train.forked_kills", tmp_path)["survived"]
     assert [1, *IN_WORKER] in survived
     assert [2, *IN_WORKER] in survived
-    assert len(survived) == (10 if every_case() else 2)
+    assert len(survived) == (12 if every_case() else 2)

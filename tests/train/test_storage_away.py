@@ -28,11 +28,12 @@ def test_a_run_outlasts_a_server_that_is_away_again_and_again(s3: str, s3_proces
     make = make_commands(tmp_path, address, storage=f"{s3}/away", latent_shards=2, max_failures=2)
     undisturbed, command = make("undisturbed"), make("disturbed")
     assert undisturbed.run() == 0, undisturbed.said()
+    command.arm("upload", step=EVERY)
+    command.arm("commit", step=2 * EVERY)
     command.arm("step", step=2 * EVERY + 5)
     command.arm("read")  # nobody reads a checkpoint before a worker was killed
     with command.running() as process:
-        for point, step in (("upload", EVERY), ("commit", 2 * EVERY)):
-            command.arm(point, step)
+        for point in ("upload", "commit"):
             command.held(point, process)
             away(s3_process, command, point)
         kill([psutil.Process(command.held("step", process))])

@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tasks.sae.architectures.affine import pre_activations, rest_to_rebuild
+from tasks.sae.architectures.affine import rest_to_rebuild
 from tasks.sae.architectures.base import StepBatch, StepSums
+from tasks.sae.architectures.pre_activations import PreActivations
 from tasks.sae.kernels.backend import ByLatent
 from tasks.sae.kernels.dispatch import backend_for
 from tasks.sae.kernels.types import NOTHING_ADDED, AddedGradients, Coded, DecodedRows, Entries, Part
@@ -69,8 +70,9 @@ def begin_active_step(
     """Find all pre-activations above ``level``, of one number or one for each latent."""
     d_in = parameters.encoder.shape[1]
     x, y = batch.rows(batch.raw, d_in)
-    pre_acts = pre_activations(parameters, x, batch)
-    entries = all_gather_entries(mesh.data, backend_for(pre_acts).select_above(pre_acts, level, parameters.flat.dtype))
+    dtype = parameters.flat.dtype
+    above = PreActivations(parameters, x, batch).select([lambda rows: backend_for(rows).select_above(rows, level, dtype)])
+    entries = all_gather_entries(mesh.data, above[0])
     target = rest_to_rebuild(parameters, *(row_shard(rows, mesh.latents) for rows in (x, y)))
     if mesh.data.world_size > 1:
         x, _ = batch.rows(mesh.data.all_gather([batch.raw])[0], d_in)

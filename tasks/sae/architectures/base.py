@@ -22,6 +22,8 @@ class Scratch:
     """Large buffers kept from step to step: glibc maps and unmaps blocks above 32 MiB at every allocation."""
 
     buffers: dict[str, Tensor] = field(default_factory=dict)
+    most_rows: int | None = None
+    """Rows that go through a step's largest products at once, learnt by running out of memory; None before that."""
 
     def empty(self, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
         """An uninitialised tensor of this shape, in the dtype and on the device of ``like``."""

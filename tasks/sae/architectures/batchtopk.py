@@ -4,7 +4,7 @@ The n * k largest pre-activations of a batch of n rows, over all workers, are it
 fewer latents than k. A finished SAE sees one row at a time: it keeps what exceeds the threshold at which training kept.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -14,6 +14,7 @@ from typing_extensions import override
 from tasks.sae.architectures.base import Architecture, StepBatch, StepSums
 from tasks.sae.architectures.initial_size import match_size
 from tasks.sae.architectures.names import Description
+from tasks.sae.architectures.pre_activations import PreActivations, Selection
 from tasks.sae.architectures.selection_step import selected_gradients
 from tasks.sae.config import SAEConfig
 from tasks.sae.kernels.backend import ByLatent
@@ -69,11 +70,11 @@ class BatchTopK(Architecture):
     def gradients(
         self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: StepBatch, mesh: Mesh
     ) -> tuple[StepSums, ByLatent | None]:
-        def select(pre_acts: Tensor) -> Entries:
-            count = batch.k * len(pre_acts) * mesh.data.world_size
-            kept = _largest(pre_acts, count, batch.buffers["threshold"], mesh, parameters.flat.dtype)
+        def select(pre_acts: PreActivations, others: Sequence[Selection]) -> list[Entries]:
+            count = batch.k * pre_acts.n * mesh.data.world_size
+            kept, *rest = _largest(pre_acts, others, count, batch.buffers["threshold"], mesh, parameters.flat.dtype)
             _follow(batch.buffers["threshold"], kept, mesh.latents)
-            return kept
+            return [kept, *rest]
 
         return selected_gradients(config, parameters, out, batch, mesh, select, self.bounds(config))
 
@@ -87,26 +88,34 @@ class BatchTopK(Architecture):
         return {"threshold": threshold.expand(len(parameters.b_enc)).clone()}
 
 
-def _largest(pre_acts: Tensor, count: int, threshold: Tensor, mesh: Mesh, dtype: torch.dtype) -> Entries:
-    """Of the ``count`` largest positive pre-activations of all workers' rows, those of this worker's latents.
+def _largest(
+    pre_acts: PreActivations, others: Sequence[Selection], count: int, threshold: Tensor, mesh: Mesh, dtype: torch.dtype
+) -> list[Entries]:
+    """Of the ``count`` largest positive pre-activations of all rows, those of this worker's latents; after them the others.
 
     Whatever exceeds a level somewhat below the running threshold is looked at first; only if that is too little, which
     happens in the first steps, the level is lowered. The result does not depend on the levels, but for ties.
     """
     level = float(threshold) * _MARGIN or _likely_level(pre_acts, count, mesh)
+    above, *rest = pre_acts.select([_above(level, dtype), *others])
     while True:
-        found = all_gather_entries(mesh.data, backend_for(pre_acts).select_above(pre_acts, level, dtype))
+        found = all_gather_entries(mesh.data, above)
         n_found = all_reduced(found.start[-1], mesh.latents)
         if int(n_found) >= count or level == 0.0:
-            return largest_of_batch(found, count, mesh.latents)
+            return [largest_of_batch(found, count, mesh.latents), *rest]
         level = level / 2 if level > 1e-3 else 0.0
+        (above,) = pre_acts.select([_above(level, dtype)])
 
 
-def _likely_level(pre_acts: Tensor, count: int, mesh: Mesh) -> float:
+def _above(level: float, dtype: torch.dtype) -> Selection:
+    return lambda pre_acts: backend_for(pre_acts).select_above(pre_acts, level, dtype)
+
+
+def _likely_level(pre_acts: PreActivations, count: int, mesh: Mesh) -> float:
     """A level that about ``count`` of all rows' pre-activations exceed, judged by some rows of this worker."""
-    sample = pre_acts[:_SAMPLE_ROWS].flatten()
+    sample = pre_acts.first_rows(_SAMPLE_ROWS).flatten()
     n_workers = mesh.data.world_size * mesh.latents.world_size
-    share = count / (len(pre_acts) * pre_acts.shape[1] * n_workers)
+    share = count / (pre_acts.n * pre_acts.d_own * n_workers)
     smallest = sample.topk(max(1, int(share * len(sample)))).values[-1].float().clamp(min=0.0)
     all_reduce_over_mesh(mesh, smallest)
     return _MARGIN * float(smallest) / n_workers

@@ -19,7 +19,7 @@ from tasks.sae.architectures.jump import count_above, jump, window_start
 from tasks.sae.architectures.names import Description
 from tasks.sae.architectures.penalised import LossContext, Penalised, PenalisedCodes, StepOutcome
 from tasks.sae.config import SAEConfig
-from tasks.sae.mesh import Mesh, all_reduce_over_mesh
+from tasks.sae.mesh import Mesh
 from tasks.sae.parameters import Parameters
 from tasks.sae.scaling import Folding, Weights
 
@@ -90,13 +90,12 @@ class JumpReLU(Penalised):
     @override
     def codes(self, at: LossContext, p: Parameters, pre_acts: Float[Tensor, "n d_sae"]) -> PenalisedCodes:
         threshold = p.extra["log_threshold"].exp()
-        width, n = self._width(at.config, at.batch, p), len(at.y)
+        width = self._width(at.config, at.batch, p)
         count = count_above(pre_acts, threshold, width)
-        total = count.detach().clone()
-        all_reduce_over_mesh(at.mesh, total)
-        value, slope = self.price(at.config, at.batch, total / (n * at.mesh.data.world_size))
-        # Linear in this worker's count, with the slope that the price has at the l0 of all workers' rows and latents.
-        price = n * value / at.mesh.latents.world_size + slope * (count - count.detach())
+        total = at.total(pre_acts, lambda found: (found > threshold).sum().to(found.dtype))
+        value, slope = self.price(at.config, at.batch, total / at.n_rows)
+        # Linear in these rows' count, with the slope that the price has at the l0 of all workers' rows and latents.
+        price = len(at.y) * value / at.mesh.latents.world_size + slope * (count - count.detach())
         n_entries = (pre_acts.detach() > window_start(threshold.detach(), width)).sum()
         return PenalisedCodes(jump(pre_acts, threshold, width), price * at.y.shape[1], n_entries)
 

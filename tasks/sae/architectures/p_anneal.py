@@ -4,7 +4,6 @@ At each change of p the coefficient is rescaled, so that the penalty of the pres
 """
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -17,7 +16,8 @@ from tasks.sae.architectures.penalised import LossContext, Penalised, PenalisedC
 from tasks.sae.architectures.relu_step import ACTIVE_BELOW, Penalty, relu_step
 from tasks.sae.config import SAEConfig
 from tasks.sae.kernels.types import Entries
-from tasks.sae.mesh import Mesh, all_reduce_over_mesh
+from tasks.sae.latent_parallel import all_reduced
+from tasks.sae.mesh import Mesh
 from tasks.sae.parameters import Parameters
 
 DESCRIPTION = Description(
@@ -49,7 +49,9 @@ class PAnneal(Penalised):
     @override
     def codes(self, at: LossContext, p: Parameters, pre_acts: Float[Tensor, "n d_sae"]) -> PenalisedCodes:
         codes = pre_acts.relu()
-        coefficient, power = self._in_force(at.config, at.batch, codes.detach(), partial(all_reduce_over_mesh, at.mesh))
+        coefficient, power = self._in_force(
+            at.config, at.batch, lambda sums: at.total(pre_acts, lambda found: sums(found.relu()))
+        )
         return PenalisedCodes(codes, coefficient * _power_sum(codes, power))
 
     @override
@@ -57,20 +59,21 @@ class PAnneal(Penalised):
         self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: StepBatch, mesh: Mesh
     ) -> StepOutcome:
         def penalty(entries: Entries) -> Penalty:
-            coefficient, power = self._in_force(config, batch, entries.values, mesh.latents.all_reduce)  # all rows' already
+            coefficient, power = self._in_force(  # the codes are of all rows already
+                config, batch, lambda sums: all_reduced(sums(entries.values), mesh.latents)
+            )
             return Penalty(coefficient * _power_sum(entries.values, power), coefficient * _slope(entries.values, power))
 
         return relu_step(parameters, out, batch, mesh, penalty)
 
     def _in_force(
-        self, config: SAEConfig, batch: StepBatch, codes: Tensor, all_reduce: Callable[[Tensor], None]
+        self, config: SAEConfig, batch: StepBatch, total: Callable[[Callable[[Tensor], Tensor]], Tensor]
     ) -> tuple[float | Tensor, float]:
-        """Coefficient and p of this step; where p falls, by the codes of all workers, which ``all_reduce`` adds up."""
+        """Coefficient and p of this step; where p falls, by sums over codes, which ``total`` adds up over the batch."""
         buffers = batch.buffers
-        wanted = 1 - (1 - config.p_final) * int(batch.progress * CHANGES) / CHANGES
-        if wanted < float(buffers["p"]) - 1e-9:
-            sums = torch.stack([_power_sum(codes, float(buffers["p"])), _power_sum(codes, wanted)])
-            all_reduce(sums)
+        before, wanted = float(buffers["p"]), 1 - (1 - config.p_final) * int(batch.progress * CHANGES) / CHANGES
+        if wanted < before - 1e-9:
+            sums = total(lambda codes: torch.stack([_power_sum(codes, before), _power_sum(codes, wanted)]))
             buffers["rescaled"].mul_(float(sums[0] / sums[1]) if float(sums[1]) > 0 else 1.0)
             buffers["p"].fill_(wanted)
         return self.coefficient(config, batch) * float(buffers["rescaled"]), float(buffers["p"])

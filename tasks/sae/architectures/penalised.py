@@ -4,7 +4,9 @@ An architecture says what its codes are and what they cost. Squared error, gradi
 shared. One that also has a step at active latents only takes that step once few latents are active.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -16,11 +18,12 @@ from typing_extensions import override
 from tasks.sae.architectures.base import Architecture, StepBatch, StepSums
 from tasks.sae.architectures.initial_size import shrink_decoder
 from tasks.sae.architectures.l0_controller import controller_buffers, steer
+from tasks.sae.architectures.row_blocks import at_once, in_blocks
 from tasks.sae.config import SAEConfig
 from tasks.sae.kernels.backend import ByLatent
 from tasks.sae.latent_parallel import all_reduced
 from tasks.sae.losses import squared_error
-from tasks.sae.mesh import Mesh
+from tasks.sae.mesh import Mesh, all_reduce_over_mesh
 from tasks.sae.parameters import Parameters
 from tasks.sae.scaling import Weights
 
@@ -47,9 +50,30 @@ class StepOutcome(NamedTuple):
     """How many pre-activations the active step looks at, or would have."""
 
 
+class BatchTotal:
+    """A sum over all workers' rows and latents, made once a step, however often the step is begun again."""
+
+    def __init__(self, mesh: Mesh, encode: Callable[[slice], Tensor]) -> None:
+        """``encode`` gives a block's pre-activations."""
+        self._mesh, self._encode = mesh, encode
+        self._found: Tensor | None = None
+        self.blocks: Sequence[slice] = ()
+        """Of rows, that this worker takes one after the other."""
+
+    def __call__(self, pre_acts: Tensor, sums: Callable[[Tensor], Tensor]) -> Tensor:
+        """What ``sums`` gives of pre-activations, added up; ``pre_acts`` are those of the block at hand."""
+        if self._found is None:
+            with torch.no_grad():
+                blocks = map(self._encode, self.blocks) if len(self.blocks) > 1 else [pre_acts]
+                found = reduce(torch.add, map(sums, blocks))
+            all_reduce_over_mesh(self._mesh, found)
+            self._found = found
+        return self._found
+
+
 @dataclass(frozen=True, slots=True)
 class LossContext:
-    """What a loss may look at beside the parameters."""
+    """What the loss of some rows may look at beside the parameters."""
 
     config: SAEConfig
     batch: StepBatch
@@ -58,10 +82,26 @@ class LossContext:
     """Scaled target."""
     rest: Float[Tensor, "n d_out"] | Float[Tensor, "d_out"]
     """What is added to the decoded latents, as a constant."""
+    n_rows: int
+    """Rows of the whole batch, of all workers."""
+    total: BatchTotal
+    """A sum over the whole batch, where the penalty does not add up row by row."""
 
     def whole(self, decoded: Float[Tensor, "n d_out"]) -> Float[Tensor, "n d_out"]:
         """What the latents of all workers decode to, differentiable by this worker's."""
         return _whole(decoded, self.mesh)
+
+
+class _RowSums(NamedTuple):
+    """What a dense step tells of some rows, summed over them; of these workers' latents but for the first two."""
+
+    error: Float[Tensor, ""]
+    shared: Float[Tensor, ""]
+    """What the workers of all latents pay together: the squared error, and what follows from all latents."""
+    penalty: Float[Tensor, ""]
+    active: Float[Tensor, "d_own"]
+    """Rows on which each latent is active."""
+    n_entries: Float[Tensor, ""]
 
 
 class Penalised(Architecture):
@@ -134,27 +174,56 @@ class Penalised(Architecture):
     def dense_step(
         self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: StepBatch, mesh: Mesh
     ) -> StepOutcome:
-        """The gradients of the loss by autograd, all written into ``out``."""
+        """The gradients of the loss by autograd, all written into ``out``.
+
+        Raises:
+            InputError: there is no memory for a single row, or for all of them where other workers hold other latents.
+        """
         x, y = batch.rows(batch.raw, parameters.encoder.shape[1])
-        n_rows = len(x) * mesh.data.world_size
-        leaves = _leaves(parameters)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=batch.bf16):
-            pre_acts = linear(x, leaves.encoder, leaves.b_enc)
-        rest = leaves.b_dec
-        if "W_skip" in leaves.extra:
-            rest = rest + linear(x, leaves.extra["W_skip"])
-        found = self.codes(LossContext(config, batch, mesh, y, rest.detach()), leaves, pre_acts.to(x.dtype))
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=batch.bf16):
+        leaves, n_rows = _leaves(parameters), len(x) * mesh.data.world_size
+        total = BatchTotal(mesh, lambda block: _encoded(x[block], leaves, batch.bf16))
+
+        def differentiated(blocks: Sequence[slice]) -> _RowSums:
+            total.blocks, parts = blocks, []
+            for block in blocks:
+                at = LossContext(config, batch, mesh, y[block], _rest(x[block], leaves), n_rows, total)
+                parts.append(self._differentiated(at, x[block], leaves, out, add=block.start > 0))
+            return _RowSums(*(reduce(torch.add, sums) for sums in zip(*parts, strict=True)))
+
+        if mesh.latents.world_size > 1:  # they wait on the way for what the latents of all decode to
+            found = at_once(len(x), differentiated)
+        else:
+            found = in_blocks(len(x), batch.scratch, differentiated)
+        return _summed(out, found, n_rows, mesh)
+
+    def _differentiated(self, at: LossContext, x: Tensor, leaves: Parameters, out: Parameters, *, add: bool) -> _RowSums:
+        """Write the gradients of the loss of some rows into ``out``, or add them to what is there."""
+        bf16 = at.batch.bf16
+        found = self.codes(replace(at, rest=at.rest.detach()), leaves, _encoded(x, leaves, bf16))
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
             y_hat = found.codes @ leaves.W_dec
-        error = squared_error(y, _whole(y_hat.to(x.dtype), mesh) + rest)
+        error = squared_error(at.y, at.whole(y_hat.to(x.dtype)) + at.rest)
         shared = error if found.shared is None else error + found.shared
-        _differentiate((shared + found.penalty) / n_rows, leaves, out)
-        loss = (shared + all_reduced(found.penalty.detach(), mesh.latents)) / n_rows
-        return _summed(out, found, loss.detach(), error.detach(), n_rows, mesh)
+        _differentiate((shared + found.penalty) / at.n_rows, leaves, out, add=add)
+        active = (found.codes > 0).sum(0).to(x.dtype)
+        n_entries = active.sum() if found.n_entries is None else found.n_entries.to(x.dtype)
+        return _RowSums(error.detach(), shared.detach(), found.penalty.detach(), active, n_entries)
 
     @override
     def activate(self, config: SAEConfig, pre_acts: Float[Tensor, "n d_sae"], weights: Weights) -> Float[Tensor, "n d_sae"]:
         return pre_acts.relu()
+
+
+def _encoded(x: Tensor, leaves: Parameters, bf16: bool) -> Tensor:
+    """Differentiable pre-activations of scaled rows."""
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
+        pre_acts = linear(x, leaves.encoder, leaves.b_enc)
+    return pre_acts.to(x.dtype)
+
+
+def _rest(x: Tensor, leaves: Parameters) -> Tensor:
+    """What is added to the decoded latents."""
+    return leaves.b_dec + linear(x, leaves.extra["W_skip"]) if "W_skip" in leaves.extra else leaves.b_dec
 
 
 def _whole(decoded: Tensor, mesh: Mesh) -> Tensor:
@@ -182,18 +251,22 @@ def _parts(parameters: Parameters) -> list[Tensor]:
     return [parameters.encoder, parameters.W_dec, parameters.b_enc, parameters.b_dec, *parameters.extra.values()]
 
 
-def _differentiate(loss: Tensor, leaves: Parameters, out: Parameters) -> None:
-    """Write the gradients of the loss into ``out``; 0 where it does not depend on a parameter."""
+def _differentiate(loss: Tensor, leaves: Parameters, out: Parameters, *, add: bool) -> None:
+    """Write the gradients of the loss into ``out``, or add them; 0 where it does not depend on a parameter."""
     gradients = torch.autograd.grad(loss, _parts(leaves), allow_unused=True, materialize_grads=True)
     for target, gradient in zip(_parts(out), gradients, strict=True):
-        target.copy_(gradient)
+        if add:
+            target.add_(gradient)
+        else:
+            target.copy_(gradient)
 
 
-def _summed(out: Parameters, found: PenalisedCodes, loss: Tensor, error: Tensor, n_rows: int, mesh: Mesh) -> StepOutcome:
+def _summed(out: Parameters, found: _RowSums, n_rows: int, mesh: Mesh) -> StepOutcome:
     """One sum over workers of the gradients and all statistics."""
-    active = (found.codes > 0).sum(0).to(out.flat.dtype)
-    n_active = all_reduced(active.sum(), mesh.latents)
-    n_entries = n_active if found.n_entries is None else all_reduced(found.n_entries.to(out.flat.dtype), mesh.latents)
+    error, active = found.error, found.active
+    own = torch.stack([found.penalty, active.sum(), found.n_entries])
+    penalty, n_active, n_entries = all_reduced(own, mesh.latents)
+    loss = (found.shared + penalty) / n_rows
     if mesh.data.world_size == 1:
         return StepOutcome(StepSums(n_rows, loss, error, n_active, active > 0), None, n_entries)
     sums = torch.cat([out.flat, active, torch.stack([loss, error, n_active, n_entries])])

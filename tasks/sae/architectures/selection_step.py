@@ -6,13 +6,14 @@ share or to be gathered by the others. No gradient of a weight is ever sent, and
 Workers that hold different latents of the same rows share the choice, and what they decode to.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from tasks.sae.architectures.affine import pre_activations, rest_to_rebuild, write_rest
+from tasks.sae.architectures.affine import rest_to_rebuild, write_rest
 from tasks.sae.architectures.base import StepBatch, StepSums
+from tasks.sae.architectures.pre_activations import PreActivations, Selection
 from tasks.sae.config import SAEConfig
 from tasks.sae.kernels.backend import ByLatent
 from tasks.sae.kernels.dispatch import backend_for
@@ -22,8 +23,9 @@ from tasks.sae.losses import resolved_aux_k
 from tasks.sae.mesh import Mesh, ProcessGroup, all_gather_entries, optimizer_shard
 from tasks.sae.parameters import Parameters
 
-Select = Callable[[Tensor], Entries]
-"""(pre_acts of all this worker's rows and latents) -> its latents' entries in all workers' rows, in the order of ranks."""
+Select = Callable[[PreActivations, Sequence[Selection]], list[Entries]]
+"""(pre_acts of all this worker's rows and latents, others) -> its latents' entries in all workers' rows, in the order of
+ranks, and after them what each of the others selects in this worker's rows."""
 
 
 def selected_gradients(
@@ -50,8 +52,7 @@ def selected_gradients(
     latents = mesh.latents
     bounds = shard_bounds(bounds, d_own, latents)
     x, y = batch.rows(batch.raw, d_in)
-    pre_acts = pre_activations(parameters, x, batch)
-    entries, dead = select(pre_acts), _dead_entries(config, pre_acts, batch, parameters, latents)
+    entries, dead = _selected(config, PreActivations(parameters, x, batch), batch, parameters, latents, select)
     target = rest_to_rebuild(parameters, *(row_shard(rows, latents) for rows in (x, y)))
     weight = x.new_full((len(bounds),), 1 / (len(bounds) * y.numel() * mesh.data.world_size))
     rows = decode_on_mesh(target, Coded(entries, parameters.W_dec, bounds), weight, mesh, pull=False)
@@ -71,19 +72,32 @@ def selected_gradients(
     return sums, backend_for(x).by_latent(parts, optimizer_shard(mesh.data, d_own))
 
 
-def _dead_entries(
-    config: SAEConfig, pre_acts: Tensor, batch: StepBatch, parameters: Parameters, latents: ProcessGroup
-) -> Entries | None:
-    """The largest of all dead latents in each of this worker's rows, as far as they are its own; None where none is dead."""
+def _selected(
+    config: SAEConfig,
+    pre_acts: PreActivations,
+    batch: StepBatch,
+    parameters: Parameters,
+    latents: ProcessGroup,
+    select: Select,
+) -> tuple[Entries, Entries | None]:
+    """The active latents of all workers' rows, and the largest dead ones of this worker's rows; None where none is dead."""
     aux_k = min(resolved_aux_k(config), int(batch.dead.sum()) if batch.n_dead is None else batch.n_dead)
     if aux_k == 0:
-        return None
-    columns, dtype = batch.dead.nonzero().squeeze(1), parameters.flat.dtype
-    if len(columns):
-        found = backend_for(pre_acts).select_columns(pre_acts, columns, aux_k, dtype)
-    else:
-        found = no_entries(len(pre_acts), pre_acts, dtype)
-    return largest_of_rows(found, aux_k, latents, pre_acts.dtype)
+        return select(pre_acts, [])[0], None
+    entries, dead = select(pre_acts, [_dead_selection(batch.dead, aux_k, parameters.flat.dtype)])
+    return entries, largest_of_rows(dead, aux_k, latents, pre_acts.dtype)
+
+
+def _dead_selection(dead: Tensor, aux_k: int, dtype: torch.dtype) -> Selection:
+    """The ``aux_k`` largest of this worker's dead latents in each row."""
+    columns = dead.nonzero().squeeze(1)
+
+    def select(pre_acts: Tensor) -> Entries:
+        if len(columns) == 0:
+            return no_entries(len(pre_acts), pre_acts, dtype)
+        return backend_for(pre_acts).select_columns(pre_acts, columns, aux_k, dtype)
+
+    return select
 
 
 def _revival(

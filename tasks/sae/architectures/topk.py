@@ -1,5 +1,7 @@
 """TopK with AuxK (https://arxiv.org/abs/2406.04093), its gradients written out over the kept latents only."""
 
+from collections.abc import Sequence
+
 from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
@@ -7,6 +9,7 @@ from typing_extensions import override
 from tasks.sae.architectures.base import Architecture, StepBatch, StepSums
 from tasks.sae.architectures.initial_size import match_size
 from tasks.sae.architectures.names import Description
+from tasks.sae.architectures.pre_activations import PreActivations, Selection
 from tasks.sae.architectures.selection_step import selected_gradients
 from tasks.sae.config import SAEConfig
 from tasks.sae.kernels.backend import ByLatent
@@ -45,11 +48,12 @@ class TopK(Architecture):
     def gradients(
         self, config: SAEConfig, parameters: Parameters, out: Parameters, batch: StepBatch, mesh: Mesh
     ) -> tuple[StepSums, ByLatent | None]:
-        def select(pre_acts: Tensor) -> Entries:
-            k = min(batch.k, pre_acts.shape[1])
-            mine = backend_for(pre_acts).select_top_k(pre_acts, k, parameters.flat.dtype)
+        def select(pre_acts: PreActivations, others: Sequence[Selection]) -> list[Entries]:
+            k, dtype = min(batch.k, pre_acts.d_own), parameters.flat.dtype
+            mine, *rest = pre_acts.select([lambda rows: backend_for(rows).select_top_k(rows, k, dtype), *others])
             kept = largest_of_rows(mine, batch.k, mesh.latents, pre_acts.dtype)
-            return all_gather_entries(mesh.data, kept, most=len(pre_acts) * k if mesh.latents.world_size == 1 else None)
+            most = pre_acts.n * k if mesh.latents.world_size == 1 else None
+            return [all_gather_entries(mesh.data, kept, most=most), *rest]
 
         return selected_gradients(config, parameters, out, batch, mesh, select, (config.d_sae,))
 

@@ -1,6 +1,6 @@
 """What a backend's operations take and give: the active latents of many rows, and what follows from them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -56,6 +56,15 @@ class Entries:
         before = torch.zeros(len(mask) + 1, dtype=torch.int64, device=mask.device)
         torch.cumsum(mask, 0, out=before[1:])
         return Entries(self.values[mask], self.latents[mask], before[self.start])
+
+
+def joined_entries(blocks: Sequence[Entries]) -> Entries:
+    """The entries of the first block's rows, then of the next one's."""
+    if len(blocks) == 1:
+        return blocks[0]
+    counts = torch.cat([block.start.diff() for block in blocks])
+    start = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    return Entries(torch.cat([block.values for block in blocks]), torch.cat([block.latents for block in blocks]), start)
 
 
 def no_entries(n: int, like: Tensor, dtype: torch.dtype) -> Entries:
