@@ -1,8 +1,8 @@
 """The peak of memory, and the time, that loading SmolLM2-135M takes: whole, and up to layer 8 of 30.
 
-From the GGUF file of its package, and from a safetensors folder that is unpacked of it. Each load in a process of its own, on
-one thread, from a warm page cache. Memory is what is resident above what was before the load, mapped pages of files included.
-Linux only.
+From the GGUF file of its package, and from a safetensors folder that is unpacked of it. Each load is in a process of its
+own, on one thread, from a warm page cache. Memory is what is resident above what was before the load, mapped pages of files
+included. Linux only.
 """
 
 import json
