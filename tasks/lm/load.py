@@ -23,7 +23,16 @@ from tasks.lm.truncate import Truncation, truncation
 from tasks.lm.weight_files import needed_files
 from tasks.precision import here
 
-__all__ = ["ModelFiles", "known_tokens", "load_model", "load_skeleton", "load_tokenizer", "model_identity", "resolve"]
+__all__ = [
+    "ModelFiles",
+    "known_tokens",
+    "load_model",
+    "load_skeleton",
+    "load_tokenizer",
+    "loaded_parameters",
+    "model_identity",
+    "resolve",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +73,7 @@ def load_model(config: ModelConfig, device: str | torch.device = "cpu", hooks: S
     files = resolve(config)
     with _reading(config, "weights"):
         model_config = read_configuration(files)
-        short = truncation(model_config, hooks, _skeleton) if hooks and config.truncate == "auto" else None
+        short = _truncation(config, model_config, hooks)
         model, lacking = None if short is None else _load_short(config, files, short, device), list[str]()
         if model is None:
             model, lacking = _load(config, files, model_config, device)
@@ -115,6 +124,28 @@ def load_skeleton(config: ModelConfig, *, as_run: bool = False) -> Any:
     dtype = torch.bfloat16 if as_run and config.dtype == "bfloat16" else torch.float32
     with _reading(config, "configuration"):
         return _skeleton(read_configuration(files), dtype)
+
+
+def loaded_parameters(config: ModelConfig, hooks: Sequence[str]) -> tuple[int, int]:
+    """How many parameters ``load_model`` reads for these hooks, and how many the model has; no weights are read.
+
+    Raises:
+        InputError: as ``load_skeleton``.
+    """
+    files = resolve(config)
+    with _reading(config, "configuration"):
+        model_config = read_configuration(files)
+        short = _truncation(config, model_config, hooks)
+        loaded = model_config if short is None else short.config
+        return _parameters(loaded), _parameters(model_config)
+
+
+def _truncation(config: ModelConfig, model_config: Any, hooks: Sequence[str]) -> Truncation | None:
+    return truncation(model_config, hooks, _skeleton) if hooks and config.truncate == "auto" else None
+
+
+def _parameters(model_config: Any) -> int:
+    return sum(parameter.numel() for parameter in _skeleton(model_config).parameters())
 
 
 def _skeleton(model_config: Any, dtype: torch.dtype = torch.float32) -> Any:
