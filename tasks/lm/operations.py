@@ -32,22 +32,23 @@ def operations(skeleton: nn.Module, hooks: Sequence[str]) -> tuple[list[Operatio
 
 
 def _recorded(model: nn.Module, token_ids: Tensor, hooks: Sequence[str]) -> list[Operation]:
-    with _Recorder(model) as recorder:
+    recorder = _Recorder(model)
+    with recorder:
         capture(model, hooks, token_ids)
     return recorder.operations
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Writes down every operation while it is open."""
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.operations: list[Operation] = []
         self._clock = itertools.count()
         # By identity, and weakly: a number must not pass on to a tensor that comes to lie at the same address.
         self._names = WeakTensorKeyDictionary()
         for name, tensor in itertools.chain(model.named_parameters(), model.named_buffers()):
-            self._names.setdefault(tensor, (name, tuple(tensor.shape), str(tensor.dtype)))
+            self._names[tensor] = (name, tuple(tensor.shape), str(tensor.dtype))
 
     @classmethod
     @override

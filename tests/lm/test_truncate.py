@@ -69,7 +69,7 @@ CUT = {
     "t5": "encoder.block",
 }
 # Families whose early layers depend on how many there are.
-WHOLE = {"minicpm3": "model.layers", "minimax": "model.layers", "gpt_neox_japanese": "gpt_neox.layers"}
+WHOLE = {"minicpm3": "model.layers", "minimax": "model.layers", "gpt_neox_japanese": "gpt_neox_japanese.layers"}
 IDS = torch.randint(6, VOCABULARY, SHAPE, generator=torch.Generator().manual_seed(1))
 
 
@@ -122,7 +122,7 @@ def test_keys_and_values_that_layers_share_keep_a_model_whole(tmp_path: Path) ->
     )
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
-    model = require_equal(ModelConfig(name=str(tmp_path), dtype="float32"), ["model.layers.4"])
+    model = require_equal(ModelConfig(name=str(tmp_path), dtype="float32"), ["model.layers.4.mlp"])
     assert layers_of(model, "model.layers") == 6
 
 
