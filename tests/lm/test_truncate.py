@@ -29,7 +29,7 @@ CUT = {
     "afmoe": "model.layers",
     "apertus": "model.layers",
     "bart": "model.decoder.layers",
-    "bert": "encoder.layer",
+    "bert": "bert.encoder.layer",
     "bloom": "transformer.h",
     "cohere2": "model.layers",
     "ctrl": "transformer.h",
