@@ -22,16 +22,18 @@ def hooks(
 ) -> None:
     """List the modules of a model that can be harvested: name, width, depth (order of the first call) and kind.
 
-    The model's weights are not read.
+    And how much of the model a harvest of them loads. The model's weights are not read.
     """
-    from flows.hooks import listed, show
+    from flows.hooks import listed, parameters, show
 
     with stdout_kept_clean():
         found = listed(model, match)
+        counted = parameters(model, found) if as_json else {}
     if as_json:
-        typer.echo(json.dumps({"model": model, "hooks": [dataclasses.asdict(hook) for hook in found]}))
+        hooks = [dataclasses.asdict(hook) for hook in found]
+        typer.echo(json.dumps({"model": model, "hooks": hooks, "parameters": counted}))
     else:
-        show(found, Console())
+        show(model, found, Console())
 
 
 def architectures(as_json: AsJson = False) -> None:
