@@ -8,7 +8,7 @@ Where batches are cut did not matter: of that model, in bfloat16 and float32 on 
 gave the same bits.
 """
 
-import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 
@@ -22,45 +22,18 @@ from tasks.activations.schema import Array, Dtype, RowFormat, storage_dtype, sto
 from tasks.activations.tensors import as_array, from_stored, to_stored
 from tasks.activations.writer import Rows
 from tasks.errors import InputError
+from tasks.harvest.batch import Batch, memory_holds_twice
 from tasks.harvest.commit import HookRows
 from tasks.harvest.config import HarvestConfig
 from tasks.harvest.masks import kept_tokens
 from tasks.harvest.statistics import norms, sum_rows, with_positions
 from tasks.lm.hooks import capture
 
-logger = logging.getLogger(__name__)
-
 Counter = Callable[[int], None]
 TokenIds = npt.NDArray[np.int32]
 
 # Rows that a core's cache holds in float32. One core, 2,048 x 576 bfloat16 to int8: 2.3 ms, and 4.5 all at once.
 _ROWS_AT_ONCE = 256
-
-
-@dataclass(slots=True)
-class Batch:
-    """Sequences per forward pass, halved when they do not fit in memory."""
-
-    at_most: int | None = None
-    """Learnt by running out of memory; None before that."""
-
-    def sequences(self, wanted: int) -> int:
-        """What to try next."""
-        return wanted if self.at_most is None else min(wanted, self.at_most)
-
-    def halve(self, sequences: int, context_length: int) -> None:
-        """Learn that so many did not fit.
-
-        Raises:
-            InputError: it was a single one.
-        """
-        if sequences == 1:
-            raise InputError(
-                f"There is no memory for a forward pass over one sequence of {context_length} tokens. Lower "
-                "text.context_length or harvest.actors, choose earlier or fewer harvest.hooks, or use a larger machine."
-            )
-        self.at_most = sequences // 2
-        logger.warning("out of memory with %d sequences per forward pass; going on with %d", sequences, self.at_most)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,12 +135,34 @@ def _batches(subject: Subject, config: HarvestConfig, token_ids: TokenIds) -> It
     while first < len(token_ids):
         size = subject.batch.sequences(config.batch_sequences)
         ids = torch.from_numpy(token_ids[first : first + size].astype(np.int64))
-        activations = _capture(subject, config, ids)
+        if config.batch_sequences is None and subject.batch.asks_for(len(ids)):
+            activations = _timed(subject, config, ids)
+        else:
+            activations = _capture(subject, config, ids)
         if activations is None:
             subject.batch.halve(*ids.shape)
             continue
         yield first, activations
         first += len(ids)
+
+
+def _timed(subject: Subject, config: HarvestConfig, ids: Tensor) -> dict[str, Tensor] | None:
+    """What ``_capture`` gives; the search for the best number of sequences learns how long it took."""
+    device = subject.model.device
+    _wait_for(device)
+    began = time.perf_counter()
+    activations = _capture(subject, config, ids)
+    _wait_for(device)
+    if activations is not None:
+        seconds = time.perf_counter() - began
+        room = 2 * ids.numel() <= config.shard_tokens and memory_holds_twice(device, ids.numel())
+        subject.batch.took(seconds, holds_twice=room)
+    return activations
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def _capture(subject: Subject, config: HarvestConfig, ids: Tensor) -> dict[str, Tensor] | None:

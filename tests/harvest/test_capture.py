@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from tasks.activations.schema import Dtype, to_float32
 from tasks.errors import InputError
-from tasks.harvest.capture import Batch, Subject, forward, rows
+from tasks.harvest.capture import Subject, forward, rows
 from tasks.harvest.config import HarvestConfig
 
 HOOKS = ["model.layers.0", "model.layers.1.mlp:input"]
@@ -76,18 +76,6 @@ def test_a_number_that_cannot_be_stored_is_an_error_that_names_the_remedy(
     again[HOOKS[0]].put(0, torch.from_numpy(captured[HOOKS[0]].stored), dtype)
     with pytest.raises(InputError, match=rf"at {HOOKS[0]} is not finite in {dtype}. Set (harvest|model).dtype to"):
         rows(subject, config(dtype), "0" * 12, TOKENS, again)
-
-
-def test_a_batch_that_does_not_fit_is_halved_down_to_one_sequence() -> None:
-    batch = Batch()
-    assert batch.sequences(8) == 8
-    batch.halve(8, 100)
-    assert batch.sequences(8) == 4
-    assert batch.sequences(2) == 2
-    batch.halve(3, 100)
-    assert batch.sequences(8) == 1
-    with pytest.raises(InputError, match="no memory for a forward pass over one sequence of 100 tokens"):
-        batch.halve(1, 100)
 
 
 # The process's addresses are limited to what it has after a small pass and some MiB more, so allocations really fail.

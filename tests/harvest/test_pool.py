@@ -147,7 +147,7 @@ def test_the_next_shard_is_in_the_model_while_one_is_written_and_one_is_read(
         gates.wait_for("read", 3)
         at_most = [gates.begun.count(stage) for stage in ("write", "forward", "read")]
         gates.hold["write"].set()
-        assert all(future.result(PATIENCE_S) for future in done)
+        assert all(future.result(PATIENCE_S).computed for future in done)
     # One is written, one waits behind the model, one before it: nothing piles up, whatever is in flight.
     assert at_most == [1, 2, 3]
     assert IN_FLIGHT == 3
@@ -158,8 +158,8 @@ def test_a_shard_committed_by_whomever_is_not_computed_again(
 ) -> None:
     worker, todo = harvester
     gates = Gates(monkeypatch)
-    assert worker.harvest(todo[0], 1) is True
-    assert worker.harvest(todo[0], 2) is False
+    assert worker.harvest(todo[0], 1).computed
+    assert not worker.harvest(todo[0], 2).computed
     assert gates.begun == ["read", "forward", "write"]
 
 
@@ -178,7 +178,7 @@ def test_a_stopped_harvester_stores_what_is_through_the_model_and_ends_the_rest(
         with pytest.raises(SaemillError, match="being stopped"):
             second.result(PATIENCE_S)
         gates.hold["write"].set()
-        assert first.result(PATIENCE_S) is True
+        assert first.result(PATIENCE_S).computed
     assert worker.progress() == {}
 
 

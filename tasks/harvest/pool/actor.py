@@ -54,6 +54,18 @@ class HarvestJob:
         return identity(self.out)
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a harvester says of a shard that is stored, and of how it works by now."""
+
+    computed: bool
+    """False: it had been stored already, by whomever."""
+    batch_sequences: int
+    """Sequences per forward pass, as the settings, the search for the fastest or memory decided."""
+    attention: str
+    """Which of transformers' implementations the model runs on."""
+
+
 class Harvester:
     """Holds the model up to the last hook; its methods are called from many threads."""
 
@@ -70,17 +82,18 @@ class Harvester:
         self._through: dict[str, int] = {}
         self._stopping = False
 
-    def harvest(self, shard: Shard, attempt: int) -> bool:
-        """Harvest one shard and commit it; False if that has been done already, by whomever.
+    def harvest(self, shard: Shard, attempt: int) -> Outcome:
+        """Harvest one shard and commit it, unless that has been done already.
 
         Raises:
             InputError: activations do not fit the storage dtype, or there is no room left for them.
             SaemillError: ``stop`` was called.
         """
         try:
-            return self._harvest(shard, attempt)
+            computed = self._harvest(shard, attempt)
         finally:
             self._through.pop(shard.name, None)
+        return Outcome(computed, self._batch_sequences, self._subject.model.config._attn_implementation)
 
     def progress(self) -> dict[str, int]:
         """Tokens through the model so far, of each shard at work."""
@@ -106,9 +119,13 @@ class Harvester:
             stages.enter(self._behind)
             torch.set_num_threads(1)  # of this thread: the forward pass has its own
             hooks = rows(self._subject, config, self._job.recipe, token_ids, captured)
-            observed = {"seconds": seconds, "attempt": attempt}
+            observed = {"seconds": seconds, "attempt": attempt, "batch_sequences": self._batch_sequences}
             commit_shard(self._store, shard, hooks, config.row_group_rows, order=self._job.order, **observed)
         return True
+
+    @property
+    def _batch_sequences(self) -> int:
+        return self._subject.batch.sequences(self._job.settings.batch_sequences)
 
     def _committed(self, shard: Shard) -> bool:
         return self._store.head(shard.commit_key) is not None
