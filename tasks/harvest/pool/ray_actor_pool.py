@@ -9,7 +9,7 @@ import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from tasks.errors import InputError, SaemillError
-from tasks.harvest.pool.actor import IN_FLIGHT, Harvester, HarvestJob, Outcome
+from tasks.harvest.pool.actor import Harvester, HarvestJob, Outcome
 from tasks.harvest.pool.tries import Tries
 from tasks.harvest.shards import Shard
 from tasks.progress import Listener, Progress
@@ -129,7 +129,7 @@ class Pool:
             .options(
                 num_cpus=config.cpus_per_actor,
                 num_gpus=self._job.gpus,
-                max_concurrency=IN_FLIGHT + 2,  # and the calls that ask how far it is and that stop it
+                max_concurrency=self._job.in_flight + 2,  # and the calls that ask how far it is and that stop it
                 scheduling_strategy="SPREAD",
             )
             .remote(self._job)
@@ -141,7 +141,8 @@ class Pool:
         ray.kill(lane.actor)
 
     def _assign(self) -> None:
-        while free := [lane for lane in self._lanes if lane.ready and not lane.alone and len(lane.running) < IN_FLIGHT]:
+        room = self._job.in_flight
+        while free := [lane for lane in self._lanes if lane.ready and not lane.alone and len(lane.running) < room]:
             lane = min(free, key=lambda lane: len(lane.running))
             shard = self._tries.next(idle=not lane.running)
             if shard is None:
