@@ -23,6 +23,7 @@ from tasks.harvest.commit import commit_shard
 from tasks.harvest.config import HarvestConfig
 from tasks.harvest.pool.memory import keep_freed_memory
 from tasks.harvest.shards import Shard, row_order
+from tasks.lm.attention import choose_attention
 from tasks.lm.config import ModelConfig
 from tasks.lm.hooks import prune_after
 from tasks.lm.load import load_model
@@ -155,6 +156,7 @@ def _subject(job: HarvestJob) -> Subject:
     model = load_model(job.model, device="cpu")
     prune_after(model, job.settings.hooks, job.context_length)
     model.to("cuda" if job.gpus else "cpu")
+    choose_attention(model, job.settings.hooks)
     return Subject(model, job.model.label, job.model.revision or "", job.special_token_ids, job.padding_token_id)
 
 
