@@ -31,7 +31,7 @@ from tasks.harvest.batch import Batch, memory_holds_twice
 from tasks.harvest.commit import HookRows
 from tasks.harvest.config import HarvestConfig
 from tasks.harvest.masks import kept_tokens
-from tasks.harvest.side_stream import Mark, has_room, lend, mark, side_stream, to_host
+from tasks.harvest.side_stream import Mark, has_room, lend, mark, side_stream, to_device, to_host
 from tasks.harvest.statistics import norms, sum_rows, with_positions
 from tasks.lm.hooks import capture
 
@@ -143,7 +143,7 @@ def rows(
         index = np.flatnonzero(kept)
         places = index[order(len(index))]
         sequence, position = np.divmod(places, token_ids.shape[1])
-        summed, stored_at = (torch.from_numpy(of).to(device) for of in (index, places))
+        summed, stored_at = (to_device(torch.from_numpy(of), device) for of in (index, places))
 
         def of(hook: str) -> HookRows:
             there = captured.pop(hook)
@@ -173,10 +173,9 @@ def _room(activations: dict[str, Tensor], n_tokens: int, dtype: Dtype) -> dict[s
 
 def _batches(subject: Subject, config: HarvestConfig, token_ids: TokenIds) -> Iterator[tuple[int, dict[str, Tensor]]]:
     """Activations [batch, context, d_in] by hook, with the place of the first sequence of each batch."""
-    first = 0
-    while first < len(token_ids):
-        size = subject.batch.sequences(config.batch_sequences)
-        ids = torch.from_numpy(token_ids[first : first + size].astype(np.int64))
+    all_ids, first = to_device(torch.from_numpy(token_ids.astype(np.int64)), subject.model.device), 0
+    while first < len(all_ids):
+        ids = all_ids[first : first + subject.batch.sequences(config.batch_sequences)]
         if config.batch_sequences is None and subject.batch.asks_for(len(ids)):
             activations = _timed(subject, config, ids)
         else:
@@ -210,7 +209,7 @@ def _wait_for(device: torch.device) -> None:
 def _capture(subject: Subject, config: HarvestConfig, ids: Tensor) -> dict[str, Tensor] | None:
     """Activations of one batch, None where there is no memory for it."""
     try:
-        return capture(subject.model, config.hooks, ids.to(subject.model.device))
+        return capture(subject.model, config.hooks, ids)
     except torch.OutOfMemoryError:
         torch.cuda.empty_cache()
     except MemoryError:

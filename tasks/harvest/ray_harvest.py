@@ -7,6 +7,7 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from tasks.activations.disk_space import require_room
+from tasks.activations.schema import row_bytes
 from tasks.errors import InputError
 from tasks.harvest.commit import hook_entries, manifest
 from tasks.harvest.config import HarvestConfig
@@ -65,7 +66,10 @@ def harvest(
     run: PoolRun | None = None
     if pending:
         skeleton = load_skeleton(model)
-        _require_room(settings, skeleton, shards, sum(shard.n_sequences for shard in pending) * read["context_length"])
+        widths = [hook_width(skeleton, hook) for hook in settings.hooks]
+        # The preflight could only guess how many tokens there would be; now it is known how many are still to be harvested.
+        tokens_left = sum(shard.n_sequences for shard in pending) * read["context_length"]
+        require_room(shards, tokens_left, widths, settings.dtype)
         connect(cluster)
         job = HarvestJob(
             settings=settings,
@@ -76,6 +80,7 @@ def harvest(
             special_token_ids=read["special_token_ids"],
             padding_token_id=read.get("padding_token_id"),
             gpus=_gpus_per_actor(settings),
+            shard_bytes=settings.shard_tokens * sum(row_bytes(d_in, settings.dtype) for d_in in widths),
             order=order,
         )
         run = Pool(job, pending, listener).run()
@@ -96,11 +101,6 @@ def _tell(settings: HarvestConfig, run: PoolRun) -> None:
 def _observed(run: PoolRun | None) -> dict[str, Any]:
     """What run.json says of how activations were made; None of all where none had to be."""
     return asdict(run) if run else {field.name: None for field in fields(PoolRun)}
-
-
-def _require_room(settings: HarvestConfig, skeleton: Any, shards: str, tokens: int) -> None:
-    """The preflight could only guess how many tokens there would be; now it is known how many are still to be harvested."""
-    require_room(shards, tokens, [hook_width(skeleton, hook) for hook in settings.hooks], settings.dtype)
 
 
 def _refuse_empty_splits(hooks: Mapping[str, Any]) -> None:

@@ -52,6 +52,11 @@ def to_host(rows: Tensor) -> Tensor:
     return torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True).copy_(rows, non_blocking=True)
 
 
+def to_device(values: Tensor, device: torch.device) -> Tensor:
+    """Values of main memory on a device, which may still be on their way: a plain copy waits for all that it is behind."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
+
+
 def has_room(device: torch.device, n_bytes: int) -> bool:
     """Whether this process could have so much more memory of a GPU; a CPU's memory is not asked."""
     if device.type != "cuda":

@@ -186,6 +186,12 @@ def test_behind_a_gpu_several_shards_are_stored_at_once_and_hold_the_same_bytes(
     assert rows_of(job.out) == rows_of(plain.out)
 
 
+def test_of_large_shards_fewer_are_stored_at_once(job: HarvestJob) -> None:
+    sizes = (0, 2**29, 2**30, 3 * 2**30, 2**40)
+    assert [replace(job, gpus=1, shard_bytes=size).in_flight for size in sizes] == [11, 11, 7, 4, 4]
+    assert {replace(job, shard_bytes=size).in_flight for size in sizes} == {3}
+
+
 def rows_of(uri: str) -> dict[str, bytes]:
     store = open_store(uri)
     return {info.key: store.get(info.key) for info in store.list() if not info.key.startswith("commits/")}

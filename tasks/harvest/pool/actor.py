@@ -37,6 +37,8 @@ STORED_AT_ONCE_BEHIND_A_GPU = 8
 """Encoding a shard (pages, CRC, sha256) goes at .5 GB/s in one thread, 2.1 in four, 3.9 in eight. An H200 makes 2.6 GB/s of
 rows with SmolLM2-135M, 1.5 with a model of 1B.
 """
+MOST_BYTES_BEHIND_A_GPU = 4 * 2**30
+"""Fewer are stored at once where they are large, as of many hooks: each is in main memory as rows, and by hook as a file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +55,8 @@ class HarvestJob:
     special_token_ids: list[int]
     padding_token_id: int | None = None
     gpus: float
+    shard_bytes: int = 0
+    """Of a whole shard's rows, at all hooks."""
     order: str | None = None
     """Hex digits that seed the order of rows within shards. None: the recipe's."""
 
@@ -62,9 +66,14 @@ class HarvestJob:
         return identity(self.out)
 
     @property
+    def stored_at_once(self) -> int:
+        """Shards that are encoded and uploaded at once, behind a GPU."""
+        return max(1, min(STORED_AT_ONCE_BEHIND_A_GPU, MOST_BYTES_BEHIND_A_GPU // max(1, self.shard_bytes)))
+
+    @property
     def in_flight(self) -> int:
         """Shards that a harvester has use for at once."""
-        return IN_FLIGHT + (STORED_AT_ONCE_BEHIND_A_GPU if self.gpus else 0)
+        return IN_FLIGHT + (self.stored_at_once if self.gpus else 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +101,7 @@ class Harvester:
         self._subject = self._model_thread.submit(_subject, job).result()
         self._store = open_store(job.out)
         self._reading, self._forward, self._ordering = (threading.Semaphore() for _ in range(3))
-        self._storing = threading.Semaphore(STORED_AT_ONCE_BEHIND_A_GPU) if job.gpus else self._ordering
+        self._storing = threading.Semaphore(job.stored_at_once) if job.gpus else self._ordering
         self._through: dict[str, int] = {}
         self._stopping = False
 
@@ -131,9 +140,11 @@ class Harvester:
             captured = self._model_thread.submit(forward, self._subject, config, token_ids, count).result()
             seconds = time.monotonic() - began
             stages.enter(self._ordering)
+            began = time.monotonic()
             torch.set_num_threads(1)  # of this thread: the forward pass has its own
             order = functools.partial(row_order, self._job.order or self._job.recipe, shard)
             hooks = rows(self._subject, config, self._job.recipe, token_ids, captured, order)
+            seconds += time.monotonic() - began  # a GPU is at work on the forward pass until here
             stages.enter(self._storing)
             observed = {"seconds": seconds, "attempt": attempt, "batch_sequences": self._batch_sequences}
             commit_shard(self._store, shard, hooks, config.row_group_rows, **observed)

@@ -108,10 +108,10 @@ def _harvest(harvester: Harvester, job: HarvestJob, shards: list[Shard]) -> floa
 
 
 def _bare(subject: Subject, shape: Shape, ids: npt.NDArray[np.int32], batch: int) -> None:
-    """The model as far as the hook, over the same tokens; nothing is kept."""
+    """The model as far as the hook, over the same tokens, which are there already; nothing is kept."""
+    there = torch.from_numpy(ids.astype(np.int64)).to(subject.model.device)
     for first in range(0, len(ids), batch):
-        some = torch.from_numpy(ids[first : first + batch].astype(np.int64))
-        capture(subject.model, [shape.hook], some.to(subject.model.device))
+        capture(subject.model, [shape.hook], there[first : first + batch])
     if subject.model.device.type == "cuda":
         torch.cuda.synchronize()
 
@@ -182,6 +182,7 @@ def _job(folder: str, shape: Shape, device: torch.device) -> HarvestJob:
         context_length=shape.context,
         special_token_ids=[],
         gpus=float(device.type == "cuda"),
+        shard_bytes=SHARD_TOKENS * 2 * shape.hidden,
     )
 
 
