@@ -68,4 +68,4 @@ def has_room(device: torch.device, n_bytes: int) -> bool:
 @functools.cache
 def _stream_of(device: torch.device) -> torch.cuda.Stream:
     """One for all threads: each stream has a pool of memory of its own."""
-    return torch.cuda.Stream(device)
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

@@ -43,7 +43,7 @@ class _Sender:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     def __call__(self, pieces: Sequence[Array]) -> tuple[Tensor, torch.cuda.Event | None]:
         """Rows [n, stored_width] on the device, and when they have come there; None: they are there."""
