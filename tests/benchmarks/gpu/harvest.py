@@ -62,7 +62,7 @@ SHAPES = (
     Shape("1B to layer 8", 9, 2048, 8192, 32, 8, 128_256, 1024, 40),
     Shape("8B to layer 15", 16, 4096, 14_336, 32, 8, 128_256, 1024, 40),
 )
-TINY = Shape("tiny", 2, 64, 128, 4, 2, 500, 256, 6)
+TINY = Shape("tiny", 2, 64, 128, 4, 2, 500, 256, 2)
 
 
 def run(options: Any) -> dict[str, Any]:
@@ -153,7 +153,7 @@ def _model(shape: Shape, device: torch.device) -> Any:
     )
     torch.manual_seed(0)
     with device:
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16 if device.type == "cuda" else torch.float32)
     return model.eval().requires_grad_(False)
 
 

@@ -121,7 +121,8 @@ def _stored(folder: str, size: Size) -> str:
         said = {"key": key, "size": len(encoded.data), "sha256": encoded.sha256, "rows": SHARD_ROWS}
         shards.append({**said, "row_groups": encoded.row_groups, "first_sequence": 0})
     split = {"rows": size.shards * SHARD_ROWS, "shards": shards}
-    statistics = {"train": {"mean": [0.0] * size.d_in, "variance": float(size.d_in), "median_norm": size.d_in**0.5}}
+    of_each = {"mean": [0.0] * size.d_in, "variance": float(size.d_in), "median_norm": size.d_in**0.5}
+    statistics = {"train": of_each, "eval": of_each}
     entry = {"d_in": size.d_in, "dtype": "bfloat16", "splits": {"train": split, "eval": split}, "statistics": statistics}
     write_manifest(uri, {"hooks": {HOOK: entry}})
     return uri
