@@ -5,9 +5,14 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from tasks.activations.schema import INT8_MAX, SCALE_BYTES, Array, storage_dtype
+from tasks.activations.schema import INT8_MAX, SCALE_BYTES, Array, storage_dtype, stored_width
 
 _BITS = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+
+
+def empty_stored(n: int, d_in: int, dtype: str, device: str | torch.device = "cpu") -> Shaped[Tensor, "n width"]:
+    """Room for stored rows, as ``to_stored`` makes them."""
+    return torch.empty(n, stored_width(d_in, dtype), dtype=_BITS.get(dtype, torch.uint8), device=device)
 
 
 def as_tensor(rows: Array, device: str | torch.device = "cpu") -> Shaped[Tensor, "n width"]:

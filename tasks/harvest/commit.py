@@ -16,7 +16,7 @@ import torch
 from tasks.activations.schema import FORMAT_VERSION, RowFormat
 from tasks.activations.writer import Rows, encode_shard
 from tasks.errors import ArtifactError
-from tasks.harvest.shards import Shard, row_order
+from tasks.harvest.shards import Shard
 from tasks.harvest.statistics import Sums
 from tasks.storage.artifacts import read_json, to_json
 from tasks.storage.base import ObjectStore
@@ -31,6 +31,7 @@ class HookRows:
     """What one hook gives for one shard."""
 
     rows: Rows
+    """In the order in which they are stored."""
     row_format: RowFormat
     sums: Sums
     masked: Mapping[str, int]
@@ -41,16 +42,13 @@ def commit_shard(
     shard: Shard,
     hooks: Mapping[str, HookRows],
     row_group_rows: int,
-    *,
-    order: str | None = None,
     **observed: object,
 ) -> None:
     """Store a shard's rows, then its commit record; a record that is there already wins and nothing is lost.
 
-    ``order`` seeds the order of the rows, None being the hash of the recipe that made them. ``observed`` (seconds,
-    attempt, ...) is kept in the record, and never in the manifest.
+    ``observed`` (seconds, attempt, ...) is kept in the record, and never in the manifest.
     """
-    objects = {hook: _put(store, shard, found, row_group_rows, order) for hook, found in hooks.items()}
+    objects = {hook: _put(store, shard, found, row_group_rows) for hook, found in hooks.items()}
     record = {
         "shard": shard.identity(),
         "objects": objects,
@@ -126,10 +124,9 @@ def _records(uri: str, shards: Sequence[Shard]) -> Iterator[tuple[Shard, dict[st
             yield from zip(some, pool.map(read, some), strict=True)
 
 
-def _put(store: ObjectStore, shard: Shard, found: HookRows, row_group_rows: int, order: str | None) -> dict[str, Any]:
-    rows = found.rows.take(row_order(order or found.row_format.recipe, shard, len(found.rows)))
+def _put(store: ObjectStore, shard: Shard, found: HookRows, row_group_rows: int) -> dict[str, Any]:
     row_format = replace(found.row_format, shard=shard.name)
-    encoded = encode_shard(rows, row_format, row_group_rows)
+    encoded = encode_shard(found.rows, row_format, row_group_rows)
     key = shard.data_key(row_format.hook, encoded.sha256)
     store.put(key, encoded.data)
     return {

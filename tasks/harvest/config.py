@@ -37,8 +37,9 @@ class HarvestConfig(Settings):
     """CPUs that each actor reserves, and its torch threads."""
     gpus_per_actor: float | None = Field(None, ge=0, le=1024)
     """GPUs, or the fraction of one, that each actor reserves. Empty: 1 where the cluster has GPUs, else 0."""
-    batch_sequences: int = Field(8, ge=1, le=1_000_000)
-    """Sequences per forward pass; halved by an actor that runs out of memory."""
+    batch_sequences: int | None = Field(None, ge=1, le=1_000_000)
+    """Sequences per forward pass; halved by an actor that runs out of memory. Empty: each actor doubles them, from 8,
+    until that is no faster or memory ends. On a GPU another number may change activations in their last bits."""
     max_attempts: int = Field(3, ge=1, le=1000)
     """Tries per shard before it is given up: the run then ends, after all others, with an error that names it and why."""
 

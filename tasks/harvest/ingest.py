@@ -8,11 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.activations.schema import RowFormat, from_float32, to_float32
+from tasks.activations.tensors import as_tensor
 from tasks.activations.writer import Rows
 from tasks.errors import InputError
 from tasks.harvest.commit import HookRows, commit_shard, hook_entries, manifest
 from tasks.harvest.config import ActivationsConfig
-from tasks.harvest.shards import Shard, committed
+from tasks.harvest.shards import Shard, committed, row_order
 from tasks.harvest.sources import Float32s, Source, open_source
 from tasks.harvest.statistics import norms, squared_errors, sum_rows
 from tasks.hook_roles import OWN
@@ -80,8 +81,9 @@ def _ingest_chunks(
             shards.append(shard)
             if shard.commit_key not in done:
                 rows = _rows(settings, activation, labels, first, np.flatnonzero(chosen))
-                found = _hook_rows(settings, rows, activation[chosen], identity(out))
-                commit_shard(open_store(out), shard, {OWN: found}, cut.row_group_rows, order=order)
+                places = row_order(order or identity(out), shard, len(rows))
+                found = _hook_rows(settings, rows, activation[chosen], identity(out), places)
+                commit_shard(open_store(out), shard, {OWN: found}, cut.row_group_rows)
         first += len(activation)
         listener(Progress("ingest", first, source.n_rows, "rows", first / (time.monotonic() - began)))
     return shards
@@ -116,8 +118,11 @@ def _rows(
     )
 
 
-def _hook_rows(config: ActivationsConfig, rows: Rows, exact: Float32s, recipe: str) -> HookRows:
+def _hook_rows(
+    config: ActivationsConfig, rows: Rows, exact: Float32s, recipe: str, order: npt.NDArray[np.int64]
+) -> HookRows:
     row_format = RowFormat(exact.shape[1], config.dtype, OWN, "", "", recipe, labelled=rows.label is not None)
-    stored, errors = rows.activation, squared_errors(exact, rows.activation, config.dtype)
+    stored = as_tensor(rows.activation)
+    errors = squared_errors(exact, stored, config.dtype)
     sums = sum_rows(stored, config.dtype, norms(stored, config.dtype), errors)
-    return HookRows(rows, row_format, sums, {})
+    return HookRows(rows.take(order), row_format, sums, {})

@@ -3,14 +3,16 @@
 import logging
 import time
 from collections.abc import Mapping
+from dataclasses import asdict, fields
 from typing import Any
 
 from tasks.activations.disk_space import require_room
+from tasks.activations.schema import row_bytes
 from tasks.errors import InputError
 from tasks.harvest.commit import hook_entries, manifest
 from tasks.harvest.config import HarvestConfig
 from tasks.harvest.pool.actor import HarvestJob
-from tasks.harvest.pool.ray_actor_pool import Pool
+from tasks.harvest.pool.ray_actor_pool import Pool, PoolRun
 from tasks.harvest.shards import committed, planned_shards
 from tasks.lm.config import ModelConfig
 from tasks.lm.hooks import hook_width
@@ -61,11 +63,13 @@ def harvest(
     found = len(wanted) - len(pending)
     logger.info("harvest: %s shards, %s of them there from earlier runs", f"{len(wanted):,}", f"{found:,}")
     began = time.monotonic()
-    rate = attention = None
+    run: PoolRun | None = None
     if pending:
         skeleton = load_skeleton(model)
-        attention = skeleton.config._attn_implementation
-        _require_room(settings, skeleton, shards, sum(shard.n_sequences for shard in pending) * read["context_length"])
+        widths = [hook_width(skeleton, hook) for hook in settings.hooks]
+        # The preflight could only guess how many tokens there would be; now it is known how many are still to be harvested.
+        tokens_left = sum(shard.n_sequences for shard in pending) * read["context_length"]
+        require_room(shards, tokens_left, widths, settings.dtype)
         connect(cluster)
         job = HarvestJob(
             settings=settings,
@@ -76,19 +80,27 @@ def harvest(
             special_token_ids=read["special_token_ids"],
             padding_token_id=read.get("padding_token_id"),
             gpus=_gpus_per_actor(settings),
+            shard_bytes=settings.shard_tokens * sum(row_bytes(d_in, settings.dtype) for d_in in widths),
             order=order,
         )
-        rate = Pool(job, pending, listener).run()
+        run = Pool(job, pending, listener).run()
+        _tell(settings, run)
     hooks = hook_entries(shards, wanted, settings.dtype)
     _refuse_empty_splits(hooks)
-    observed = {"seconds": time.monotonic() - began, "tokens_per_second": rate, "attention": attention}
-    open_store(out).put("run.json", to_json({**observed, "shards": len(wanted), "shards_found": found}))
+    observed = {"seconds": time.monotonic() - began, "shards": len(wanted), "shards_found": found}
+    open_store(out).put("run.json", to_json({**_observed(run), **observed}))
     _finish(settings, model, tokens, shards, out, hooks)
 
 
-def _require_room(settings: HarvestConfig, skeleton: Any, shards: str, tokens: int) -> None:
-    """The preflight could only guess how many tokens there would be; now it is known how many are still to be harvested."""
-    require_room(shards, tokens, [hook_width(skeleton, hook) for hook in settings.hooks], settings.dtype)
+def _tell(settings: HarvestConfig, run: PoolRun) -> None:
+    if settings.batch_sequences is None and run.batch_sequences:
+        found = " or ".join(map(str, run.batch_sequences))
+        logger.info("harvest: %s sequences per forward pass, found by doubling; harvest.batch_sequences fixes them", found)
+
+
+def _observed(run: PoolRun | None) -> dict[str, Any]:
+    """What run.json says of how activations were made; None of all where none had to be."""
+    return asdict(run) if run else {field.name: None for field in fields(PoolRun)}
 
 
 def _refuse_empty_splits(hooks: Mapping[str, Any]) -> None:

@@ -42,10 +42,12 @@ def accounts(
 
     ``gemm_share`` is the part of a step that the encoder's bare product would take, in the run's precision, on this worker's
     rows and threads, measured now: 1 is the physical limit of a step. ``most_rows`` is how many of them memory has room for
-    at once, where that is known.
+    at once, where that is known. ``read_gb_per_second_wanted`` is what all workers would read if none ever waited for rows,
+    ``read_gb_per_second`` what they did read.
     """
     tokens, steps = plan.n_steps * plan.batch_rows, plan.n_steps
-    step_seconds = (timing.seconds - timing.waiting - timing.saving) / steps
+    stepping, training = timing.seconds - timing.waiting - timing.saving, timing.seconds - timing.saving
+    step_seconds, read_gb = stepping / steps, timing.read_bytes * world_size / 1e9
     rows = plan.batch_rows // world_size
     at_once = min(rows, most_rows or rows)
     gemm_seconds = encoder_product_seconds(plan, at_once, device) * rows / at_once
@@ -59,6 +61,8 @@ def accounts(
         "exchange_share": timing.exchanging / timing.seconds if timing.seconds else None,
         "sent_bytes_per_step": timing.sent_bytes / steps,
         "read_bytes": timing.read_bytes * world_size,
+        "read_gb_per_second_wanted": read_gb / stepping if stepping > 0 else None,
+        "read_gb_per_second": read_gb / training if training > 0 else None,
         "gemm_share": gemm_seconds / step_seconds if step_seconds > 0 else None,
         "gemm_flop_per_second": product_flop / gemm_seconds,
         "price_per_million_tokens": hours * price_per_hour * 1e6 / tokens if price_per_hour is not None else None,

@@ -17,6 +17,7 @@ from tasks.sae.scaling import Scaling, scaling, side_by_side
 from tasks.storage.objects import open_store
 from tasks.train.checkpoint import newest_run
 from tasks.train.checkpoint_names import CHECKPOINTS
+from tasks.train.feed import feed
 from tasks.train.finish import finished_weights, write_sae
 from tasks.train.loop import Run, ignore, train
 from tasks.train.nonfinite import NotFiniteError, explain
@@ -105,7 +106,7 @@ class Worker:
 
     def batches(self, first: int) -> Iterator[Tensor]:
         """This worker's raw rows of the steps from ``first`` to the last."""
-        return (self._tensor(rows) for rows in self._reader.batches(first, self.plan.n_steps - first))
+        return feed(self._reader, first, self.plan.n_steps - first, torch.device(self.device))
 
     def explained(self, error: NotFiniteError) -> InputError:
         """The error as the user gets it: with a word on whether rows are at fault, and which."""

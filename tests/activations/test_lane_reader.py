@@ -176,6 +176,15 @@ def test_batches_hold_the_same_rows_in_every_stored_precision(stored: Store, dty
     assert all((np.round(batch[:, 1]) == -np.round(batch[:, 0])).all() for batch in found)
 
 
+@pytest.mark.parametrize("threads", [1, 3, 8, 20])
+def test_pieces_that_several_threads_read_make_up_the_same_batches(stored: Store, threads: int) -> None:
+    rows = reader(stored([50, 33, 41]), rank=1, world_size=2)  # four lanes
+    found = list(rows.pieces(3, 25, threads))
+    assert {len(pieces) for pieces in found} == {min(threads, 4)}
+    expected = [numbers(batch) for batch in rows.batches(3, 25)]
+    assert [numbers(np.concatenate(pieces)) for pieces in found] == expected
+
+
 def test_a_batch_is_never_written_to_again(stored: Store) -> None:
     found = [(batch, batch.copy()) for batch in reader(stored([50, 33, 41])).batches(0, 30)]
     assert all((batch == copy).all() for batch, copy in found)

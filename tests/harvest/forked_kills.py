@@ -17,6 +17,7 @@ from typing import Any
 import tasks.text.tokenize  # noqa: F401 - before the forks
 from tasks.harvest import ray_harvest
 from tasks.harvest.pool.actor import IN_FLIGHT, Harvester, HarvestJob
+from tasks.harvest.pool.ray_actor_pool import PoolRun
 from tasks.harvest.shards import Shard
 from tasks.progress import silent
 from tests.composed import harvest, tokenize
@@ -36,12 +37,12 @@ class InThisProcess:
     def __init__(self, job: HarvestJob, pending: list[Shard], *_: object) -> None:
         self._job, self._pending = job, pending
 
-    def run(self) -> float:
+    def run(self) -> PoolRun:
         harvester = Harvester(self._job)
         with ThreadPoolExecutor(IN_FLIGHT) as threads:
             for _ in threads.map(harvester.harvest, self._pending, [1] * len(self._pending)):
                 pass
-        return 1.0
+        return PoolRun(1.0, [], [])
 
 
 def start(command: Command, tokens: str) -> int:

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -8,11 +9,16 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tasks.activations.schema import Dtype, to_float32
+from tasks.activations.schema import DTYPES, Dtype, from_float32, to_float32
 from tasks.errors import InputError
-from tasks.harvest.capture import Batch, Subject, forward, rows
+from tasks.harvest import capture, statistics
+from tasks.harvest.capture import Captured, Subject, forward, rows
+from tasks.harvest.commit import HookRows
 from tasks.harvest.config import HarvestConfig
+from tasks.harvest.side_stream import mark
 
+CPU = "cpu"
+CUDA = pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")])
 HOOKS = ["model.layers.0", "model.layers.1.mlp:input"]
 TOKENS = np.random.default_rng(0).integers(0, 50, (7, 6), dtype=np.int32)
 
@@ -40,6 +46,51 @@ def test_forward_and_rows_give_what_the_model_has_at_the_hook(subject: Subject) 
     assert np.array_equal(kept.token_id, TOKENS[kept.sequence, kept.position])
     assert heard == [18, 18, 6]
     assert captured == {}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("device", [CPU, CUDA])
+def test_what_a_device_makes_of_activations_is_what_plain_numpy_makes(
+    subject: Subject, dtype: Dtype, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(statistics, "_CHUNK_ROWS", 8)
+    monkeypatch.setattr(capture, "_ROWS_AT_ONCE", 4)
+    numbers = np.random.default_rng(1)
+    exact = numbers.normal(3, size=(TOKENS.size, 5)).astype(np.float32)
+    exact[TOKENS.size - 1] *= 100  # an outlier
+    there = Captured.empty(len(exact), 5, dtype, torch.device(device))
+    for first in range(0, len(exact), 12):
+        there.put(first, torch.from_numpy(exact[first : first + 12]).to(device), dtype)
+    there.through = mark(torch.device(device))
+    found = rows(subject, config(dtype), "0" * 12, TOKENS, {"x": there}, lambda n: np.arange(n)[::-1].copy())["x"]
+
+    stored = from_float32(exact, dtype)
+    values = to_float32(stored, dtype).astype(np.float64)
+    kept = ~np.isin(TOKENS, [0, 3]) & (np.arange(6) > 0)
+    kept[-1, -1] = False
+    index = np.flatnonzero(kept)[::-1]
+    assert np.array_equal(found.rows.activation, stored[index])
+    assert np.array_equal(found.rows.token_id, TOKENS.reshape(-1)[index])
+    assert np.array_equal(found.rows.sequence * 6 + found.rows.position, index)
+    assert found.masked["norm_outlier"] == 1
+    assert found.sums.count == len(index)
+    assert found.sums.total == pytest.approx(values[index].sum(axis=0), rel=1e-12)
+    assert found.sums.total_square_norm == pytest.approx((values[index] ** 2).sum(), rel=1e-12)
+    assert found.sums.squared_error == pytest.approx(((exact - values)[index] ** 2).sum(), rel=1e-5)
+    assert found.sums.position_norm == pytest.approx(np.linalg.norm(values, axis=1).reshape(-1, 6).sum(axis=0), rel=1e-6)
+
+
+def test_sums_do_not_depend_on_the_order_in_which_rows_are_stored(subject: Subject) -> None:
+    def found(order: Callable[[int], np.ndarray]) -> HookRows:
+        captured = forward(subject, config(), TOKENS, lambda _: None)
+        return rows(subject, config(), "0" * 12, TOKENS, captured, order)[HOOKS[1]]
+
+    shuffle = np.random.default_rng(0).permutation
+    plain, shuffled = found(np.arange), found(shuffle)
+    assert not np.array_equal(plain.rows.activation, shuffled.rows.activation)
+    order = np.random.default_rng(0).permutation(len(plain.rows))
+    assert np.array_equal(plain.rows.take(order).activation, shuffled.rows.activation)
+    assert plain.sums.to_json() == shuffled.sums.to_json()
 
 
 def test_every_hook_says_of_all_its_tokens_what_became_of_them(subject: Subject) -> None:
@@ -73,21 +124,9 @@ def test_a_number_that_cannot_be_stored_is_an_error_that_names_the_remedy(
     captured = forward(subject, config("float32"), TOKENS, lambda _: None)
     captured[HOOKS[0]].stored[5, 2] = number
     again = forward(subject, config(dtype), TOKENS, lambda _: None)
-    again[HOOKS[0]].put(0, torch.from_numpy(captured[HOOKS[0]].stored), dtype)
+    again[HOOKS[0]].put(0, captured[HOOKS[0]].stored, dtype)
     with pytest.raises(InputError, match=rf"at {HOOKS[0]} is not finite in {dtype}. Set (harvest|model).dtype to"):
         rows(subject, config(dtype), "0" * 12, TOKENS, again)
-
-
-def test_a_batch_that_does_not_fit_is_halved_down_to_one_sequence() -> None:
-    batch = Batch()
-    assert batch.sequences(8) == 8
-    batch.halve(8, 100)
-    assert batch.sequences(8) == 4
-    assert batch.sequences(2) == 2
-    batch.halve(3, 100)
-    assert batch.sequences(8) == 1
-    with pytest.raises(InputError, match="no memory for a forward pass over one sequence of 100 tokens"):
-        batch.halve(1, 100)
 
 
 # The process's addresses are limited to what it has after a small pass and some MiB more, so allocations really fail.
@@ -109,7 +148,7 @@ tokens = np.random.default_rng(0).integers(0, 50, (4096 // context_length, conte
 def harvest(tokens, batch_sequences):
     heard = []
     config = HarvestConfig(hooks=["model.layers.0"], dtype="float32", batch_sequences=batch_sequences)
-    return forward(Subject(model, "", "", []), config, tokens, heard.append)["model.layers.0"].stored, heard
+    return forward(Subject(model, "", "", []), config, tokens, heard.append)["model.layers.0"].stored.numpy(), heard
 
 exact, _ = harvest(tokens.reshape(-1, 128), 4)
 with open("/proc/self/statm") as statm:

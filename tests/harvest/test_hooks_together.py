@@ -1,5 +1,6 @@
 """What a harvest of several hooks has to leave, so that a crosscoder or a transcoder can be trained on it."""
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from tasks.activations.reader import Split
 from tasks.harvest.capture import Subject, forward, rows
 from tasks.harvest.commit import commit_shard, hook_entries, manifest
 from tasks.harvest.config import HarvestConfig
-from tasks.harvest.shards import Shard
+from tasks.harvest.shards import Shard, row_order
 from tasks.storage.artifacts import require_manifest, write_manifest
 from tasks.storage.objects import open_store
 
@@ -36,7 +37,8 @@ def harvested(subject: Subject, uri: str, max_norm_multiple: float | None, hooks
     for shard in SHARDS:
         token_ids = TOKENS[shard.first_sequence : shard.first_sequence + shard.n_sequences]
         captured = forward(subject, config, token_ids, lambda _: None)
-        commit_shard(open_store(uri), shard, rows(subject, config, RECIPE, token_ids, captured), config.row_group_rows)
+        found = rows(subject, config, RECIPE, token_ids, captured, functools.partial(row_order, RECIPE, shard))
+        commit_shard(open_store(uri), shard, found, config.row_group_rows)
     write_manifest(uri, manifest({"hash": RECIPE}, hook_entries(uri, SHARDS, config.dtype)))
     return uri
 

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tasks.harvest.pool import actor
 from tasks.harvest.pool.actor import IN_FLIGHT, Harvester, HarvestJob
 from tasks.harvest.pool.tries import Tries
 from tasks.harvest.shards import Shard, planned_shards
+from tasks.storage.objects import open_store
 from tests.harvest.conftest import CONTEXT, places, tiny_config
 from tests.harvest.kills import write_config
 from tests.kills.processes import told
@@ -92,19 +94,27 @@ def test_many_given_up_are_counted_and_only_some_named() -> None:
 
 
 @pytest.fixture
-def harvester(tiny_llama: str, tokens_directory: Callable[[str], str], tmp_path: Path) -> tuple[Harvester, list[Shard]]:
+def job(tiny_llama: str, tokens_directory: Callable[[str], str], tmp_path: Path) -> HarvestJob:
     config = tiny_config(tiny_llama, str(tmp_path))
-    tokens = tokens_directory(str(tmp_path))
-    job = HarvestJob(
+    return HarvestJob(
         settings=config.harvest,
         model=config.model,
-        tokens=tokens,
+        tokens=tokens_directory(str(tmp_path)),
         out=places(str(tmp_path))[0],
         context_length=CONTEXT,
         special_token_ids=[0],
         gpus=0,
     )
-    return Harvester(job), planned_shards(tokens, config.harvest.shard_tokens)
+
+
+@pytest.fixture
+def todo(job: HarvestJob) -> list[Shard]:
+    return planned_shards(job.tokens, job.settings.shard_tokens)
+
+
+@pytest.fixture
+def harvester(job: HarvestJob, todo: list[Shard]) -> tuple[Harvester, list[Shard]]:
+    return Harvester(job), todo
 
 
 class Gates:
@@ -147,10 +157,44 @@ def test_the_next_shard_is_in_the_model_while_one_is_written_and_one_is_read(
         gates.wait_for("read", 3)
         at_most = [gates.begun.count(stage) for stage in ("write", "forward", "read")]
         gates.hold["write"].set()
-        assert all(future.result(PATIENCE_S) for future in done)
+        assert all(future.result(PATIENCE_S).computed for future in done)
     # One is written, one waits behind the model, one before it: nothing piles up, whatever is in flight.
     assert at_most == [1, 2, 3]
     assert IN_FLIGHT == 3
+
+
+def test_behind_a_gpu_several_shards_are_stored_at_once_and_hold_the_same_bytes(
+    job: HarvestJob, todo: list[Shard], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = actor._subject
+    monkeypatch.setattr(actor, "_subject", lambda job: load(replace(job, gpus=0)))  # the stages of a GPU, on a CPU
+    job, plain = replace(job, gpus=1), replace(job, out=places(str(tmp_path / "plain"))[0])
+    worker, gates = Harvester(job), Gates(monkeypatch)
+    gates.hold = {"write": threading.Event()}
+    with ThreadPoolExecutor(len(todo)) as pool:
+        done = [pool.submit(worker.harvest, shard, 1) for shard in todo]
+        gates.wait_for("write", 8)
+        gates.wait_for("forward", 10)
+        gates.wait_for("read", 11)
+        at_most = [gates.begun.count(stage) for stage in ("write", "forward", "read")]
+        gates.hold["write"].set()
+        assert all(future.result(PATIENCE_S).computed for future in done)
+    assert at_most == [8, 10, 11]
+    assert job.in_flight == 11
+    one_by_one = Harvester(plain)
+    assert all(one_by_one.harvest(shard, 1).computed for shard in todo)
+    assert rows_of(job.out) == rows_of(plain.out)
+
+
+def test_of_large_shards_fewer_are_stored_at_once(job: HarvestJob) -> None:
+    sizes = (0, 2**29, 2**30, 3 * 2**30, 2**40)
+    assert [replace(job, gpus=1, shard_bytes=size).in_flight for size in sizes] == [11, 11, 7, 4, 4]
+    assert {replace(job, shard_bytes=size).in_flight for size in sizes} == {3}
+
+
+def rows_of(uri: str) -> dict[str, bytes]:
+    store = open_store(uri)
+    return {info.key: store.get(info.key) for info in store.list() if not info.key.startswith("commits/")}
 
 
 def test_a_shard_committed_by_whomever_is_not_computed_again(
@@ -158,8 +202,8 @@ def test_a_shard_committed_by_whomever_is_not_computed_again(
 ) -> None:
     worker, todo = harvester
     gates = Gates(monkeypatch)
-    assert worker.harvest(todo[0], 1) is True
-    assert worker.harvest(todo[0], 2) is False
+    assert worker.harvest(todo[0], 1).computed
+    assert not worker.harvest(todo[0], 2).computed
     assert gates.begun == ["read", "forward", "write"]
 
 
@@ -178,7 +222,7 @@ def test_a_stopped_harvester_stores_what_is_through_the_model_and_ends_the_rest(
         with pytest.raises(SaemillError, match="being stopped"):
             second.result(PATIENCE_S)
         gates.hold["write"].set()
-        assert first.result(PATIENCE_S) is True
+        assert first.result(PATIENCE_S).computed
     assert worker.progress() == {}
 
 

@@ -66,6 +66,7 @@ def test_only_what_is_new_is_harvested(two: tuple[str, str, dict[str, bytes]]) -
     assert {key: pool.get(key) for key in before} == before
     told = read_json(second, "run.json") or {}
     assert (told["shards"], told["shards_found"]) == (12, 6)  # a segment of 6 sequences is 2 shards
+    assert (told["batch_sequences"], told["attention"]) == ([3], ["sdpa"])
     assert len({info.key for info in pool.list("commits/")} - before.keys()) == 6
     assert {info.key for info in open_store(second).list()} == {"manifest.json", "run.json"}
 

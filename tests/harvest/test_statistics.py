@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.activations.schema import Dtype, from_float32, no_rows, to_float32
+from tasks.activations.tensors import as_tensor
 from tasks.harvest.shards import plan_shards
 from tasks.harvest.statistics import Sums, norms, squared_errors, sum_rows, with_positions
 
@@ -18,7 +19,7 @@ DTYPES: list[Dtype] = ["bfloat16", "float16", "float32", "int8"]
 
 def sums(exact: np.ndarray, dtype: Dtype = "float32", context_length: int = 1) -> Sums:
     """Of rows that fill whole sequences."""
-    stored = from_float32(exact, dtype)
+    stored = as_tensor(from_float32(exact, dtype))
     row_norms = norms(stored, dtype)
     found = sum_rows(stored, dtype, row_norms, squared_errors(exact, stored, dtype))
     return with_positions(found, row_norms.reshape(-1, context_length))
@@ -79,7 +80,7 @@ def test_the_median_of_several_shards_is_the_mean_of_theirs_weighted_by_rows() -
 
 
 def test_a_shard_whose_rows_are_all_left_out_adds_nothing() -> None:
-    nothing = sum_rows(no_rows(2, "int8"), "int8", np.empty(0, np.float32))
+    nothing = sum_rows(as_tensor(no_rows(2, "int8")), "int8", np.empty(0, np.float32))
     some = sums(np.array([[3.0, 0], [1, 0]], np.float32))
     empty = with_positions(nothing, np.ones((2, 1), np.float32))
     assert (empty + some).statistics() | {"position_mean_norm": None} == some.statistics() | {"position_mean_norm": None}
@@ -105,6 +106,13 @@ def test_sums_survive_json_exactly_and_in_few_bytes() -> None:
     assert len(text) < 576 * 8 * 4 / 3 + 400
 
 
+def test_sums_of_some_rows_are_those_of_these_rows_alone() -> None:
+    rows = as_tensor(from_float32(normal(0, 3_000, 7), "int8"))
+    index = torch.arange(2_999, 0, -2)
+    there = norms(rows, "int8")[index]
+    assert sum_rows(rows, "int8", there, index=index).to_json() == sum_rows(rows[index], "int8", there).to_json()
+
+
 def test_gamma_is_the_mean_over_the_deviation() -> None:
     assert sums(np.array([[3.0, 0], [1, 0]], np.float32)).statistics()["gamma"] == 2.0
 
@@ -121,9 +129,9 @@ def test_what_is_stored_as_it_is_has_no_storage_error() -> None:
 
 def test_a_row_that_is_not_finite_has_no_finite_norm() -> None:
     rows = np.array([[1, np.inf], [np.nan, 1], [3, 4], [1e6, 0]], np.float32)
-    assert np.isfinite(norms(rows, "float32")).tolist() == [False, False, True, True]
-    assert np.isfinite(norms(from_float32(rows, "float16"), "float16")).tolist() == [False, False, True, False]
-    assert np.isfinite(norms(from_float32(rows, "int8"), "int8")).tolist() == [False, False, True, True]
+    assert np.isfinite(norms(as_tensor(rows), "float32")).tolist() == [False, False, True, True]
+    assert np.isfinite(norms(as_tensor(from_float32(rows, "float16")), "float16")).tolist() == [False, False, True, False]
+    assert np.isfinite(norms(as_tensor(from_float32(rows, "int8")), "int8")).tolist() == [False, False, True, True]
 
 
 @given(

@@ -75,5 +75,8 @@ def test_a_finished_run_s_account_has_rates_shares_and_a_price() -> None:
     assert 0 < found["waiting_share"] < 1
     assert found["exchange_share"] == found["sent_bytes_per_step"] == 0
     assert 0 < found["gemm_share"] < 1
+    stepping, read = timing.seconds - timing.waiting - timing.saving, timing.read_bytes / 1e9
+    assert found["read_gb_per_second_wanted"] == pytest.approx(read / stepping)
+    assert found["read_gb_per_second"] == pytest.approx(read / (stepping + timing.waiting))
     assert found["price_per_million_tokens"] == pytest.approx(timing.seconds / 960 * 1e6)
     assert accounts(timing, p, 1, None)["price_per_million_tokens"] is None

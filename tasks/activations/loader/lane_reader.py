@@ -7,6 +7,7 @@ the step. Resuming needs no saved buffer. Which row comes when is said in ``orde
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -70,8 +71,19 @@ class LaneReader:
         Rows are as they are stored (int8 rows with their scale): ``tasks.activations.schema`` says what they are.
         A background thread reads ahead. Each batch is an array of its own, which nobody writes to again.
         """
-        found = batches(self._lanes, self._seed, self._rows_per_lane, first_step, n_steps, self._rows)
-        return ahead(found, _BATCHES_AHEAD)
+        return ahead(self._batches(self._lanes, first_step, n_steps, HELD_BYTES), _BATCHES_AHEAD)
+
+    def pieces(self, first_step: int, n_steps: int, threads: int) -> Iterator[tuple[Array, ...]]:
+        """What ``batches`` gives, each batch as up to ``threads`` arrays that follow each other.
+
+        Each array holds the rows of some lanes, which a background thread of its own reads ahead, in no more memory.
+        """
+        lanes = list(self._lanes.items())
+        cuts = [len(lanes) * part // threads for part in range(threads + 1)]
+        parts = [dict(lanes[start:stop]) for start, stop in pairwise(cuts) if stop > start]
+        held = HELD_BYTES // len(parts)
+        found = [ahead(self._batches(part, first_step, n_steps, held), _BATCHES_AHEAD) for part in parts]
+        return zip(*found, strict=True)
 
     def whence(self, step: int, row: int) -> str:
         """Where a row of this rank's part of a batch lies, in words."""
@@ -85,12 +97,15 @@ class LaneReader:
         shard, place = next(batches(self._lanes, self._seed, self._rows_per_lane, step, 1, places))[row]
         return f"row {place} of {shards[shard]['key']}"
 
-    def _rows(self, units: Iterator[Unit]) -> Iterator[Array]:
-        return (
-            map(self._unit, units)
-            if self._local
-            else read_ahead(self._unit, units, self._bytes, HELD_BYTES, _GETS_AT_A_TIME)
-        )
+    def _batches(self, lanes: Mapping[int, list[Unit]], first_step: int, n_steps: int, held: int) -> Iterator[Array]:
+        """The rows that some lanes give to each batch; ``held`` bytes are read ahead from object storage."""
+
+        def rows(units: Iterator[Unit]) -> Iterator[Array]:
+            if self._local:
+                return map(self._unit, units)
+            return read_ahead(self._unit, units, self._bytes, held, _GETS_AT_A_TIME)
+
+        return batches(lanes, self._seed, self._rows_per_lane, first_step, n_steps, rows)
 
     def _unit(self, unit: Unit) -> Array:
         if unit.rows == self.split.shards[unit.shard]["row_groups"][unit.row_group]:

@@ -1,9 +1,12 @@
-"""What each process of a harvest does: three overlapped stages, from sequences of tokens to committed rows. No Ray.
+"""What each process of a harvest does: overlapped stages, from sequences of tokens to committed rows. No Ray.
 
-    read the next shard's tokens -> forward pass -> encode and upload the shard before
+    read the next shard's tokens -> forward pass -> put the rows in order, encode and upload them
 
 A shard takes the next stage before it leaves its own, so each stage holds one shard at most: the model waits neither for
 tokens nor for storage unless these are slower than itself, and memory holds one shard read, one in the model, one behind it.
+
+A GPU is faster than a thread that encodes. So behind it the last stage is two: rows are put in order on the GPU, one shard
+at a time, and several shards at once are encoded and uploaded.
 """
 
 import functools
@@ -19,7 +22,8 @@ from tasks.harvest.capture import Subject, forward, rows
 from tasks.harvest.commit import commit_shard
 from tasks.harvest.config import HarvestConfig
 from tasks.harvest.pool.memory import keep_freed_memory
-from tasks.harvest.shards import Shard
+from tasks.harvest.shards import Shard, row_order
+from tasks.lm.attention import choose_attention
 from tasks.lm.config import ModelConfig
 from tasks.lm.hooks import prune_after
 from tasks.lm.load import load_model
@@ -28,7 +32,13 @@ from tasks.storage.objects import open_store
 from tasks.text.stored import read_sequences
 
 IN_FLIGHT = 3
-"""Shards that a harvester has use for at once: one per stage."""
+"""Shards that a harvester on CPUs has use for at once: one per stage."""
+STORED_AT_ONCE_BEHIND_A_GPU = 8
+"""Encoding a shard (pages, CRC, sha256) goes at .5 GB/s in one thread, 2.1 in four, 3.9 in eight. An H200 makes 2.6 GB/s of
+rows with SmolLM2-135M, 1.5 with a model of 1B.
+"""
+MOST_BYTES_BEHIND_A_GPU = 4 * 2**30
+"""Fewer are stored at once where they are large, as of many hooks: each is in main memory as rows, and by hook as a file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +55,8 @@ class HarvestJob:
     special_token_ids: list[int]
     padding_token_id: int | None = None
     gpus: float
+    shard_bytes: int = 0
+    """Of a whole shard's rows, at all hooks."""
     order: str | None = None
     """Hex digits that seed the order of rows within shards. None: the recipe's."""
 
@@ -52,6 +64,28 @@ class HarvestJob:
     def recipe(self) -> str:
         """Hash of the activations' recipe."""
         return identity(self.out)
+
+    @property
+    def stored_at_once(self) -> int:
+        """Shards that are encoded and uploaded at once, behind a GPU."""
+        return max(1, min(STORED_AT_ONCE_BEHIND_A_GPU, MOST_BYTES_BEHIND_A_GPU // max(1, self.shard_bytes)))
+
+    @property
+    def in_flight(self) -> int:
+        """Shards that a harvester has use for at once."""
+        return IN_FLIGHT + (self.stored_at_once if self.gpus else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a harvester says of a shard that is stored, and of how it works by now."""
+
+    computed: bool
+    """False: it had been stored already, by whomever."""
+    batch_sequences: int
+    """Sequences per forward pass, as the settings, the search for the fastest or memory decided."""
+    attention: str
+    """Which of transformers' implementations the model runs on."""
 
 
 class Harvester:
@@ -66,21 +100,23 @@ class Harvester:
         self._model_thread = ThreadPoolExecutor(1, "model", torch.set_num_threads, (threads,))
         self._subject = self._model_thread.submit(_subject, job).result()
         self._store = open_store(job.out)
-        self._reading, self._forward, self._behind = threading.Lock(), threading.Lock(), threading.Lock()
+        self._reading, self._forward, self._ordering = (threading.Semaphore() for _ in range(3))
+        self._storing = threading.Semaphore(job.stored_at_once) if job.gpus else self._ordering
         self._through: dict[str, int] = {}
         self._stopping = False
 
-    def harvest(self, shard: Shard, attempt: int) -> bool:
-        """Harvest one shard and commit it; False if that has been done already, by whomever.
+    def harvest(self, shard: Shard, attempt: int) -> Outcome:
+        """Harvest one shard and commit it, unless that has been done already.
 
         Raises:
             InputError: activations do not fit the storage dtype, or there is no room left for them.
             SaemillError: ``stop`` was called.
         """
         try:
-            return self._harvest(shard, attempt)
+            computed = self._harvest(shard, attempt)
         finally:
             self._through.pop(shard.name, None)
+        return Outcome(computed, self._batch_sequences, self._subject.model.config._attn_implementation)
 
     def progress(self) -> dict[str, int]:
         """Tokens through the model so far, of each shard at work."""
@@ -103,12 +139,20 @@ class Harvester:
             count = functools.partial(self._count, shard)
             captured = self._model_thread.submit(forward, self._subject, config, token_ids, count).result()
             seconds = time.monotonic() - began
-            stages.enter(self._behind)
+            stages.enter(self._ordering)
+            began = time.monotonic()
             torch.set_num_threads(1)  # of this thread: the forward pass has its own
-            hooks = rows(self._subject, config, self._job.recipe, token_ids, captured)
-            observed = {"seconds": seconds, "attempt": attempt}
-            commit_shard(self._store, shard, hooks, config.row_group_rows, order=self._job.order, **observed)
+            order = functools.partial(row_order, self._job.order or self._job.recipe, shard)
+            hooks = rows(self._subject, config, self._job.recipe, token_ids, captured, order)
+            seconds += time.monotonic() - began  # a GPU is at work on the forward pass until here
+            stages.enter(self._storing)
+            observed = {"seconds": seconds, "attempt": attempt, "batch_sequences": self._batch_sequences}
+            commit_shard(self._store, shard, hooks, config.row_group_rows, **observed)
         return True
+
+    @property
+    def _batch_sequences(self) -> int:
+        return self._subject.batch.sequences(self._job.settings.batch_sequences)
 
     def _committed(self, shard: Shard) -> bool:
         return self._store.head(shard.commit_key) is not None
@@ -123,24 +167,26 @@ def _subject(job: HarvestJob) -> Subject:
     model = load_model(job.model, device="cpu", hooks=job.settings.hooks)
     prune_after(model, job.settings.hooks, job.context_length)
     model.to("cuda" if job.gpus else "cpu")
+    choose_attention(model, job.settings.hooks)
     return Subject(model, job.model.label, job.model.revision or "", job.special_token_ids, job.padding_token_id)
 
 
 class _Stages:
     """The stage that a shard is in: the next is entered before the last is left, so nothing piles up between them."""
 
-    def __init__(self, first: threading.Lock) -> None:
+    def __init__(self, first: threading.Semaphore) -> None:
         self._held = first
 
     def __enter__(self) -> "_Stages":
         self._held.acquire()
         return self
 
-    def enter(self, following: threading.Lock) -> None:
-        """Wait for the next stage, then leave this one."""
-        following.acquire()
-        self._held.release()
-        self._held = following
+    def enter(self, following: threading.Semaphore) -> None:
+        """Wait for the next stage, unless it is this one still, then leave this one."""
+        if following is not self._held:
+            following.acquire()
+            self._held.release()
+            self._held = following
 
     def __exit__(self, *_: object) -> None:
         self._held.release()

@@ -9,7 +9,7 @@ import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from tasks.errors import InputError, SaemillError
-from tasks.harvest.pool.actor import IN_FLIGHT, Harvester, HarvestJob
+from tasks.harvest.pool.actor import Harvester, HarvestJob, Outcome
 from tasks.harvest.pool.tries import Tries
 from tasks.harvest.shards import Shard
 from tasks.progress import Listener, Progress
@@ -47,6 +47,18 @@ class _Lane:
         return [*self.running, self.asked] if self.asked is not None else list(self.running)
 
 
+@dataclass(frozen=True, slots=True)
+class PoolRun:
+    """How a pool came through its shards."""
+
+    tokens_per_second: float
+    """Since the first actor had its model."""
+    batch_sequences: list[int]
+    """Sequences per forward pass that the actors came to, ascending, each number once."""
+    attention: list[str]
+    """Implementations of attention that the actors' models ran on, each once."""
+
+
 class Pool:
     """Keeps every actor busy, replaces those that die, and grows and shrinks with the cluster.
 
@@ -58,6 +70,8 @@ class Pool:
         self._store = open_store(job.out)
         self._tries = Tries(pending, job.settings.max_attempts)
         self._lanes: list[_Lane] = []
+        self._outcomes: dict[_Lane, Outcome] = {}
+        """The last of each actor."""
         self._total = sum(shard.n_sequences for shard in pending) * job.context_length
         self._settled = self._computed = 0
         self._listener = listener
@@ -67,8 +81,8 @@ class Pool:
         self._room = _affordable(job)
         self._measured_at = self._had_room_at = self._told_at = time.monotonic()
 
-    def run(self) -> float:
-        """Harvest all pending shards; tokens per second since the first actor had its model.
+    def run(self) -> PoolRun:
+        """Harvest all pending shards.
 
         Raises:
             InputError: activations do not fit the storage dtype, or storage is full.
@@ -84,7 +98,11 @@ class Pool:
         finally:
             self._close()
         self._tries.raise_if_given_up()
-        return self._computed / max(self._seconds(), _POLL_S)
+        return PoolRun(
+            self._computed / max(self._seconds(), _POLL_S),
+            sorted({outcome.batch_sequences for outcome in self._outcomes.values()}),
+            sorted({outcome.attention for outcome in self._outcomes.values()}),
+        )
 
     def _resize(self) -> None:
         now = time.monotonic()
@@ -111,7 +129,7 @@ class Pool:
             .options(
                 num_cpus=config.cpus_per_actor,
                 num_gpus=self._job.gpus,
-                max_concurrency=IN_FLIGHT + 2,  # and the calls that ask how far it is and that stop it
+                max_concurrency=self._job.in_flight + 2,  # and the calls that ask how far it is and that stop it
                 scheduling_strategy="SPREAD",
             )
             .remote(self._job)
@@ -123,7 +141,8 @@ class Pool:
         ray.kill(lane.actor)
 
     def _assign(self) -> None:
-        while free := [lane for lane in self._lanes if lane.ready and not lane.alone and len(lane.running) < IN_FLIGHT]:
+        room = self._job.in_flight
+        while free := [lane for lane in self._lanes if lane.ready and not lane.alone and len(lane.running) < room]:
             lane = min(free, key=lambda lane: len(lane.running))
             shard = self._tries.next(idle=not lane.running)
             if shard is None:
@@ -157,13 +176,14 @@ class Pool:
     def _settle(self, lane: _Lane, reference: ray.ObjectRef) -> None:
         shard = lane.running[reference]
         try:
-            computed = ray.get(reference)
+            outcome = ray.get(reference)
         except RayTaskError as error:
             if isinstance(error.cause, InputError):
                 raise error.cause from None
             self._tries.failed(shard, _sentence(error.cause))
         else:
-            self._stored(shard, computed=computed)
+            self._outcomes[lane] = outcome
+            self._stored(shard, computed=outcome.computed)
         del lane.running[reference]
         lane.alone = False
 

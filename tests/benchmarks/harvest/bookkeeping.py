@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 from tasks.activations.loader.lane_reader import LaneReader
 from tasks.activations.reader import Split
+from tasks.activations.tensors import as_tensor
 from tasks.harvest.commit import hook_entries, manifest
 from tasks.harvest.shards import Shard, committed, planned_shards
 from tasks.harvest.statistics import norms, sum_rows, with_positions
@@ -108,7 +109,7 @@ def _put(store: ObjectStore, key: str, data: bytes) -> None:
 
 
 def _record() -> Callable[[Shard], bytes]:
-    rows = np.random.default_rng(0).normal(size=(CONTEXT, D_IN)).astype(np.float32)
+    rows = as_tensor(np.random.default_rng(0).normal(size=(CONTEXT, D_IN)).astype(np.float32))
     row_norms = norms(rows, "float32")
     sums = with_positions(sum_rows(rows, "float32", row_norms), row_norms.reshape(1, CONTEXT)).to_json()
     kept = SHARD_TOKENS - PER_SHARD

@@ -18,7 +18,7 @@ import ray
 import torch
 
 from flows.config import PipelineConfig, parse_config
-from tasks.harvest.pool.actor import IN_FLIGHT, Harvester, HarvestJob
+from tasks.harvest.pool.actor import Harvester, HarvestJob
 from tasks.harvest.shards import planned_shards
 from tasks.lm.load import load_model
 from tasks.progress import silent
@@ -110,7 +110,7 @@ def in_process(work: Work, config: PipelineConfig, root: str) -> Contender:
     def run(n_shards: int) -> float:
         given = shards[:n_shards]
         tokens = sum(shard.n_sequences for shard in given) * CONTEXT
-        with _emptied(job.out), ThreadPoolExecutor(IN_FLIGHT) as pool:
+        with _emptied(job.out), ThreadPoolExecutor(job.in_flight) as pool:
             return per_second(tokens, lambda: list(pool.map(lambda shard: harvester.harvest(shard, 1), given)))
 
     run(1)
