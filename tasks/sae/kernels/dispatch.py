@@ -12,7 +12,7 @@ from tasks.sae.kernels.torch_reference import TorchBackend
 
 logger = logging.getLogger(__name__)
 
-_FOLDERS = ("numba",)
+_FOLDERS = ("triton", "numba")
 """Packages beside this file that each hold a ``BACKEND``, best first; they are called as the package that they need."""
 _TORCH = TorchBackend()
 
@@ -38,7 +38,7 @@ def _imported(folder: str) -> Backend | None:
     try:
         import_module(folder)
     except ImportError as error:
-        logger.info("training steps run without compiled kernels: %s", error)
+        logger.info("training steps run without kernels by %s: %s", folder, error)
         return None
     backend: Backend = import_module(f"tasks.sae.kernels.{folder}").BACKEND
     return backend
