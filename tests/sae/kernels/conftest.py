@@ -10,6 +10,7 @@ from tasks.sae.kernels.backend import Backend
 from tasks.sae.kernels.dispatch import backends
 from tests.sae.kernels.interpreter import patch_language_once
 from tests.sae.kernels.problems import INTERPRETED
+from tests.sampled import sampled
 
 DEVICES = ("cpu", "cuda")
 
@@ -29,6 +30,13 @@ def language() -> Iterator[None]:
         if INTERPRETED:
             patch_language_once(patch)
         yield
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In the interpreter, which is slow, a case of each test that is of the Triton backend."""
+    if INTERPRETED:
+        found = [item for item in items if "triton-cpu" in item.nodeid or "in_interpreter" in item.nodeid]
+        items[:] = sampled(found, share=0, kind=lambda item: item.nodeid.split("[")[0])
 
 
 # For the session, as hypothesis wants of fixtures beside its own arguments.

@@ -93,16 +93,17 @@ def test_where_candidates_have_no_room_the_row_is_looked_at_again(k: int, width:
     assert list(ties.values()) == [0.5] * min(k, width // 2)
 
 
-@pytest.mark.parametrize("arch", ["topk", "batchtopk", "matryoshka", "jumprelu", "gated"])
+@pytest.mark.parametrize("arch", ["topk", "matryoshka"])
 def test_training_goes_the_way_that_it_goes_in_plain_torch(arch: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = torch.randn(4, 32, 6, generator=torch.Generator().manual_seed(0))
+    rows = torch.randn(2, 16, 6, generator=torch.Generator().manual_seed(0))
     found = []
     for backend in (BACKEND, TorchBackend()):
         monkeypatch.setattr(dispatch, "_chosen", lambda device, dtype, backend=backend: backend)
         config = SAEConfig(arch=arch, d_in=6, d_sae=16, k=3)
-        train = TrainConfig(tokens=32 * 1000, batch_tokens=32, dead_after_tokens=40, precision="fp32")
+        train = TrainConfig(tokens=16 * 1000, batch_tokens=16, dead_after_tokens=16, precision="fp32")
         resolved = plan(config, train, 6)
         state = initial_state(resolved, rows[0])
+        state.silent[:4] = 100  # these are dead
         before = state.parameters.flat.clone()
         for batch in rows:
             train_step(state, batch, resolved, Scaling(torch.zeros(6), torch.ones(6)), OneProcess())

@@ -20,6 +20,7 @@ from tasks.sae.kernels.torch_reference import TorchBackend
 from tasks.sae.kernels.types import AdamStep, Coded
 from tests.conftest import ROOT
 from tests.sae.kernels.problems import INTERPRETED, problem
+from tests.sampled import sampled
 
 pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
 
@@ -29,13 +30,13 @@ FILES = ("test_contract.py", "test_selection.py", "in_interpreter.py")
 def test_the_contract_holds_in_tritons_interpreter() -> None:
     """In a process of its own, as kernels are defined for the interpreter or for GPUs."""
     files = [str(Path(__file__).with_name(name)) for name in FILES]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "triton-cpu or in_interpreter", *files]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not largest_of_all_parts", *files]
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
     passed = re.search(r"(\d+) passed", done.stdout)
     assert passed is not None
-    assert int(passed[1]) >= 50
+    assert int(passed[1]) >= 20
     assert "skipped" not in done.stdout
 
 
@@ -77,7 +78,7 @@ def test_every_kernel_compiles_for_a_card(launches: list[Launch]) -> None:
         "sum_chunks",
         "finish_long",
     }
-    for kernel, arguments, num_warps in launches:
+    for kernel, arguments, num_warps in sampled(launches, kind=lambda launch: launch[0].fn.__name__):
         assert machine_code(kernel, arguments, num_warps)
 
 

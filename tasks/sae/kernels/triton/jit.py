@@ -26,7 +26,7 @@ def launch(function: Any, grid: tuple[int, ...], *tensors: Any, **others: Any) -
     """Start as many programs as ``grid`` says on the device of the first tensor; none where an axis of it is empty."""
     if 0 in grid:
         return
-    with torch.cuda.device_of(tensors[0]):
+    with torch.cuda.device_of(tensors[0]):  # type: ignore[no-untyped-call]
         function[grid](*tensors, **others)
 
 

@@ -81,11 +81,14 @@ class ChunkedByLatent(ByLatent):
 
     def _decoder(self, target: _Target) -> Tensor:
         """Sum up the decoder's gradients; each entry's ``d_value``."""
-        entries = self._entries
+        entries, radial = self._entries, self._added.radial
+        if radial is not None:
+            radial = radial.detach().contiguous()
         pulled = torch.empty_like(entries.values) if entries.d_values is None else None
-        radial = None if self._added.radial is None else self._added.radial.detach().contiguous()
         self._sum(entries.gradient, entries.gradient_rows, entries.values, pulled, radial, target, None)
-        return pulled if entries.d_values is None else entries.d_values
+        d_values = entries.d_values if pulled is None else pulled
+        assert d_values is not None
+        return d_values
 
     def _encoder(self, target: _Target, d_values: Tensor, d_bias: Tensor) -> None:
         self._sum(self._entries.x, self._entries.x_rows, d_values, None, None, target, d_bias)
