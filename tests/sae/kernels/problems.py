@@ -20,7 +20,7 @@ BOUNDS = (60, 200, 500)
 
 def tries(usual: int) -> int:
     """How many examples hypothesis tries."""
-    return usual // 40 if INTERPRETED else usual
+    return usual // 60 if INTERPRETED else usual
 
 
 @st.composite
