@@ -8,7 +8,7 @@ from tasks.config_errors import validated
 from tasks.errors import InputError
 from tasks.lm.config import ModelConfig
 from tasks.lm.hooks import HookInfo, list_hooks
-from tasks.lm.load import load_skeleton, loaded_parameters
+from tasks.lm.load import load_skeleton
 from tasks.lm.names import nearest
 
 
@@ -28,19 +28,13 @@ def listed(model: str, match: str) -> list[HookInfo]:
     return found
 
 
-def parameters(model: str, hooks: list[HookInfo]) -> dict[str, int]:
-    """How many parameters a harvest of all these hooks loads, and how many the model has."""
-    loaded, whole = loaded_parameters(validated(ModelConfig, "MODEL", name=model), [hook.name for hook in hooks])
-    return {"loaded": loaded, "all": whole}
-
-
 def _parts(hooks: list[HookInfo]) -> list[str]:
     """What hooks' names are made of: 'layers', 'mlp', 'up_proj', ..."""
     return list(dict.fromkeys(part for hook in hooks for part in hook.name.split(".")))
 
 
-def show(model: str, hooks: list[HookInfo], console: Console) -> None:
-    """A table on a terminal, and what is loaded; elsewhere one line per hook: name, width, depth and kind between tabs."""
+def show(hooks: list[HookInfo], console: Console) -> None:
+    """A table on a terminal; elsewhere one line per hook: name, width, depth and kind between tabs."""
     if not console.is_terminal:
         for hook in hooks:
             typer.echo(f"{hook.name}\t{hook.width}\t{hook.depth}\t{hook.kind}")  # rich would turn tabs into spaces
@@ -49,9 +43,3 @@ def show(model: str, hooks: list[HookInfo], console: Console) -> None:
     for hook in hooks:
         table.add_row(hook.name, str(hook.width), str(hook.depth), hook.kind)
     console.print(table)
-    found = parameters(model, hooks)
-    console.print(f"A harvest of {_all(len(hooks))} loads {found['loaded']:,} of the model's {found['all']:,} parameters.")
-
-
-def _all(n: int) -> str:
-    return "this hook" if n == 1 else f"these {n:,} hooks"

@@ -22,18 +22,16 @@ def hooks(
 ) -> None:
     """List the modules of a model that can be harvested: name, width, depth (order of the first call) and kind.
 
-    And how much of the model a harvest of them loads. The model's weights are not read.
+    The model's weights are not read.
     """
-    from flows.hooks import listed, parameters, show
+    from flows.hooks import listed, show
 
     with stdout_kept_clean():
         found = listed(model, match)
-        counted = parameters(model, found) if as_json else {}
     if as_json:
-        hooks = [dataclasses.asdict(hook) for hook in found]
-        typer.echo(json.dumps({"model": model, "hooks": hooks, "parameters": counted}))
+        typer.echo(json.dumps({"model": model, "hooks": [dataclasses.asdict(hook) for hook in found]}))
     else:
-        show(model, found, Console())
+        show(found, Console())
 
 
 def architectures(as_json: AsJson = False) -> None:

@@ -29,7 +29,6 @@ __all__ = [
     "load_model",
     "load_skeleton",
     "load_tokenizer",
-    "loaded_parameters",
     "model_identity",
     "resolve",
 ]
@@ -126,26 +125,8 @@ def load_skeleton(config: ModelConfig, *, as_run: bool = False) -> Any:
         return _skeleton(read_configuration(files), dtype)
 
 
-def loaded_parameters(config: ModelConfig, hooks: Sequence[str]) -> tuple[int, int]:
-    """How many parameters ``load_model`` reads for these hooks, and how many the model has; no weights are read.
-
-    Raises:
-        InputError: as ``load_skeleton``.
-    """
-    files = resolve(config)
-    with _reading(config, "configuration"):
-        model_config = read_configuration(files)
-        short = _truncation(config, model_config, hooks)
-        loaded = model_config if short is None else short.config
-        return _parameters(loaded), _parameters(model_config)
-
-
 def _truncation(config: ModelConfig, model_config: Any, hooks: Sequence[str]) -> Truncation | None:
     return truncation(model_config, hooks, _skeleton) if hooks and config.truncate == "auto" else None
-
-
-def _parameters(model_config: Any) -> int:
-    return sum(parameter.numel() for parameter in _skeleton(model_config).parameters())
 
 
 def _skeleton(model_config: Any, dtype: torch.dtype = torch.float32) -> Any:
