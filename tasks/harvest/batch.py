@@ -18,8 +18,8 @@ _PASSES = 3
 _RISE = 1.03
 """Twice as many sequences must be so much faster to be worth their memory."""
 _TOKENS_ON_A_CPU = 8192
-"""What a pass on a CPU grows to at most. A CPU has enough to do with less, and a process that asks for more memory than
-there is gets it, and is killed as it uses it.
+"""What a pass on a CPU grows to at most. One core makes 3,300 tokens/s of two layers of SmolLM2-135M with 8 x 256 and with
+32 x 256; and a process that asks for more memory than there is gets it, and is killed as it uses it.
 """
 
 
