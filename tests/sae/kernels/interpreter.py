@@ -6,7 +6,9 @@ import pytest
 
 
 def patch_language_once(patch: pytest.MonkeyPatch) -> None:
-    """Put numpy in place of Triton's language once; the interpreter does so at each call of each function, for 3 ms (3.7.1).
+    """Put numpy in place of Triton's language once; the interpreter (3.7.1) does so at each call of each function.
+
+    The top k of three rows took 2.3 s so, and take .3 s.
 
     The operations of the language are then numpy's for good: for a process that compiles nothing.
     """
