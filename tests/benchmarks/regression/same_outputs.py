@@ -16,6 +16,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -99,9 +100,12 @@ def differences(before: Path, after: Path) -> Iterator[str]:
 
 
 def files(storage: Path) -> dict[str, Path]:
-    """The results in a storage, by path without addresses."""
-    found = {path.relative_to(storage).as_posix(): path for path in storage.rglob("*") if path.is_file()}
-    return {ADDRESS.sub("*", name): path for name, path in found.items() if not OF_THE_RUN.search(name)}
+    """The results in a storage, by path without addresses; of a sweep's members, which then share a path, by content."""
+    found = {path: path.relative_to(storage).as_posix() for path in storage.rglob("*") if path.is_file()}
+    by_name: dict[str, list[Path]] = defaultdict(list)
+    for path in sorted((path for path, name in found.items() if not OF_THE_RUN.search(name)), key=Path.read_bytes):
+        by_name[ADDRESS.sub("*", found[path])].append(path)
+    return {f"{name} ({n})" if n else name: path for name, paths in by_name.items() for n, path in enumerate(paths)}
 
 
 def _content(path: Path) -> bytes | str:
