@@ -5,6 +5,7 @@ import errno
 import os
 import re
 import shutil
+import stat
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -74,16 +75,14 @@ class LocalStore(ObjectStore):
     @override
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         folder = self.path(prefix.rpartition("/")[0])
-        found = [path for path in folder.rglob("*") if not path.name.startswith(_ASIDE) and path.is_file()]
-        for path in sorted(found):
+        for path in sorted(path for path in _files_in(folder) if not path.name.startswith(_ASIDE)):
             key = path.relative_to(self.uri).as_posix()
-            if key.startswith(prefix):
-                yield _file_info(key, path)
+            if key.startswith(prefix) and (info := _file_info(key, path)) is not None:
+                yield info
 
     @override
     def head(self, key: str) -> ObjectInfo | None:
-        path = self.path(key)
-        return _file_info(key, path) if path.is_file() else None
+        return _file_info(key, self.path(key))
 
     @override
     def delete(self, key: str) -> None:
@@ -140,7 +139,7 @@ class LocalStore(ObjectStore):
 
     @override
     def leftovers(self) -> Iterator[ObjectInfo]:
-        for path in sorted(Path(self.uri).rglob(f"{_ASIDE}*")):
+        for path in sorted(path for path in _files_in(Path(self.uri)) if path.name.startswith(_ASIDE)):
             key = path.relative_to(self.uri).as_posix()
             info = self.head(key) if _LEFTOVER.fullmatch(path.name) else None
             if info is not None:
@@ -187,6 +186,24 @@ def _existing(path: str) -> Path:
     return folder
 
 
-def _file_info(key: str, path: Path) -> ObjectInfo:
-    found = path.stat()
-    return ObjectInfo(key, found.st_size, found.st_mtime)
+def _files_in(folder: Path) -> Iterator[Path]:
+    """All below it. Not by ``Path.rglob``, which fails where a folder that it has come to is removed meanwhile."""
+    for where, _, names in os.walk(folder, onerror=_pass_over):
+        yield from (Path(where, name) for name in names)
+
+
+def _pass_over(error: OSError) -> None:
+    """Look no further into a folder that is gone or may not be read."""
+    if not isinstance(error, FileNotFoundError | NotADirectoryError | PermissionError):
+        raise error
+
+
+def _file_info(key: str, path: Path) -> ObjectInfo | None:
+    """What there is at a path; None where that is no file, or no longer."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return None
+        raise
+    return ObjectInfo(key, found.st_size, found.st_mtime) if stat.S_ISREG(found.st_mode) else None

@@ -1,3 +1,6 @@
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,36 @@ class TestLocalStore(StoreContract):
 def test_a_kill_before_the_rename_leaves_nothing_that_is_listed(tmp_path: Path) -> None:
     (tmp_path / ".tmp-0123").write_bytes(b"half")
     assert list(open_store(str(tmp_path)).list()) == []
+
+
+def test_what_is_removed_while_it_is_listed_is_passed_over(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    for key in ("a/0", "b/0", "c/0"):
+        store.put(key, b"")
+    listed = store.list()
+    assert next(listed).key == "a/0"
+    store.delete_folder("b")
+    assert [info.key for info in listed] == ["c/0"]
+
+
+def test_folders_come_and_go_while_others_are_listed(tmp_path: Path) -> None:
+    store, stays = open_store(str(tmp_path)), "stays/0"
+    store.put(stays, b"")
+    over = threading.Event()
+
+    def come_and_go() -> None:
+        while not over.is_set():
+            store.put("goes/deeper/0", b"")
+            shutil.rmtree(tmp_path / "goes")
+
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(come_and_go)
+        try:
+            for _ in range(2000):
+                assert stays in [info.key for info in store.list()]
+        finally:
+            over.set()
+        other.result()
 
 
 def test_what_a_kill_left_is_told_apart_from_files_of_the_users_own(tmp_path: Path) -> None:
