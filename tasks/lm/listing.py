@@ -50,7 +50,7 @@ def list_hooks(model: nn.Module) -> list[HookInfo]:
         InputError: the model cannot read text.
     """
     names = hook_names(model)
-    one, other = _in_two_texts(model, functools.partial(_watched, names=names))
+    one, other = in_two_texts(model, functools.partial(_watched, names=names))
     return [
         HookInfo(name, seen.width, seen.depth, type(model.get_submodule(name)).__name__)
         for name, seen in sorted(one.items(), key=lambda item: item[1].depth)
@@ -65,7 +65,7 @@ def hook_width(model: nn.Module, hook: str) -> int:
         InputError: there is no such module, it is not reached, it holds no activation per token, or it runs several times
             per pass, so that its activation is ambiguous; or the model cannot read text.
     """
-    one, other = _in_two_texts(model, functools.partial(_widths, hook=hook))
+    one, other = in_two_texts(model, functools.partial(_widths, hook=hook))
     if not one:
         raise never_reached(hook)
     if len(one) > 1:
@@ -127,7 +127,7 @@ def _widths(model: nn.Module, token_ids: Tensor, hook: str) -> list[int]:
     return found
 
 
-def _in_two_texts(model: nn.Module, look: Callable[[nn.Module, Tensor], Found]) -> tuple[Found, Found]:
+def in_two_texts(model: nn.Module, look: Callable[[nn.Module, Tensor], Found]) -> tuple[Found, Found]:
     """What ``look`` finds while the model reads a text of either size.
 
     Raises:
@@ -140,7 +140,7 @@ def _in_two_texts(model: nn.Module, look: Callable[[nn.Module, Tensor], Found]) 
         raise
     except Exception as error:  # whatever a model raises at its input, or a damaged configuration makes it raise
         if any(parameter.is_meta for parameter in model.parameters()):  # not all: XLNet makes some on the CPU
-            return _in_two_texts(weightless(model), look)  # some models branch on values, which meta tensors do not have
+            return in_two_texts(weightless(model), look)  # some models branch on values, which meta tensors do not have
         raise InputError(_cannot_read(model, error)) from None
     return one, other
 

@@ -30,12 +30,12 @@ SHAPE = (2, 12)
 _MOST_PARAMETERS = 3_000_000
 NOT_TRIED = "not tried: "
 
-# Every name under which a family keeps a size, and what a tiny model has there.
+LAYERS = ["num_hidden_layers", "n_layer", "num_layers", "n_layers", "encoder_layers", "decoder_layers"]
+# Every other name under which a family keeps a size, and what a tiny model has there.
 SIZES: dict[str, Any] = {
     **dict.fromkeys(["hidden_size", "n_embd", "d_model", "dim", "embedding_size", "emb_dim", "embed_dim"], 32),
     **dict.fromkeys(["intermediate_size", "n_inner", "d_ff", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim"], 48),
     **dict.fromkeys(["d_inner", "moe_intermediate_size", "shared_expert_intermediate_size", "hidden_dim"], 24),
-    **dict.fromkeys(["num_hidden_layers", "n_layer", "num_layers", "n_layers", "encoder_layers", "decoder_layers"], 2),
     **dict.fromkeys(["num_attention_heads", "n_head", "n_heads", "num_heads"], 4),
     **dict.fromkeys(["encoder_attention_heads", "decoder_attention_heads"], 4),
     **dict.fromkeys(["num_key_value_heads", "num_kv_heads", "n_head_kv"], 2),
@@ -94,10 +94,10 @@ def text_families() -> list[str]:
     return found
 
 
-def tiny_config(kind: str) -> Any:
+def tiny_config(kind: str, layers: int = 2) -> Any:
     """A family's configuration with every size small."""
     default = AutoConfig.for_model(kind)
-    wanted = {**SIZES, **TOKENS, **EXTRAS.get(kind, {})}
+    wanted = {**dict.fromkeys(LAYERS, layers), **SIZES, **TOKENS, **EXTRAS.get(kind, {})}
     kept = {name: value for name, value in wanted.items() if _has(default, name) or name in EXTRAS.get(kind, {})}
     return AutoConfig.for_model(kind, **{name: value for name, value in kept.items() if value is not None})
 
@@ -111,10 +111,10 @@ def _has(config: Any, name: str) -> bool:
     return False
 
 
-def build(kind: str, device: str = "cpu") -> Any:
+def build(kind: str, device: str = "cpu", layers: int = 2) -> Any:
     """A tiny model with random weights in place of all that begins as zeros or ones."""
     torch.manual_seed(0)
-    config = tiny_config(kind)
+    config = tiny_config(kind, layers)
     with torch.device(device):
         model = auto_class(config).from_config(config, dtype=torch.float32).eval().requires_grad_(False)
     model.config.use_cache = False  # hybrid models of two layers have none to begin with

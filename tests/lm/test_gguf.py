@@ -4,7 +4,7 @@ import gguf
 import numpy as np
 import pytest
 
-from tasks.lm.gguf import _QuickReader, quick_gguf
+from tasks.lm.gguf import _QuickReader, only_layers, quick_gguf
 
 
 @pytest.fixture
@@ -40,3 +40,22 @@ def test_the_library_is_as_it_was_after_a_quick_load_even_if_it_failed():
         assert isinstance(gguf.GGUFReader, functools._lru_cache_wrapper)
         raise KeyError
     assert (gguf.GGUFReader, gguf.get_tensor_name_map) == before
+
+
+def test_of_later_layers_no_tensors_are_found_where_only_the_first_are_wanted(tmp_path):
+    writer = gguf.GGUFWriter(tmp_path / "layers.gguf", "llama")
+    names = ["token_embd.weight", "blk.0.attn_q.weight", "blk.1.attn_q.weight", "blk.10.attn_q.weight", "output.weight"]
+    for name in names:
+        writer.add_tensor(name, np.ones(4, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+    def found():
+        return [tensor.name for tensor in gguf.GGUFReader(tmp_path / "layers.gguf").tensors]
+
+    with quick_gguf():
+        with only_layers(2):
+            assert found() == ["token_embd.weight", "blk.0.attn_q.weight", "blk.1.attn_q.weight", "output.weight"]
+        assert found() == names

@@ -120,7 +120,7 @@ class Harvester:
 
 
 def _subject(job: HarvestJob) -> Subject:
-    model = load_model(job.model, device="cpu")
+    model = load_model(job.model, device="cpu", hooks=job.settings.hooks)
     prune_after(model, job.settings.hooks, job.context_length)
     model.to("cuda" if job.gpus else "cpu")
     return Subject(model, job.model.label, job.model.revision or "", job.special_token_ids, job.padding_token_id)
