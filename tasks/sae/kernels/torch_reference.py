@@ -93,9 +93,7 @@ class TorchBackend(Backend):
         return _pull_back(output_gradient, coded)
 
     @override
-    def by_latent(
-        self, parts: Sequence[Part], own: tuple[int, int], added: AddedGradients = NOTHING_ADDED
-    ) -> "TransposedProducts":
+    def by_latent(self, parts: Sequence[Part], own: tuple[int, int], added: AddedGradients = NOTHING_ADDED) -> ByLatent:
         low, high = own
         return TransposedProducts([part.within(low, high) for part in parts], high - low, added)
 

@@ -1,5 +1,6 @@
 """Every backend that can be imported here, on every kind of device that it takes; those that are not here skip."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -7,6 +8,9 @@ import torch
 
 from tasks.sae.kernels.backend import Backend
 from tasks.sae.kernels.dispatch import backends
+from tests.sae.kernels.interpreter import patch_language_once
+from tests.sae.kernels.problems import INTERPRETED
+from tests.sampled import sampled
 
 DEVICES = ("cpu", "cuda")
 
@@ -18,6 +22,21 @@ def _places() -> list[Any]:
         for device in DEVICES
         if backend.takes(device, torch.float32)
     ]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def language() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        if INTERPRETED:
+            patch_language_once(patch)
+        yield
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In the interpreter, which is slow, a case of each test that is of the Triton backend."""
+    if INTERPRETED:
+        found = [item for item in items if "triton-cpu" in item.nodeid or "in_interpreter" in item.nodeid]
+        items[:] = sampled(found, share=0, kind=lambda item: item.nodeid.split("[")[0])
 
 
 # For the session, as hypothesis wants of fixtures beside its own arguments.

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from tasks.sae.kernels.torch_reference import TorchBackend
 from tasks.sae.kernels.types import Coded
 from tasks.sae.latent_parallel import _in_columns
-from tests.sae.kernels.problems import PRECISIONS, by_row, pre_activations
+from tests.sae.kernels.problems import PRECISIONS, by_row, pre_activations, tries
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=tries(150), deadline=None)
 @given(pre_acts=pre_activations(), data=st.data())
 def test_top_k_are_the_largest_positive_ones_at_any_width_and_k(ops, device, pre_acts, data):
     pre_acts = pre_acts.to(device)
@@ -23,7 +23,7 @@ def test_top_k_are_the_largest_positive_ones_at_any_width_and_k(ops, device, pre
         assert all(row[latent] == value for latent, value in entries.items())
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=tries(100), deadline=None)
 @given(pre_acts=pre_activations(), data=st.data())
 def test_columns_are_selected_as_if_there_were_no_others(ops, device, pre_acts, data):
     pre_acts = pre_acts.to(device)
@@ -36,7 +36,7 @@ def test_columns_are_selected_as_if_there_were_no_others(ops, device, pre_acts, 
     assert {latent for row in found for latent in row} <= set(columns.tolist())
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=tries(150), deadline=None)
 @given(pre_acts=pre_activations(), data=st.data())
 def test_the_largest_of_all_parts_of_a_row_are_each_kept_by_the_part_that_has_it(ops, device, pre_acts, data):
     n_parts = data.draw(st.sampled_from([n for n in (1, 2, 3, 5) if n <= pre_acts.shape[1]]))
@@ -54,7 +54,7 @@ def test_the_largest_of_all_parts_of_a_row_are_each_kept_by_the_part_that_has_it
         assert all(pre_acts.double()[r, part * width + i] == v for r, row in enumerate(rows) for i, v in row.items())
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=tries(100), deadline=None)
 @given(
     pre_acts=pre_activations(),
     level=st.sampled_from([-1.0, 0.0, 1e-3, 0.3337, 1.0, 2.5, 10.0]),

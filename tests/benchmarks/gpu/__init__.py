@@ -1,0 +1,1 @@
+"""What a card computes, held against a CPU, and how long it takes."""
