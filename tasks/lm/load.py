@@ -166,6 +166,7 @@ def auto_class(model_config: Any) -> Any:
 
 
 def _refuse_random_weights(config: ModelConfig, model: Any, lacking: list[str]) -> None:
+    """transformers fills weights that a checkpoint lacks with random numbers."""
     if lacking:
         shown = ", ".join(lacking[:3]) + (", ..." if len(lacking) > 3 else "")
         raise InputError(

@@ -16,7 +16,8 @@ logger = logging.getLogger(__name__)
 _FOLDERS = ("numba", "triton")
 """Packages beside this file that each hold a ``BACKEND``, best first; they are called as the package that they need.
 
-A process that trains on CPUs finds numba's first, and never imports Triton, which takes .6 s of CPU."""
+A process that trains on CPUs finds numba's first, and never imports Triton, which takes .6 s of CPU.
+"""
 _TORCH = TorchBackend()
 
 

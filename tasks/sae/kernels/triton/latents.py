@@ -55,28 +55,15 @@ class ChunkedByLatent(ByLatent):
         W_dec, encoder, b_enc = parameters.W_dec.detach(), parameters.encoder.detach(), parameters.b_enc.detach()
         numbers, dtype = _adam(settings, W_dec), accumulator_dtype(W_dec)
         squares, d_bias = torch.empty(2, len(b_enc), dtype=dtype, device=b_enc.device), torch.empty_like(b_enc)
-        first, second = exp_avg, exp_avg_sq
-        d_values = self._decoder(
-            _Target(
-                out=W_dec,
-                weights=W_dec,
-                exp_avg=first.W_dec,
-                exp_avg_sq=second.W_dec,
-                adam=numbers,
-                squares=squares[0],
-                unit_norm=settings.unit_norm,
-            )
-        )
-        target = _Target(
-            out=encoder,
-            weights=encoder,
-            exp_avg=first.encoder,
-            exp_avg_sq=second.encoder,
-            adam=numbers,
-            squares=squares[1],
-        )
-        self._encoder(target, d_values, d_bias)
-        fused_adam([b_enc], [d_bias], [first.b_enc], [second.b_enc], settings)
+
+        def updated(weights: Tensor, first: Tensor, second: Tensor, square: Tensor, *, unit_norm: bool = False) -> _Target:
+            moments = {"exp_avg": first, "exp_avg_sq": second}
+            return _Target(out=weights, weights=weights, **moments, adam=numbers, squares=square, unit_norm=unit_norm)
+
+        decoder = updated(W_dec, exp_avg.W_dec, exp_avg_sq.W_dec, squares[0], unit_norm=settings.unit_norm)
+        d_values = self._decoder(decoder)
+        self._encoder(updated(encoder, exp_avg.encoder, exp_avg_sq.encoder, squares[1]), d_values, d_bias)
+        fused_adam([b_enc], [d_bias], [exp_avg.b_enc], [exp_avg_sq.b_enc], settings)
         return (squares.sum() + d_bias.square().sum()).to(encoder.dtype)
 
     def _decoder(self, target: _Target) -> Tensor:
