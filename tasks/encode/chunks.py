@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tasks.activations.schema import Array
 from tasks.encode.codes import CSRCodes, TensorCodes
-from tasks.encode.halves import in_halves
+from tasks.encode.halves import RowsAtOnce
 from tasks.encode.moving import on_device
 from tasks.sae import SparseAutoencoder
 
@@ -102,9 +102,9 @@ def encoded_on_device(sae: SparseAutoencoder, blocks: Iterable[Array], dtype: st
     Raises:
         InputError: there is no memory to encode a single row.
     """
-    start, device = 0, sae.W_enc.device
+    start, device, at_once = 0, sae.W_enc.device, RowsAtOnce()
     for rows in regrouped(blocks, chunk_rows(sae.d_sae, device)):
-        for x, (codes, decode) in in_halves(on_device(rows, dtype, device), partial(_encoded, sae)):
+        for x, (codes, decode) in at_once.parts(on_device(rows, dtype, device), partial(_encoded, sae)):
             yield TensorChunk(start, x, codes, decode)
             start += len(x)
 

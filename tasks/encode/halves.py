@@ -1,4 +1,4 @@
-"""Rows at once, or in halves where memory ends."""
+"""Rows at once, or fewer where memory ends."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -16,24 +16,37 @@ logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 
-def in_halves(
-    rows: Float[Tensor, "n width"], work: Callable[[Tensor], Result]
-) -> Iterator[tuple[Float[Tensor, "m width"], Result]]:
-    """Rows and what ``work`` gives of them, never None: all at once, or in halves as often as memory ends.
+class RowsAtOnce:
+    """How many rows are worked on at once: all that are given, or as many as memory was found to hold."""
 
-    Raises:
-        InputError: there is no memory for a single row.
-    """
-    found = _tried(work, rows)
-    if found is not None:
-        yield rows, found
-        return
-    if len(rows) == 1:
-        raise InputError("There is no memory to encode a single row with this SAE. Use a device or machine with more of it.")
-    logger.warning("out of memory with %d rows at once; going on with half as many", len(rows))
-    middle = len(rows) // 2
-    yield from in_halves(rows[:middle], work)
-    yield from in_halves(rows[middle:], work)
+    def __init__(self) -> None:
+        self._most: int | None = None
+
+    def parts(
+        self, rows: Float[Tensor, "n width"], work: Callable[[Tensor], Result]
+    ) -> Iterator[tuple[Float[Tensor, "m width"], Result]]:
+        """The rows, in order, and what ``work`` gives of them, never None; as often as memory ends, half as many at once.
+
+        Raises:
+            InputError: there is no memory for a single row.
+        """
+        start = 0
+        while start < len(rows):
+            part = rows[start : start + (self._most or len(rows))]
+            found = _tried(work, part)
+            if found is not None:
+                yield part, found
+                start += len(part)
+            else:
+                self._halve(len(part))
+
+    def _halve(self, n: int) -> None:
+        if n == 1:
+            raise InputError(
+                "There is no memory to encode a single row with this SAE. Use a device or machine with more of it."
+            )
+        self._most = -(-n // 2)
+        logger.warning("out of memory with %d rows at once; going on with %d", n, self._most)
 
 
 def _tried(work: Callable[[Tensor], Result], rows: Tensor) -> Result | None:

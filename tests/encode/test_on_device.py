@@ -11,7 +11,7 @@ from tasks.activations.tensors import from_stored
 from tasks.encode import chunks
 from tasks.encode.chunks import chunk_rows, encoded
 from tasks.encode.codes import CSRCodes
-from tasks.encode.halves import in_halves
+from tasks.encode.halves import RowsAtOnce
 from tasks.encode.moving import staged
 from tasks.errors import InputError
 from tests.scarce_memory import ScarceMemory, on_a_cpu, on_a_gpu
@@ -75,7 +75,7 @@ def test_what_is_no_lack_of_memory_is_raised_as_it_is() -> None:
         raise RuntimeError("another error")
 
     with pytest.raises(RuntimeError, match="another error"):
-        next(in_halves(torch.zeros(4, 2), work))
+        next(RowsAtOnce().parts(torch.zeros(4, 2), work))
 
 
 def test_halves_are_in_order_and_none_is_left_out() -> None:
@@ -85,10 +85,25 @@ def test_halves_are_in_order_and_none_is_left_out() -> None:
         return float(part.sum())
 
     x = torch.arange(22.0)[:, None]
-    found = list(in_halves(x, partial(work, 4)))
+    found = list(RowsAtOnce().parts(x, partial(work, 4)))
     assert torch.cat([part for part, _ in found]).equal(x)
     assert [total for _, total in found] == [float(part.sum()) for part, _ in found]
     assert max(len(part) for part, _ in found) <= 4
+
+
+def test_what_memory_was_found_to_hold_is_remembered() -> None:
+    asked: list[int] = []
+
+    def work(part: torch.Tensor) -> int:
+        asked.append(len(part))
+        if len(part) > 4:
+            raise MemoryError
+        return len(part)
+
+    at_once = RowsAtOnce()
+    for n in (10, 7):
+        list(at_once.parts(torch.zeros(n, 1), work))
+    assert asked == [10, 5, 3, 3, 3, 1, 3, 3, 1]
 
 
 def test_rows_in_main_memory_are_those_that_were_given(make_sae: MakeSAE, monkeypatch: pytest.MonkeyPatch) -> None:
