@@ -25,7 +25,7 @@ from tasks.score.examples import priority as priority_of_cpus
 from tasks.score.roles import Roles
 from tasks.score.stats import ReconstructionSums
 from tasks.score.survey import Survey, survey
-from tests.score.conftest import D_IN, D_SAE, MakeSAE, text_rows
+from tests.score.conftest import D_IN, MakeSAE, text_rows
 
 CPU = torch.device("cpu")
 FEW, NONE_SAMPLED = ScoreConfig(top_contexts=2, quantiles=2, contexts_per_quantile=1), ScoreConfig(quantiles=0)
@@ -91,8 +91,8 @@ def test_hits_are_equal_and_sums_are_to_rounding(
     ours, theirs = both(sae, rows, cuts=cuts)
     assert_same(ours, theirs)
     assert 0 < ours.rebuilt.usual.x.count < ours.rebuilt.every.x.count
-    assert len(ours.evidence.top) > D_SAE
-    assert len(ours.evidence.sample) > D_SAE
+    assert len(ours.evidence.top) >= 10
+    assert len(ours.evidence.sample) > 50
 
 
 def test_the_stronger_of_equal_sequences_and_the_earlier_of_equal_hits_stay(

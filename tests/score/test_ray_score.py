@@ -338,8 +338,8 @@ def test_gpus_that_are_not_there_are_not_waited_for(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     "gpus, rivals, expected",
     [
-        (0, 1, [[0], [1], [2], [3], [4]]),
-        (1, 1, [[0, 1], [2, 3, 4]]),
+        (0.0, 1, [[0], [1], [2], [3], [4]]),
+        (1.0, 1, [[0, 1], [2, 3, 4]]),
         (0.5, 1, [[0], [1], [2], [3, 4]]),
         (0.5, 3, [[0, 1, 2, 3, 4]]),
         (0.1, 1, [[0], [1], [2], [3], [4]]),
