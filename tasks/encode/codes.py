@@ -16,6 +16,43 @@ Architectures rectify, so that their other codes are 0. Only an imported SAE wit
 
 
 @dataclass(frozen=True, slots=True)
+class TensorCodes:
+    """The active latents of n rows on the SAE's device: row after row, in ascending order within each."""
+
+    counts: Int64[Tensor, "n"]
+    """How many latents are active on each row."""
+    latents: Int64[Tensor, "m"]
+    values: Float32[Tensor, "m"]
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    @property
+    def rows(self) -> Int64[Tensor, "m"]:
+        """The row of each entry."""
+        places = torch.arange(len(self), device=self.counts.device)
+        return places.repeat_interleave(self.counts, output_size=len(self.latents))
+
+    @staticmethod
+    def of_dense(codes: Float[Tensor, "n d_sae"]) -> "TensorCodes":
+        """From codes with a column for each latent."""
+        row, latents = (codes > ACTIVE_ABOVE).nonzero(as_tuple=True)
+        return TensorCodes(torch.bincount(row, minlength=len(codes)), latents, codes[row, latents].float())
+
+    @staticmethod
+    def of_kept(values: Float[Tensor, "n k"], latents: Int[Tensor, "n k"]) -> "TensorCodes":
+        """From k latents of each row in any order, as ``encode_sparse`` gives them, of which some are not active."""
+        latents, order = latents.sort(dim=1)
+        values = values.gather(1, order)
+        active = values > ACTIVE_ABOVE
+        return TensorCodes(active.sum(dim=1), latents[active], values[active].float())
+
+    def in_main_memory(self) -> "CSRCodes":
+        """The same codes as numpy arrays."""
+        return CSRCodes(_offsets(self.counts.cpu().numpy()), self.latents.int().cpu().numpy(), self.values.cpu().numpy())
+
+
+@dataclass(frozen=True, slots=True)
 class CSRCodes:
     """The active latents of n rows as compressed sparse rows (CSR): row after row, in ascending order within each.
 
@@ -41,20 +78,6 @@ class CSRCodes:
         return np.repeat(np.arange(len(self)), self.counts)
 
     @staticmethod
-    def of_dense(codes: Float[Tensor, "n d_sae"]) -> "CSRCodes":
-        """From codes with a column for each latent."""
-        row, latents = (codes > ACTIVE_ABOVE).nonzero(as_tuple=True)
-        return _csr(torch.bincount(row, minlength=len(codes)), latents, codes[row, latents])
-
-    @staticmethod
-    def of_kept(values: Float[Tensor, "n k"], latents: Int[Tensor, "n k"]) -> "CSRCodes":
-        """From k latents of each row in any order, as ``encode_sparse`` gives them, of which some are not active."""
-        latents, order = latents.sort(dim=1)
-        values = values.gather(1, order)
-        active = values > ACTIVE_ABOVE
-        return _csr(active.sum(dim=1), latents[active], values[active])
-
-    @staticmethod
     def joined(parts: "Sequence[CSRCodes]") -> "CSRCodes":
         """The codes of rows that follow each other."""
         if not parts:
@@ -64,10 +87,6 @@ class CSRCodes:
             np.concatenate([part.latents for part in parts]),
             np.concatenate([part.values for part in parts]),
         )
-
-
-def _csr(counts: Tensor, latents: Tensor, values: Tensor) -> CSRCodes:
-    return CSRCodes(_offsets(counts.cpu().numpy()), latents.int().cpu().numpy(), values.float().cpu().numpy())
 
 
 def _offsets(counts: Int64[np.ndarray, "n"]) -> Int64[np.ndarray, "n_plus_1"]:

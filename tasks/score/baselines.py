@@ -21,8 +21,9 @@ Scale = Float64[Tensor, "d_in"] | None
 _SEED = 0
 # Training rows that are nearly equal make a row's k x k system singular; in float64 this is enough to solve it.
 _RIDGE = 1e-9
-# Float64 numbers in the k dictionary rows of a chunk of rows: 32 MiB, see chunks.py.
+# Float64 numbers in the k dictionary rows of a chunk of rows: 32 MiB, see chunks.py; on a GPU 512 MiB.
 _CHOSEN_NUMBERS = 4_000_000
+_CHOSEN_NUMBERS_ON_A_GPU = 2**26
 
 
 # Multiply-adds in the rows' k x k systems; 20 s on one core is a guess.
@@ -40,10 +41,16 @@ class Fit:
     """Rows drawn without replacement, less the mean and scaled to norm 1."""
 
 
-def fit_training_rows(split: AnySplit, n_directions: int, scale: Scale = None, wanted: int = TRAINING_ROWS) -> Fit:
+def fit_training_rows(
+    split: AnySplit,
+    n_directions: int,
+    scale: Scale = None,
+    wanted: int = TRAINING_ROWS,
+    device: str | torch.device = "cpu",
+) -> Fit:
     """Fit to about ``wanted`` rows, from row groups evenly spaced over all shards (rows of a shard lie in random order)."""
     units = split.units()[:: max(1, split.rows // wanted)]
-    parts = (torch.from_numpy(to_float32(split.activations(unit), split.dtype).copy()) for unit in units)
+    parts = (torch.from_numpy(to_float32(split.activations(unit), split.dtype).copy()).to(device) for unit in units)
     return fit((_scaled(part, scale) for part in parts), sum(unit.rows for unit in units), n_directions)
 
 
@@ -83,7 +90,7 @@ def baselines(
     components = principal_components(training, k)
     found["pca"] = {"fvu": ratio(component_error(centred, components), deviation), "components": components.shape[1]}
     dictionaries = {
-        "random_directions": random_directions(sae.d_sae, sae.d_in),
+        "random_directions": random_directions(sae.d_sae, sae.d_in).to(rows.device),
         "training_rows": training.directions,
     }
     for name, dictionary in dictionaries.items():
@@ -130,7 +137,8 @@ def dictionary_error(rows: Float64[Tensor, "m d_in"], directions: Float[Tensor, 
 
 def _chosen(rows: Tensor, directions: Tensor, k: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Rows a few at a time, [n, d_in], with their chosen directions [n, k, d_in] in float64."""
-    size = max(1, min(chunk_rows(len(directions)), _CHOSEN_NUMBERS // (k * directions.shape[1])))
+    most = _CHOSEN_NUMBERS if rows.device.type == "cpu" else _CHOSEN_NUMBERS_ON_A_GPU
+    size = max(1, min(chunk_rows(len(directions), rows.device), most // (k * directions.shape[1])))
     for part in in_chunks(rows, size):
         chosen = (part.float() @ directions.T).abs().topk(k).indices
         yield part, directions[chosen].double()
@@ -138,7 +146,7 @@ def _chosen(rows: Tensor, directions: Tensor, k: int) -> Iterator[tuple[Tensor, 
 
 def sae_error(sae: SparseAutoencoder, rows: Float[Tensor, "m d_in"], scale: Scale = None) -> float:
     """Sum of the squared distances of rows to the SAE's reconstructions, both scaled."""
-    parts = in_chunks(rows, chunk_rows(sae.d_sae))
+    parts = in_chunks(rows, chunk_rows(sae.d_sae, rows.device))
     errors = (part.double() - reconstruct(sae, part).double() for part in parts)
     return sum(float(_scaled(error, scale).square().sum()) for error in errors)
 

@@ -10,7 +10,7 @@ from tasks.settings import MOST, MOST_PROCESSES, Settings
 class ScoreConfig(Settings):
     """Sizes of the held-out samples and of the evidence kept per latent."""
 
-    not_in_recipe: ClassVar[frozenset[str]] = frozenset({"tasks_in_flight"})
+    not_in_recipe: ClassVar[frozenset[str]] = frozenset({"tasks_in_flight", "gpus_per_task"})
 
     max_tokens: int = Field(131_072, ge=1, le=MOST)
     """Held-out tokens on which the SAE and its latents are scored."""
@@ -32,3 +32,5 @@ class ScoreConfig(Settings):
     """Nearest latents listed, by cosine of decoder rows."""
     tasks_in_flight: int | None = Field(None, ge=1, le=MOST_PROCESSES)
     """Scoring tasks at once. Empty: one per CPU."""
+    gpus_per_task: float | None = Field(None, ge=0, le=1)
+    """The GPU, or the fraction of one, that each scoring task reserves. Empty: 1 where the cluster has GPUs, else 0."""

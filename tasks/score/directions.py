@@ -39,7 +39,7 @@ def directions(sae: SparseAutoencoder, roles: Roles) -> Directions:
         return Directions(sae.W_dec, None, None)
     if roles.scale is None:
         return Directions(sae.W_dec, torch.nn.functional.cosine_similarity(sae.W_enc.T, sae.W_dec, dim=1), None)
-    scale = torch.from_numpy(roles.scale).float()
+    scale = torch.from_numpy(roles.scale).float().to(sae.W_dec.device)
     decoder, encoder = sae.W_dec * scale, sae.W_enc.T / scale
     cosine = torch.nn.functional.cosine_similarity(encoder, decoder, dim=1)
     norms = torch.stack([torch.linalg.vector_norm(decoder[:, part], dim=1) for part in roles.parts], dim=1)

@@ -83,6 +83,8 @@ class Evidence:
         return self + Evidence(self.n_top, self.n_sample, hits.take(may_be_top), hits.take(may_be_sampled))
 
     def __add__(self, other: "Evidence") -> "Evidence":
+        if not len(other.top) and not len(other.sample):  # of a piece whose hits stand in another's evidence
+            return self
         return Evidence(
             self.n_top,
             self.n_sample,

@@ -25,6 +25,13 @@ class ScoreJob:
     """None: there is no text to be shown."""
     model: ModelConfig | None = None
     """The model of the activations, with an absolute path. None: latents are not told in tokens, nor is it spliced."""
+    gpus: float = 0.0
+    """What each task reserves; 0: it works on a CPU."""
+
+    @property
+    def device(self) -> str:
+        """Where each task works, by torch's name. Ray shows a task only the GPU that it reserves."""
+        return "cuda" if self.gpus else "cpu"
 
     def split(self, name: str) -> AnySplit:
         """The train or eval rows of the hooks that the SAE was trained on, side by side."""

@@ -72,6 +72,6 @@ def reduced_rank(
 
 def transcoder_error(sae: SparseAutoencoder, x: Float[Tensor, "m d_in"], y: Float64[Tensor, "m d_out"]) -> float:
     """Sum of the squared distances of targets ``y`` to what is rebuilt of them from ``x``."""
-    size = chunk_rows(sae.d_sae)
+    size = chunk_rows(sae.d_sae, x.device)
     pairs = zip(in_chunks(x, size), in_chunks(y, size), strict=True)
     return sum(float((target - reconstruct(sae, rows).double()).square().sum()) for rows, target in pairs)

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Extremes:
-    """For each latent the n best entries and their scores, best first."""
+    """For each latent the n best entries and their scores, best first; in main memory."""
 
     index: Int[Tensor, "d_sae n"]
     score: Float[Tensor, "d_sae n"]
@@ -77,8 +77,9 @@ def neighbours(W_dec: Float[Tensor, "d_sae d_in"], n: int) -> Extremes:
 
 
 def _in_chunks(rows: Tensor, width: int) -> Iterator[Tensor]:
-    return in_chunks(rows, chunk_rows(width))
+    return in_chunks(rows, chunk_rows(width, rows.device))
 
 
 def _extremes(parts: list[torch.return_types.topk]) -> Extremes:
-    return Extremes(torch.cat([part.indices for part in parts]), torch.cat([part.values for part in parts]))
+    indices, values = (torch.cat(column).cpu() for column in zip(*((p.indices, p.values) for p in parts), strict=True))
+    return Extremes(indices, values)

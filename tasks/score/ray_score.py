@@ -1,4 +1,8 @@
-"""Scoring as Ray tasks: each looks at some held-out rows and returns sums, which are added here in a fixed order."""
+"""Scoring as Ray tasks: each looks at some held-out rows and returns sums, which are added here in a fixed order.
+
+On CPUs a task is given one piece of work. On GPUs each is given a share of all, since Ray starts a process for each task
+there: that takes seconds, and leaves no memory of the GPU taken.
+"""
 
 import logging
 import time
@@ -7,16 +11,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 import torch
 from ray.exceptions import RayTaskError
 
 from tasks.encode.pieces import Piece
-from tasks.errors import ArtifactError, SaemillError
+from tasks.errors import ArtifactError, InputError, SaemillError
+from tasks.out_of_memory import is_out_of_memory
 from tasks.progress import Listener, Progress
-from tasks.ray_cluster import cluster_cpus, connect
+from tasks.ray_cluster import cluster_cpus, cluster_gpus, connect
 from tasks.ray_config import RayConfig
 from tasks.sae import load
 from tasks.score.config import ScoreConfig
@@ -27,18 +32,21 @@ from tasks.score.stability import Stability
 from tasks.score.survey import Survey
 from tasks.score.work import (
     SPLICE_SEQUENCES,
+    Surveyed,
     baseline_k,
     measure_baselines,
-    measure_splice,
+    measure_splices,
     measure_stability,
     read_weights,
-    show_piece,
+    show_pieces,
     splice_sequences,
-    survey_piece,
+    survey_pieces,
 )
 from tasks.storage.artifacts import read_manifest
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _POLL_S = 1.0
 _SMALL_FLOP = 1e11
@@ -50,12 +58,13 @@ def score(job: ScoreJob, cluster: RayConfig, out: str, listener: Listener) -> No
 
     Raises:
         ArtifactError: an input is damaged, or SAE and activations do not fit.
+        InputError: the cluster has not so much of a GPU as each task is to have, or memory ends.
     """
     if read_manifest(out) is not None:
         return
     connect(cluster)
     began = time.monotonic()
-    results = _measure(job, listener)
+    results = _measure(replace(job, gpus=_gpus_per_task(job.settings)), listener)
     seconds = time.monotonic() - began
     write_results(job, out, load(job.sae), results, seconds)
     logger.info("scored %d rows in %.1f s: %s", results.survey.latents.n_tokens, seconds, out)
@@ -66,29 +75,65 @@ def _measure(job: ScoreJob, listener: Listener) -> Results:
     if not pieces:
         raise ArtifactError(f"{job.activations} has no held-out rows of {job.hooks.first}. Harvest again.")
     groups = [sequences[i : i + SPLICE_SEQUENCES] for i in range(0, len(sequences), SPLICE_SEQUENCES)]
-    pool = _Pool(_at_once(job, pieces), 2 * len(pieces) + len(groups) + 2, listener)
+    shares, of_splices = _shares(pieces, job.gpus), _shares(groups, job.gpus)
+    pool = _Pool(_at_once(job, pieces), 2 * len(shares) + len(of_splices) + 2, listener, job.gpus)
     try:
-        surveys = [pool.submit(survey_piece, job, piece) for piece in pieces]
-        splices = [pool.submit(measure_splice, job, group) for group in groups]
+        surveys = [pool.submit(survey_pieces, job, share) for share in shares]
+        splices = [pool.submit(measure_splices, job, share) for share in of_splices]
         weights = pool.submit(read_weights, job)
-        survey = reduce(add, pool.results(surveys))
+        devices: dict[str, int | None] = {}
+        survey = reduce(add, _surveys(pool.results(surveys), devices))
         baselines = pool.submit(measure_baselines, job, baseline_k(job, survey.latents.l0))
         contexts = choose(survey.evidence, job.settings)
-        inside = [contexts.between(piece.first, piece.first + piece.rows) for piece in pieces]
         shown = [
-            pool.submit(show_piece, job, piece, part, survey.latents.largest)
-            for piece, part in zip(pieces, inside, strict=True)
+            pool.submit(
+                show_pieces,
+                job,
+                [(piece, contexts.between(piece.first, piece.first + piece.rows)) for piece in share],
+                survey.latents.largest,
+            )
+            for share in shares
         ]
-        spliced = [part for part in pool.results(splices) if part is not None]
+        spliced = [part for parts in pool.results(splices) for part in parts if part is not None]
         return Results(
             survey=survey,
             splice=reduce(add, spliced) if spliced else None,
             baselines=next(pool.results([baselines])),
             weights=next(pool.results([weights])),
-            examples=list(pool.results(shown)),
+            examples=[part for parts in pool.results(shown) for part in parts],
+            devices=devices,
         )
     finally:
         pool.stop()
+
+
+def _surveys(parts: Iterator[Surveyed], devices: dict[str, int | None]) -> Iterator[Survey]:
+    """Those of all pieces; what looked at them is noted in ``devices``, with the most memory that was taken."""
+    for part in parts:
+        most = [peak for peak in (devices.get(part.device), part.peak_bytes) if peak is not None]
+        devices[part.device] = max(most, default=None)
+        yield from part.surveys
+
+
+def _gpus_per_task(settings: ScoreConfig) -> float:
+    there, wanted = cluster_gpus(), settings.gpus_per_task
+    if wanted is None:
+        return 1.0 if there else 0.0
+    if wanted > there:
+        raise InputError(
+            f"score.gpus_per_task is {wanted:g} but the Ray cluster has {there:g} GPUs. Leave it empty, or set it to 0 to "
+            "score on CPUs."
+        )
+    return wanted
+
+
+def _shares(items: Sequence[T], gpus: float, rivals: int = 1) -> list[list[T]]:
+    """What each task is given, in order: on CPUs one item, on GPUs as many as let all tasks run at once.
+
+    ``rivals`` says how many such lists of items there are that share the GPUs.
+    """
+    n = min(len(items), max(1, int(cluster_gpus() / gpus / rivals + 1e-6))) if gpus else len(items)
+    return [list(items[len(items) * i // n : len(items) * (i + 1) // n]) for i in range(n)]
 
 
 def _at_once(job: ScoreJob, pieces: Sequence[Piece]) -> int | None:
@@ -127,16 +172,20 @@ def compare(
 
     Raises:
         ArtifactError: an input is damaged, or an SAE and the activations do not fit.
+        InputError: the cluster has not so much of a GPU as each task is to have, or memory ends.
     """
+    if not jobs:
+        return [], []
     connect(cluster)
-    jobs = [replace(job, settings=_least(job.settings)) for job in jobs]
-    pieces = jobs[0].pieces if jobs else []
-    limit = jobs[0].settings.tasks_in_flight if jobs else None
-    pool = _Pool(limit, len(jobs) * len(pieces) + len(pairs), listener)
+    settings, gpus = _least(jobs[0].settings), _gpus_per_task(jobs[0].settings)
+    jobs = [replace(job, settings=settings, gpus=gpus) for job in jobs]
+    shares = _shares(jobs[0].pieces, gpus, len(jobs))
+    pool = _Pool(settings.tasks_in_flight, len(jobs) * len(shares) + len(pairs), listener, gpus)
     try:
-        surveys = [[pool.submit(survey_piece, job, piece) for piece in pieces] for job in jobs]
-        matches = [pool.submit(measure_stability, *pair) for pair in pairs]
-        return [_held_out(reduce(add, pool.results(parts))) for parts in surveys], list(pool.results(matches))
+        surveys = [[pool.submit(survey_pieces, job, share) for share in shares] for job in jobs]
+        matches = [pool.submit(measure_stability, *pair, jobs[0].device) for pair in pairs]
+        found = [_held_out(reduce(add, _surveys(pool.results(parts), {}))) for parts in surveys]
+        return found, list(pool.results(matches))
     finally:
         pool.stop()
 
@@ -153,18 +202,26 @@ def _held_out(found: Survey) -> HeldOut:
 def _one_thread(function: Callable[..., Any], *arguments: Any) -> Any:
     """A task reserves one CPU, and Ray's own setting of threads comes too late where torch was imported before."""
     torch.set_num_threads(1)
-    return function(*arguments)
+    try:
+        return function(*arguments)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise InputError(
+            f"There is no memory left for a scoring task ({function.__name__}). On GPUs, raise score.gpus_per_task so that "
+            "fewer tasks share one, or set it to 0 to score on CPUs; on CPUs, lower score.tasks_in_flight."
+        ) from error
 
 
 class _Pool:
-    """Runs work as Ray tasks of one CPU, so many at once, and tells how much is done."""
+    """Runs work as Ray tasks of one CPU and some of a GPU, so many at once, and tells how much is done."""
 
-    def __init__(self, limit: int | None, total: int, listener: Listener) -> None:
+    def __init__(self, limit: int | None, total: int, listener: Listener, gpus: float) -> None:
         # Two per CPU: the next one waits on its worker while the last one ends.
         self._limit = limit or 2 * max(1, int(cluster_cpus()))
         self._total, self._finished, self._began = total, 0, time.monotonic()
         self._listener = listener
-        self._task = ray.remote(num_cpus=1, max_retries=3)(_one_thread)
+        self._task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(_one_thread)
         self._waiting: deque[tuple[int, tuple[Any, ...]]] = deque()
         self._running: dict[ray.ObjectRef, int] = {}
         self._done: dict[int, ray.ObjectRef] = {}

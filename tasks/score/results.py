@@ -35,6 +35,8 @@ class Results:
     weights: WeightColumns
     examples: list[tuple[pa.Table, Int64[np.ndarray, "d_sae bins"]]]
     """Of each piece, the rows of examples.parquet and the histograms."""
+    devices: dict[str, int | None]
+    """What looked at the rows, with the most memory of it that was taken; None of CPUs."""
 
 
 def write_results(job: ScoreJob, out: str, sae: SparseAutoencoder, results: Results, seconds: float) -> None:
@@ -44,7 +46,8 @@ def write_results(job: ScoreJob, out: str, sae: SparseAutoencoder, results: Resu
     for key, data in objects.items():
         store.put(key, data)
     rows = results.survey.latents.n_tokens
-    store.put("run.json", to_json({"seconds": seconds, "tokens": rows, "tokens_per_second": rows / seconds}))
+    observed = {"seconds": seconds, "tokens": rows, "tokens_per_second": rows / seconds}
+    store.put("run.json", to_json({**observed, "devices": results.devices}))
     manifest = {
         "format_version": FORMAT_VERSION,
         "stage": "scores",

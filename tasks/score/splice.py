@@ -151,7 +151,7 @@ def _logits(model: Any, token_ids: Int[Tensor, "n context"]) -> Float[Tensor, "p
 
 def _losses(logits: Float[Tensor, "n vocabulary"], targets: Int[Tensor, "n"]) -> float:
     """Summed cross-entropy; log-softmax in float32, of a few rows at a time."""
-    size = chunk_rows(logits.shape[1])
+    size = chunk_rows(logits.shape[1], logits.device)
     parts = zip(in_chunks(logits, size), in_chunks(targets, size), strict=True)
     losses = [torch.nn.functional.cross_entropy(rows.float(), wanted, reduction="sum").double() for rows, wanted in parts]
     return float(torch.stack(losses).sum())
@@ -159,7 +159,7 @@ def _losses(logits: Float[Tensor, "n vocabulary"], targets: Int[Tensor, "n"]) ->
 
 def _divergence(original: Float[Tensor, "n vocabulary"], spliced: Float[Tensor, "n vocabulary"]) -> float:
     """Summed KL(original || spliced)."""
-    size = chunk_rows(original.shape[1])
+    size = chunk_rows(original.shape[1], original.device)
     total = 0.0
     for p, q in zip(in_chunks(original, size), in_chunks(spliced, size), strict=True):
         log_p, log_q = p.float().log_softmax(1), q.float().log_softmax(1)

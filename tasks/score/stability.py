@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from tasks.encode.chunks import chunk_rows, in_chunks
 from tasks.sae import SparseAutoencoder
 
 SHARED = 0.7
@@ -34,18 +35,18 @@ class Stability:
 def stability(a: SparseAutoencoder, b: SparseAutoencoder) -> Stability:
     """Compare two SAEs with the same number of latents, dead ones included; the order of the two does not matter.
 
-    Memory: two matrices of d_sae squared float32 numbers.
+    Memory: two matrices of d_sae squared float32 numbers; with more than ``MOST_LATENTS``, blocks of one.
 
     Raises:
         ValueError: they have different numbers of latents, or are for activations of different widths.
     """
     if (a.d_in, a.d_sae, a.d_out) != (b.d_in, b.d_sae, b.d_out):
         raise ValueError(f"[{a.d_in}, {a.d_sae}, {a.d_out}] and [{b.d_in}, {b.d_sae}, {b.d_out}] cannot be matched.")
-    decoder = cosines(a.W_dec, b.W_dec)
-    mmcs = float(decoder.max(dim=1).values.double().mean() + decoder.max(dim=0).values.double().mean()) / 2
     if a.d_sae > MOST_LATENTS:
-        return Stability(None, mmcs)
-    return Stability(shared_fraction(decoder, cosines(a.W_enc.T, b.W_enc.T)), mmcs)
+        return Stability(None, _mean_of_maxima(*_maxima(a.W_dec, b.W_dec)))
+    decoder = cosines(a.W_dec, b.W_dec)
+    mmcs = _mean_of_maxima(decoder.max(dim=1).values, decoder.max(dim=0).values)
+    return Stability(shared_fraction(decoder.cpu(), cosines(a.W_enc.T, b.W_enc.T).cpu()), mmcs)
 
 
 def shared_fraction(decoder: Float[Tensor, "n n"], encoder: Float[Tensor, "n n"]) -> float:
@@ -66,3 +67,17 @@ def cosines(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> Float[Tensor, "
     """Of each row of one matrix with each of another; 0 for rows that are 0."""
     found: Tensor = torch.nn.functional.normalize(a) @ torch.nn.functional.normalize(b).T
     return found
+
+
+def _maxima(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> tuple[Float[Tensor, "n"], Float[Tensor, "m"]]:
+    """Of each row of either matrix the largest cosine with a row of the other, a block of all cosines at a time."""
+    of_a, of_b = [], torch.full((len(b),), -torch.inf, device=b.device)
+    for rows in in_chunks(a, chunk_rows(len(b), a.device)):
+        block = cosines(rows, b)
+        of_a.append(block.amax(dim=1))
+        of_b = of_b.maximum(block.amax(dim=0))
+    return torch.cat(of_a), of_b
+
+
+def _mean_of_maxima(of_a: Float[Tensor, "n"], of_b: Float[Tensor, "n"]) -> float:
+    return float(of_a.double().mean() + of_b.double().mean()) / 2

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float32, Int64
 from tasks.activations.multi_hook import AnySplit
 from tasks.activations.writer import Rows
 from tasks.encode.chunks import Chunk, encoded
+from tasks.encode.codes import CSRCodes
 from tasks.encode.pieces import Piece
 from tasks.sae import SparseAutoencoder
 
@@ -81,12 +82,22 @@ def activations(
     counts = np.zeros(sae.d_sae * HISTOGRAM_BINS, np.int64)
     for start, own, chunk in around.chunks(sae):
         codes = chunk.codes
-        dense = np.zeros((len(codes), sae.d_sae), np.float32)
-        dense[codes.rows, codes.latents] = codes.values
         cells = order[slice(*np.searchsorted(sorted_rows, (start, start + len(codes))))]
-        values[cells] = dense[row.ravel()[cells] - start, latents[cells]]
+        values[cells] = _looked_up(codes, row.ravel()[cells] - start, latents[cells])
         if own:
             share = codes.values / largest[codes.latents]
             place = np.minimum((share * HISTOGRAM_BINS).astype(np.int64), HISTOGRAM_BINS - 1)
             counts += np.bincount(codes.latents.astype(np.int64) * HISTOGRAM_BINS + place, minlength=len(counts))
     return values.reshape(row.shape), counts.reshape(sae.d_sae, HISTOGRAM_BINS)
+
+
+def _looked_up(
+    codes: CSRCodes, row: Int64[np.ndarray, "cells"], latent: Int64[np.ndarray, "cells"]
+) -> Float32[np.ndarray, "cells"]:
+    """The codes of some latents on some rows, 0 where they are not active; a column for each latent would be GiBs."""
+    if not len(codes.values):
+        return np.zeros(len(row), np.float32)
+    places = (codes.rows << 32) | codes.latents
+    wanted = (row << 32) | latent
+    found = np.minimum(np.searchsorted(places, wanted), len(places) - 1)
+    return np.where(places[found] == wanted, codes.values[found], np.float32(0))

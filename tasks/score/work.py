@@ -1,6 +1,8 @@
 """The pieces of work that scoring consists of, as plain functions of small arguments: any process can do any of them."""
 
 import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -8,6 +10,7 @@ import pyarrow as pa
 import torch
 from jaxtyping import Bool, Float32, Int64
 
+from tasks.activations.loader.prefetch import ahead
 from tasks.activations.multi_hook import AnySplit, open_split
 from tasks.activations.schema import to_float32
 from tasks.encode.pieces import Piece
@@ -17,6 +20,8 @@ from tasks.precision import here
 from tasks.sae import SparseAutoencoder, load
 from tasks.score.baselines import affordable_rows, baselines, fit_training_rows
 from tasks.score.contexts import show
+from tasks.score.device import device_name, peak_bytes
+from tasks.score.device_survey import survey_on_device
 from tasks.score.directions import directions
 from tasks.score.examples import ChosenContexts
 from tasks.score.job import ScoreJob
@@ -36,62 +41,86 @@ from tasks.text.stored import read_sequences
 SPLICE_SEQUENCES = 8
 """Sequences per piece of splicing work; fixed, so that the sums do not depend on the number of workers."""
 
+Examples = tuple[pa.Table, Int64[np.ndarray, "d_sae bins"]]
+"""Rows of examples.parquet, and a share of the histograms."""
 
-def survey_piece(job: ScoreJob, piece: Piece) -> Survey:
-    """Sums and evidence of a piece's rows.
+
+@dataclass(frozen=True, slots=True)
+class Surveyed:
+    """What a look at some pieces' rows gives."""
+
+    surveys: list[Survey]
+    """Of each piece, in their order; they add to that of all pieces."""
+    device: str
+    """What looked at them."""
+    peak_bytes: int | None
+    """Most memory of that device that was taken; None on a CPU."""
+
+
+def survey_pieces(job: ScoreJob, pieces: Sequence[Piece]) -> Surveyed:
+    """Sums and evidence of the rows of pieces that follow each other.
 
     Raises:
         ArtifactError: the SAE is of another width than the activations.
     """
-    split, sae, roles = job.split("eval"), _sae(job.sae), job.roles
+    split, sae, roles = job.split("eval"), _sae(job.sae, job.device), job.roles
     _require_fit(job, sae)
-    rows = split.shard(piece.shard, piece.start, piece.stop)
     medians = [statistics["median_norm"] for statistics in job.statistics("eval")]
-    return survey(sae, rows, split.dtype, piece, medians, job.settings, roles)
+    read = ((piece, split.shard(piece.shard, piece.start, piece.stop)) for piece in pieces)
+    if job.gpus:
+        found = survey_on_device(sae, ahead(read, 1), split.dtype, medians, job.settings, roles)
+    else:
+        found = [survey(sae, rows, split.dtype, piece, medians, job.settings, roles) for piece, rows in read]
+    return Surveyed(found, device_name(job.device), peak_bytes(job.device))
 
 
-def measure_stability(a: str, b: str) -> Stability:
+def measure_stability(a: str, b: str, device: str = "cpu") -> Stability:
     """What two SAEs have in common that differ in the seed of their initial weights."""
-    return stability(load(a), load(b))
+    return stability(load(a, device), load(b, device))
 
 
-def show_piece(
-    job: ScoreJob, piece: Piece, contexts: ChosenContexts, largest: Float32[np.ndarray, "d_sae"]
-) -> tuple[pa.Table, Int64[np.ndarray, "d_sae bins"]]:
-    """The rows of examples.parquet for contexts whose peaks lie in the piece, and its share of the histograms."""
+def show_pieces(
+    job: ScoreJob, pieces: Sequence[tuple[Piece, ChosenContexts]], largest: Float32[np.ndarray, "d_sae"]
+) -> list[Examples]:
+    """For pieces with the contexts whose peaks lie in them: rows of examples.parquet, and their shares of the histograms."""
+    return [_show_piece(job, piece, contexts, largest) for piece, contexts in pieces]
+
+
+def _show_piece(job: ScoreJob, piece: Piece, contexts: ChosenContexts, largest: Float32[np.ndarray, "d_sae"]) -> Examples:
     reach = job.settings.context_tokens
     around = Around.read(open_split(job.activations, job.hooks.inputs, "eval"), piece, reach)
     sequence = around.rows.sequence
     first, n = int(sequence.min()), int(sequence.max() - sequence.min()) + 1
     text = read_text(job.tokens, first, n) if job.tokens is not None else None
-    return show(_sae(job.sae), around, piece, contexts, largest, text, reach)
+    return show(_sae(job.sae, job.device), around, piece, contexts, largest, text, reach)
 
 
 def baseline_k(job: ScoreJob, l0: float) -> int:
     """Numbers per row that a baseline may use: the SAE's k, or its L0 where the architecture has no k."""
-    sae = _sae(job.sae)
+    sae = _sae(job.sae, "cpu")
     k = sae.config.k if sae.keeps_k else round(l0)
     return min(max(1, k), sae.d_in)
 
 
 def measure_baselines(job: ScoreJob, k: int) -> dict[str, dict[str, Any]]:
     """FVU of the baselines, and of the SAE on the same rows."""
-    split, sae, roles = job.split("eval"), _sae(job.sae), job.roles
+    split, sae, roles = job.split("eval"), _sae(job.sae, job.device), job.roles
     wanted = min(job.settings.baseline_tokens, affordable_rows(k, sae.d_in))
-    rows = torch.tensor(to_float32(spread_rows(split, job.pieces, wanted), split.dtype))
+    rows = torch.tensor(to_float32(spread_rows(split, job.pieces, wanted), split.dtype)).to(job.device)
     if roles.kind == "transcoder":
-        return linear_baselines(sae, fit_training_rows(job.split("train"), 0), rows, k)
-    scale = None if roles.scale is None else torch.from_numpy(roles.scale)
-    return baselines(sae, fit_training_rows(job.split("train"), sae.d_sae, scale), rows, k, scale)
+        return linear_baselines(sae, fit_training_rows(job.split("train"), 0, device=job.device), rows, k)
+    scale = None if roles.scale is None else torch.from_numpy(roles.scale).to(job.device)
+    training = fit_training_rows(job.split("train"), sae.d_sae, scale, device=job.device)
+    return baselines(sae, training, rows, k, scale)
 
 
 def read_weights(job: ScoreJob) -> WeightColumns:
     """What the latents' weights say: tokens by the unembedding (of several hooks, at the last), and neighbours."""
-    sae, config, roles = _sae(job.sae), job.settings, job.roles
+    sae, config, roles = _sae(job.sae, job.device), job.settings, job.roles
     near = neighbour_lists(neighbours(directions(sae, roles).decoder, config.neighbours))
     last = sae.W_dec[:, roles.parts[-1]]
     known = job.model if job.tokens is not None else None
-    head = unembedding(_model(known), last.shape[1]) if known is not None else None
+    head = unembedding(_model(known, job.device), last.shape[1]) if known is not None else None
     if head is None or job.tokens is None:
         return WeightColumns(token_lists(None, None, sae.d_sae), token_lists(None, None, sae.d_sae), near)
     strings = load_strings(job.tokens)
@@ -112,18 +141,22 @@ def splice_sequences(job: ScoreJob) -> list[int]:
     return [int(sequence) + first for sequence in evenly(n, wanted)]
 
 
-def measure_splice(job: ScoreJob, sequences: list[int]) -> SpliceSums | None:
-    """Cross-entropies on some sequences; None where the model is no causal LM."""
+def measure_splices(job: ScoreJob, groups: Sequence[Sequence[int]]) -> list[SpliceSums | None]:
+    """Cross-entropies on the sequences of each group; None where the model is no causal LM."""
+    return [_measure_splice(job, sequences) for sequences in groups]
+
+
+def _measure_splice(job: ScoreJob, sequences: Sequence[int]) -> SpliceSums | None:
     assert job.model is not None and job.tokens is not None  # else there are no such sequences
-    model = _model(job.model)
+    model = _model(job.model, job.device)
     if model.get_output_embeddings() is None:
         return None
     token_ids = np.concatenate([read_sequences(job.tokens, sequence, 1) for sequence in sequences])
-    mean = torch.tensor(job.statistics("train")[0]["mean"], dtype=torch.float32)
-    kept = torch.from_numpy(_kept(job.split("eval"), sequences, token_ids.shape[1]))
-    roles, ids = job.roles, torch.from_numpy(token_ids.astype(np.int64))
+    mean = torch.tensor(job.statistics("train")[0]["mean"], dtype=torch.float32, device=job.device)
+    kept = torch.from_numpy(_kept(job.split("eval"), sequences, token_ids.shape[1])).to(job.device)
+    roles, ids = job.roles, torch.from_numpy(token_ids.astype(np.int64)).to(job.device)
     reads = roles.inputs[0] if roles.kind == "transcoder" else None
-    return splice(model, roles.outputs[0], _sae(job.sae), mean, ids, kept, reads)
+    return splice(model, roles.outputs[0], _sae(job.sae, job.device), mean, ids, kept, reads)
 
 
 def _require_fit(job: ScoreJob, sae: SparseAutoencoder) -> None:
@@ -134,7 +167,7 @@ def _require_fit(job: ScoreJob, sae: SparseAutoencoder) -> None:
             raise ArtifactError(f"{job.sae} {does} {width}, {job.activations} has {found}. Train again.")
 
 
-def _kept(split: AnySplit, sequences: list[int], context_length: int) -> Bool[np.ndarray, "n context"]:
+def _kept(split: AnySplit, sequences: Sequence[int], context_length: int) -> Bool[np.ndarray, "n context"]:
     """Which positions of sequences have a stored row: those that the harvest's masks kept."""
     kept = np.zeros((len(sequences), context_length), bool)
     for index in range(len(split.shards)):
@@ -146,18 +179,19 @@ def _kept(split: AnySplit, sequences: list[int], context_length: int) -> Bool[np
 
 
 @functools.lru_cache(maxsize=1)
-def _sae(uri: str) -> SparseAutoencoder:
-    return load(uri)
+def _sae(uri: str, device: str) -> SparseAutoencoder:
+    return load(uri, device)
 
 
 @functools.lru_cache(maxsize=1)
-def _model(config: ModelConfig) -> Any:
+def _model(config: ModelConfig, device: str = "cpu") -> Any:
     """The subject model, kept by the process for its next piece of work: loading takes seconds.
 
-    Its weights are rounded as in the harvest, which may have run on a GPU; where this CPU would emulate that precision,
-    which takes six times as long, they are multiplied in float32.
+    Its weights are rounded as in the harvest, which may have run on another device; where this CPU would emulate that
+    precision, which takes six times as long, they are multiplied in float32.
     """
     from tasks.lm.load import load_model  # transformers: 3 s of a slow CPU, for nothing where activations are the user's own
 
-    model = load_model(config)
-    return model if str(model.dtype) == f"torch.{here('cpu').dtype}" else model.float()
+    model = load_model(config, device)
+    fast = device != "cpu" or str(model.dtype) == f"torch.{here('cpu').dtype}"
+    return model if fast else model.float()

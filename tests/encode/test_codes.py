@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.encode.codes import CSRCodes
+from tasks.encode.codes import CSRCodes, TensorCodes
 
 DENSE = torch.tensor([[0.0, 2.0, 0.5], [0.0, 0.0, 0.0], [1.0, 0.0, -3.0], [0.0, 0.0, 4.0]])
 
@@ -14,7 +14,7 @@ def parts_of(codes: CSRCodes) -> tuple[list[int], list[int], list[float]]:
 
 
 def test_a_rows_entries_are_its_codes_above_0_by_latent() -> None:
-    codes = CSRCodes.of_dense(DENSE)
+    codes = TensorCodes.of_dense(DENSE).in_main_memory()
     assert parts_of(codes) == ([0, 2, 2, 3, 4], [1, 2, 0, 2], [2.0, 0.5, 1.0, 4.0])
     assert len(codes) == 4
     assert codes.counts.tolist() == [2, 0, 1, 1]
@@ -23,17 +23,17 @@ def test_a_rows_entries_are_its_codes_above_0_by_latent() -> None:
 
 def test_k_kept_latents_in_any_order_are_the_same_codes_as_with_a_column_for_each() -> None:
     latents = torch.tensor([[2, 1], [0, 2], [1, 0], [2, 0]])
-    found = CSRCodes.of_kept(DENSE.relu().gather(1, latents), latents)
-    assert parts_of(found) == parts_of(CSRCodes.of_dense(DENSE))
+    found = TensorCodes.of_kept(DENSE.relu().gather(1, latents), latents).in_main_memory()
+    assert parts_of(found) == parts_of(TensorCodes.of_dense(DENSE).in_main_memory())
 
 
 @pytest.mark.parametrize("ends", [[], [1], [0, 2, 2, 3]])
 def test_codes_of_parts_join_to_those_of_the_whole(ends: list[int]) -> None:
     bounds = [0, *ends, len(DENSE)]
-    parts = [CSRCodes.of_dense(DENSE[a:b]) for a, b in pairwise(bounds)]
-    assert parts_of(CSRCodes.joined(parts)) == parts_of(CSRCodes.of_dense(DENSE))
+    parts = [TensorCodes.of_dense(DENSE[a:b]).in_main_memory() for a, b in pairwise(bounds)]
+    assert parts_of(CSRCodes.joined(parts)) == parts_of(TensorCodes.of_dense(DENSE).in_main_memory())
 
 
 def test_no_rows_have_no_codes() -> None:
-    assert parts_of(CSRCodes.joined([])) == parts_of(CSRCodes.of_dense(DENSE[:0])) == ([0], [], [])
+    assert parts_of(CSRCodes.joined([])) == parts_of(TensorCodes.of_dense(DENSE[:0]).in_main_memory()) == ([0], [], [])
     assert CSRCodes.joined([]).latents.dtype == np.int32

@@ -4,7 +4,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from tasks.encode.codes import CSRCodes
+from tasks.encode.codes import TensorCodes
 from tasks.latent_columns import KEY, Shown, described
 from tasks.score.columns import COLUMNS, Column, Latents, latents_table
 from tasks.score.directions import Directions
@@ -20,7 +20,7 @@ def found(norm_shares: torch.Tensor | None = None, cosine: torch.Tensor | None =
     """Of three latents on four rows; the first never fires."""
     nothing = token_lists(None, None, 3)
     near = neighbour_lists(Extremes(torch.tensor([[1], [2], [0]]), torch.tensor([[0.1], [0.2], [0.3]])))
-    sums = LatentSums.of(CSRCodes.of_dense(DENSE), 3)
+    sums = LatentSums.of(TensorCodes.of_dense(DENSE).in_main_memory(), 3)
     histogram = np.array([[0, 0], [1, 2], [1, 1]])
     return Latents(sums, histogram, WeightColumns(nothing, nothing, near), Directions(DECODER, cosine, norm_shares))
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.encode.codes import CSRCodes
+from tasks.encode.codes import TensorCodes
 from tasks.score.config import ScoreConfig
 from tasks.score.examples import ChosenContexts, Evidence, Hits, choose, priority, rank_in_group
 
@@ -21,7 +21,7 @@ def dense(seed: int) -> np.ndarray:
 
 
 def hits_of(values: np.ndarray, first: int = 0) -> Hits:
-    codes = CSRCodes.of_dense(torch.from_numpy(values))
+    codes = TensorCodes.of_dense(torch.from_numpy(values)).in_main_memory()
     return Hits.of(codes, first, (np.arange(len(values)) + first) // PER_SEQUENCE)
 
 

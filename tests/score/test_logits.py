@@ -18,6 +18,7 @@ from transformers import (
 
 from tasks.encode import chunks
 from tasks.score.logits import neighbours, promoted_and_suppressed, unembedding
+from tests.scarce_memory import ScarceMemory
 
 D, VOCABULARY = 16, 50
 SIZES = {"intermediate_size": 32, "num_hidden_layers": 2, "vocab_size": VOCABULARY}
@@ -124,6 +125,15 @@ def test_neighbours_are_the_others_of_highest_cosine() -> None:
     np.fill_diagonal(cosines, -np.inf)
     assert found.index.tolist() == np.argsort(-cosines, axis=1)[:, :3].tolist()
     np.testing.assert_allclose(found.score, np.sort(cosines, axis=1)[:, :-4:-1], atol=1e-6)
+
+
+def test_neighbours_of_many_latents_are_found_without_all_cosines_at_once() -> None:
+    W_dec = torch.randn(4096, 8, generator=torch.Generator().manual_seed(0))
+    W_dec[4095] = 2 * W_dec[3]
+    with ScarceMemory(2 * 4096 * 4096) as memory:  # bytes: half of all cosines
+        found = neighbours(W_dec, 2)
+    assert memory.refused == 0
+    assert (found.index[3, 0], found.index[4095, 0]) == (4095, 3)
 
 
 def test_two_latents_have_one_neighbour_each() -> None:

@@ -1,5 +1,5 @@
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,22 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from flows.config import PipelineConfig, parse_config
 from tasks.activations.writer import Rows
-from tasks.errors import ArtifactError
+from tasks.errors import ArtifactError, InputError
+from tasks.hook_roles import HookRoles
 from tasks.lm.config import ModelConfig
 from tasks.lm.hooks import capture
 from tasks.lm.load import load_model
 from tasks.progress import Progress, silent
 from tasks.sae import save
+from tasks.score import ray_score, work
+from tasks.score.config import ScoreConfig
+from tasks.score.device_survey import survey_on_device
+from tasks.score.job import ScoreJob
+from tasks.score.work import Surveyed
 from tasks.storage.artifacts import read_manifest, write_manifest
 from tasks.storage.objects import open_store
 from tests.composed import ingest, score
+from tests.scarce_memory import on_a_cpu, on_a_gpu
 from tests.score.conftest import D_IN, D_SAE, MakeSAE, StoreRows
 
 CONTEXT, VOCABULARY, HOOK = 12, 64, "model.layers.0"
@@ -80,8 +87,8 @@ Run = Callable[..., str]
 
 
 @pytest.fixture
-def run(model_folder: str, make_sae: MakeSAE, store_rows: StoreRows, tmp_path: Path, ray_cluster: None) -> Run:
-    """Score a random SAE on a random model's text; returns the URI of the scores."""
+def score_stored(model_folder: str, make_sae: MakeSAE, store_rows: StoreRows, tmp_path: Path) -> Run:
+    """Score a random SAE on a random model's text, by whatever Ray there is; returns the URI of the scores."""
     model = load_model(ModelConfig(name=model_folder, dtype="float32"))
     tokens, token_ids = write_tokens(tmp_path)
     train = harvested(model, token_ids[:TRAIN], 0)
@@ -95,6 +102,12 @@ def run(model_folder: str, make_sae: MakeSAE, store_rows: StoreRows, tmp_path: P
         return out
 
     return score_it
+
+
+@pytest.fixture
+def run(score_stored: Run, ray_cluster: None) -> Run:
+    """The same on a cluster."""
+    return score_stored
 
 
 def config(model_folder: str, **settings: Any) -> PipelineConfig:
@@ -220,3 +233,138 @@ def test_own_activations_with_labels_need_no_model(arch: str, make_sae: MakeSAE,
     assert list(dict.fromkeys(row["label"] for row in heat)) == [f"label {i}" for i in range(5)]
     example = read(out, "examples.parquet")[0]
     assert example["tokens"] == [example["label"]]
+
+
+class InThisProcess:
+    """In place of Ray's tasks: work is done as it is submitted."""
+
+    def __init__(self, limit: int | None, total: int, listener: Any, gpus: float) -> None:
+        self.found: list[Any] = []
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> int:
+        self.found.append(function(*arguments))
+        return len(self.found) - 1
+
+    def results(self, numbers: list[int]) -> Iterator[Any]:
+        return (self.found[number] for number in numbers)
+
+    def stop(self) -> None:
+        pass
+
+
+@pytest.fixture
+def run_with_gpus(score_stored: Run, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], tuple[str, list[int]]]:
+    """Score as on a cluster with so many GPUs, each of which is this CPU; gives the URI, and the pieces of each task."""
+    monkeypatch.setattr(ray_score, "connect", lambda cluster: None)
+    monkeypatch.setattr(ray_score, "_Pool", InThisProcess)
+    monkeypatch.setattr(ScoreJob, "device", "cpu")
+
+    def run(gpus: int) -> tuple[str, list[int]]:
+        tasks: list[int] = []
+
+        def watched(*arguments: Any) -> Any:
+            found = survey_on_device(*arguments)
+            tasks.append(len(found))
+            return found
+
+        monkeypatch.setattr(work, "survey_on_device", watched)
+        monkeypatch.setattr(ray_score, "cluster_gpus", lambda: float(gpus))
+        return score_stored(f"{gpus} GPUs"), tasks
+
+    return run
+
+
+def test_scores_of_the_code_for_gpus_are_those_of_the_code_for_cpus(
+    run_with_gpus: Callable[[int], tuple[str, list[int]]],
+) -> None:
+    (plain, no_tasks), (by_gpu, tasks) = run_with_gpus(0), run_with_gpus(1)
+    assert (no_tasks, tasks) == ([], [2])
+    assert numbers(summary_of(by_gpu)) == pytest.approx(numbers(summary_of(plain)), rel=1e-9)
+    assert read(by_gpu, "examples.parquet") == read(plain, "examples.parquet")
+    latents = [read(uri, "latents.parquet") for uri in (by_gpu, plain)]
+    means = [[row.pop("mean_activation") for row in rows] for rows in latents]
+    assert means[0] == pytest.approx(means[1], rel=1e-12)
+    assert latents[0] == latents[1]
+
+
+def numbers(found: Any, name: str = "") -> dict[str, float]:
+    """All numbers of nested dictionaries and lists, by where they stand."""
+    if isinstance(found, int | float):
+        return {name: float(found)}
+    parts = found.items() if isinstance(found, dict) else enumerate(found) if isinstance(found, list) else ()
+    return {key: value for part, inside in parts for key, value in numbers(inside, f"{name}/{part}").items()}
+
+
+def test_the_same_bytes_come_from_any_number_of_gpus(run_with_gpus: Callable[[int], tuple[str, list[int]]]) -> None:
+    (one, all_pieces), (three, pieces) = run_with_gpus(1), run_with_gpus(3)
+    assert (all_pieces, pieces) == ([2], [1, 1])
+    for key in ("summary.json", "latents.parquet", "examples.parquet", "manifest.json"):
+        assert open_store(one).get(key) == open_store(three).get(key), key
+
+
+def test_run_json_tells_what_looked_at_the_rows(run_with_gpus: Callable[[int], tuple[str, list[int]]]) -> None:
+    out, _ = run_with_gpus(0)
+    assert json.loads(open_store(out).get("run.json"))["devices"] == {"cpu": None}
+
+
+def test_the_most_memory_of_each_device_is_told() -> None:
+    devices: dict[str, int | None] = {}
+    parts = [Surveyed([], "H200", 5), Surveyed([], "cpu", None), Surveyed([], "H200", 9), Surveyed([], "H200", 7)]
+    assert list(ray_score._surveys(iter(parts), devices)) == []
+    assert devices == {"H200": 9, "cpu": None}
+
+
+@pytest.mark.parametrize(
+    "there, wanted, expected", [(0, None, 0), (2, None, 1), (2, 0, 0), (2, 0.25, 0.25), (0, 0, 0), (0.5, 0.5, 0.5)]
+)
+def test_a_task_has_a_gpu_where_the_cluster_has_one(
+    there: float, wanted: float | None, expected: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_score, "cluster_gpus", lambda: there)
+    gpus = ray_score._gpus_per_task(ScoreConfig(gpus_per_task=wanted))
+    assert gpus == expected
+    job = ScoreJob(settings=ScoreConfig(), hooks=HookRoles.of_sae(HOOK), sae="s", activations="a", gpus=gpus)
+    assert job.device == ("cuda" if expected else "cpu")
+
+
+def test_gpus_that_are_not_there_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_score, "cluster_gpus", lambda: 0.0)
+    with pytest.raises(InputError, match=r"score\.gpus_per_task is 1 but the Ray cluster has 0 GPUs"):
+        ray_score._gpus_per_task(ScoreConfig(gpus_per_task=1))
+    with pytest.raises(ValueError, match="less than or equal to 1"):
+        ScoreConfig(gpus_per_task=2)
+
+
+@pytest.mark.parametrize(
+    "gpus, rivals, expected",
+    [
+        (0.0, 1, [[0], [1], [2], [3], [4]]),
+        (1.0, 1, [[0, 1], [2, 3, 4]]),
+        (0.5, 1, [[0], [1], [2], [3, 4]]),
+        (0.5, 3, [[0, 1, 2, 3, 4]]),
+        (0.1, 1, [[0], [1], [2], [3], [4]]),
+    ],
+)
+def test_work_is_shared_so_that_all_gpus_have_some_at_once(
+    gpus: float, rivals: int, expected: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_score, "cluster_gpus", lambda: 2.0)
+    assert ray_score._shares(range(5), gpus, rivals) == expected
+    assert ray_score._shares([], gpus, rivals) == []
+
+
+@pytest.mark.parametrize("error", [on_a_gpu(1), on_a_cpu(1), MemoryError()], ids=["GPU", "CPU", "Python"])
+def test_where_memory_ends_a_task_says_so_in_a_sentence(error: Exception) -> None:
+    def work(n: int) -> None:
+        raise error
+
+    with pytest.raises(InputError, match=r"no memory left for a scoring task \(work\)\. On GPUs, raise score\.gpus"):
+        ray_score._one_thread(work, 1)
+
+
+def test_other_errors_of_a_task_stay_as_they_are() -> None:
+    def work() -> None:
+        raise RuntimeError("shapes do not match")
+
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        ray_score._one_thread(work)

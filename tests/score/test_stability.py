@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from tasks.encode import chunks
 from tasks.sae import SAEConfig, SparseAutoencoder
 from tasks.sae.scaling import Weights
 from tasks.score import stability as module
 from tasks.score.stability import SHARED, partners, shared_fraction, stability
+from tests.scarce_memory import ScarceMemory
 
 
 def random_sae(seed: int, d_sae: int = 200, d_in: int = 64) -> SparseAutoencoder:
@@ -64,6 +66,26 @@ def test_too_many_latents_are_not_matched(monkeypatch: pytest.MonkeyPatch) -> No
     found = stability(random_sae(0), random_sae(0))
     assert found.shared is None
     assert found.mmcs == pytest.approx(1)
+
+
+def test_the_largest_cosines_of_many_latents_are_those_of_all_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunks, "_CHUNK_ROWS", 48)
+    a, b = random_sae(0), random_sae(1)
+    expected = module.cosines(a.W_dec, b.W_dec)
+    of_a, of_b = module._maxima(a.W_dec, b.W_dec)
+    torch.testing.assert_close(of_a, expected.amax(dim=1))
+    torch.testing.assert_close(of_b, expected.amax(dim=0))
+
+
+def test_too_many_latents_are_never_held_against_each_other_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_LATENTS", 4095)
+    a = random_sae(0, d_sae=4096, d_in=8)
+    with ScarceMemory(2 * 4096 * 4096) as memory:  # bytes: half of all cosines
+        found = stability(a, a)
+        assert memory.refused == 0
+        assert found.mmcs == pytest.approx(1)
+        with pytest.raises(RuntimeError, match="can't allocate memory"):
+            module.cosines(a.W_dec, a.W_dec)
 
 
 def test_saes_of_other_sizes_are_refused() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from tasks.encode.codes import CSRCodes
+from tasks.encode.codes import CSRCodes, TensorCodes
 from tasks.score.stats import DENSITY_EDGES, LatentSums, ReconstructionSums, Spread
 
 numbers = st.floats(-1e3, 1e3, width=32)
@@ -21,7 +21,7 @@ def parts(rows: np.ndarray, at: list[int]) -> list[np.ndarray]:
 
 
 def codes_of(dense: np.ndarray) -> CSRCodes:
-    return CSRCodes.of_dense(torch.from_numpy(dense))
+    return TensorCodes.of_dense(torch.from_numpy(dense)).in_main_memory()
 
 
 @settings(deadline=None)

@@ -1,10 +1,11 @@
 """One script for a bare card, without Ray, Prefect and s3fs: checks results against the CPU's, and tells how long they take.
 
-    python -m tests.benchmarks.gpu [--part kernels step harvest loop] [--quick] [--device cuda] [--json FILE]
+    python -m tests.benchmarks.gpu [--part kernels step harvest loop score] [--quick] [--device cuda] [--json FILE]
 
 ``kernels`` holds every operation of the card's backend against plain torch in float64, and trains all architectures on both.
 ``step`` times whole training steps beside the encoder's product, plain torch, and the libraries that can be imported.
 ``harvest`` writes a harvest into memory beside the bare forward pass, and ``loop`` tells how long training waits for rows.
+``score`` surveys rows beside a bare encode pass, and holds scores of a small SAE against the CPU's.
 """
 
 import argparse
@@ -12,7 +13,7 @@ from typing import Any
 
 import torch
 
-from tests.benchmarks.gpu import harvest, kernels, loop, step
+from tests.benchmarks.gpu import harvest, kernels, loop, score, step
 from tests.benchmarks.gpu.part import Part, figures, written
 from tests.benchmarks.harness import arguments, environment, show
 
@@ -21,6 +22,7 @@ PARTS = {
     "step": step.part,
     "harvest": lambda options: figures(harvest.run(options)),
     "loop": lambda options: figures(loop.run(options)),
+    "score": lambda options: figures(score.run(options)),
 }
 
 
