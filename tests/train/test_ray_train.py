@@ -45,7 +45,9 @@ def test_two_workers_train_the_sae_of_one_and_write_it_whole(_shared, tiny_run, 
     assert manifest is not None
     assert set(manifest["objects"]) == {"sae.safetensors", "config.json", "curve.parquet"}
     assert pq.read_table(f"{out}/curve.parquet")["tokens"].to_pylist()[-1] == 1280
-    assert json.loads(Path(out, "run.json").read_text())["tokens_per_second"] > 0
+    run = json.loads(Path(out, "run.json").read_text())
+    assert run["tokens_per_second"] > 0
+    assert run["device"] == ("cuda" if torch.cuda.is_available() else "cpu")
     assert (heard[-1].done, heard[-1].total) == (1280, 1280)
     assert set(heard[-1].numbers) == {"loss", "fvu", "l0", "dead_fraction", "lr", "waiting"}
 
@@ -102,6 +104,23 @@ def test_gpus_that_the_cluster_does_not_have_are_refused_at_once(_shared, tiny_r
     config, activations = tiny_run(use_gpu=True)
     with pytest.raises(InputError, match=r"train\.use_gpu is on.*has 0 GPUs"):
         train(config, activations, str(tmp_path / "saes"), silent)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has GPUs")
+def test_a_run_that_began_on_gpus_goes_on_without_them_only_where_that_is_said(_shared, tiny_run, tmp_path, caplog):
+    config, activations = tiny_run()
+    out = tmp_path / "saes"
+    train(config, activations, str(out), silent)
+    (out / "manifest.json").unlink()
+    for facts in out.glob("checkpoints/step-*/state.json"):
+        facts.write_text(facts.read_text().replace('"device": "cpu"', '"device": "cuda"'))
+    with pytest.raises(InputError, match=r"This training began on GPUs, but the Ray cluster has 0"):
+        train(config, activations, str(out), silent)
+    said, _ = tiny_run(use_gpu=False)
+    with caplog.at_level("INFO", "tasks.train.job.ray_device"):
+        train(said, activations, str(out), silent)
+    assert "training: on CPUs from here, as train.use_gpu says; up to its last checkpoint it was on GPUs" in caplog.text
+    assert read_manifest(str(out)) is not None
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_its_step_and_without_restarts(_shared, tiny_run, tmp_path):
