@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tasks.sae.architectures.names import NAMES
 from tasks.sae.config import SAEConfig
-from tasks.sae.kernels.backend import Backend
+from tasks.sae.kernels.backend import Backend, SelectsOfBatch
 from tasks.sae.kernels.dispatch import backend_for
 from tasks.sae.kernels.torch_reference import TorchBackend
 from tasks.sae.kernels.types import AdamStep, AddedGradients, Coded, Entries, Part
@@ -62,6 +62,9 @@ def _selection(ops: Backend, device: torch.device) -> Iterator[dict[str, Any]]:
             for k in (1, 32, 500, width):
                 ours, theirs = ops.select_top_k(given, k, torch.float32), reference.select_top_k(rows, k, torch.float32)
                 yield _row(ops.name, f"top {k}", case, _differing(ours, theirs), 0.0)
+            for count in (1, 32 * len(rows), rows.numel()) if isinstance(ops, SelectsOfBatch) else ():
+                ours = ops.select_of_batch(given, count, torch.float32)
+                yield _row(ops.name, f"{count} of the batch", case, _differing_of_batch(ours, rows, count), 0.0)
             for columns in (torch.arange(0, width, 7), torch.arange(0)):
                 ours = ops.select_columns(given, columns.to(device), 20, torch.float32)
                 theirs = reference.select_columns(rows, columns, 20, torch.float32)
@@ -77,6 +80,17 @@ def _differing(ours: Entries, theirs: Entries) -> float:
     """Number of rows with other values, or with NaN in one of both only."""
     found = [[_sorted(entries, r) for r in range(entries.n)] for entries in (ours, theirs)]
     return float(sum(a != b for a, b in zip(*found, strict=True)))
+
+
+def _differing_of_batch(ours: Entries, rows: Tensor, count: int) -> float:
+    """Whether other numbers of the rows were chosen than come first when all are sorted, equal ones in their order."""
+    order = rows.flatten().sort(descending=True, stable=True).indices[:count]
+    expected = order[~(rows.flatten()[order] <= 0)].sort().values
+    places = ours.rows.long() * rows.shape[1] + ours.latents
+    same = torch.equal(places.cpu(), expected) and torch.equal(
+        ours.values.cpu().nan_to_num(-1), rows.flatten()[expected].nan_to_num(-1)
+    )
+    return float(not same)
 
 
 def _sorted(entries: Entries, row: int) -> list[float]:

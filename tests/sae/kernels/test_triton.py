@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tasks.sae.kernels.backend import Backend
+from tasks.sae.kernels.backend import Backend, SelectsOfBatch
 from tasks.sae.kernels.torch_reference import TorchBackend
 from tasks.sae.kernels.types import AdamStep, Coded
 from tests.conftest import ROOT
@@ -70,6 +70,10 @@ def test_every_kernel_compiles_for_a_card(launches: list[Launch]) -> None:
     names = {kernel.fn.__name__ for kernel, _, _ in launches}
     assert names == {
         "top_of_rows",
+        "count_digits",
+        "settle_digit",
+        "count_reaching",
+        "write_reaching",
         "count_above",
         "write_above",
         "decode_and_compare",
@@ -86,6 +90,8 @@ def take_all_steps(backend: Backend) -> None:
     """What a step on bfloat16 pre-activations asks for, with one prefix and with several."""
     for dtype in (torch.bfloat16, torch.float32):
         backend.select_top_k(torch.zeros(2, 3000, dtype=dtype), 32, torch.float32)
+        if isinstance(backend, SelectsOfBatch):
+            backend.select_of_batch(torch.zeros(2, 3000, dtype=dtype), 64, torch.float32)
     backend.select_columns(torch.zeros(2, 3000, dtype=torch.bfloat16), torch.arange(9), 4, torch.float32)
     backend.select_above(torch.zeros(2, 3000, dtype=torch.bfloat16), 0.5, torch.float32)
     at = problem(TorchBackend(), "cpu", torch.float32)

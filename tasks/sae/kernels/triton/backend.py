@@ -44,6 +44,10 @@ class TritonBackend(TorchBackend):
     ) -> Entries:
         return select.above(pre_acts, level, dtype)
 
+    def select_of_batch(self, pre_acts: Float[Tensor, "n d_sae"], count: int, dtype: torch.dtype) -> Entries:
+        """As ``SelectsOfBatch`` has it."""
+        return select.of_batch(pre_acts, count, dtype)
+
     @override
     def decode_rows(
         self, target: Float[Tensor, "n d_out"], coded: Coded, weight: Float[Tensor, "g"], *, pull: bool = True
