@@ -53,6 +53,8 @@ class Backend(Protocol):
 
     name: str
     """As tests and logs call it."""
+    copies_weights: bool = False
+    """Whether ``ByLatent.adam`` writes ``AdamStep.copies``, for products and decoding in bfloat16."""
 
     def takes(self, device: str, dtype: torch.dtype) -> bool:
         """Whether the operations run on tensors of this kind of device (``cpu``, ``cuda``) and this precision."""

@@ -1,5 +1,7 @@
 """What the Triton backend alone promises, by its interpreter; ``test_triton.py`` runs this file in a process of its own."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -10,10 +12,11 @@ from tasks.sae.kernels.backend import Backend, SelectsOfBatch
 from tasks.sae.kernels.torch_reference import TorchBackend
 from tasks.sae.kernels.triton import BACKEND, grouping, select
 from tasks.sae.kernels.triton.backend import TritonBackend
-from tasks.sae.kernels.types import AdamStep, AddedGradients, Entries, Part
+from tasks.sae.kernels.types import AdamStep, AddedGradients, Copies, Entries, Part
 from tasks.sae.mesh import OneProcess
 from tasks.sae.parameters import Layout, Parameters, view
 from tasks.sae.scaling import Scaling
+from tasks.sae.weight_copies import WeightCopies
 from tasks.train.config import TrainConfig
 from tasks.train.plan import plan
 from tasks.train.step import train_step
@@ -72,6 +75,41 @@ def test_a_latent_with_more_entries_than_a_chunk_gets_the_same_sums(n_parts: int
 def test_the_same_bits_come_again() -> None:
     first, second = (adams_step(BACKEND, [skewed()]) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("names", [("encoder",), ("encoder", "W_dec")])
+def test_an_update_writes_copies_in_bfloat16_of_all_latents(names: tuple[str, ...]) -> None:
+    part = skewed()  # latents of no, one and several chunks
+    entries = Entries(part.entries.values.float(), part.entries.latents, part.entries.start)
+    part = Part(entries, None, part.output_gradient.float(), part.x.float(), part.bounds)
+    state = [view(parameters(seed).flat.float(), Layout(D_IN, D_SAE, D_OUT)) for seed in (5, 6, 7)]
+    copies = Copies(**{name: torch.full_like(getattr(state[0], name), torch.nan, dtype=torch.bfloat16) for name in names})
+    settings = AdamStep(lr=0.1, betas=(0.9, 0.99), eps=1e-8, step=3, unit_norm=True, copies=copies)
+    BACKEND.by_latent([part], (0, D_SAE)).adam(*state, settings)
+    for name in names:
+        assert torch.equal(getattr(copies, name), getattr(state[0], name).bfloat16())
+
+
+@pytest.mark.parametrize(("arch", "settings"), [("topk", {}), ("matryoshka", {}), ("topk", {"max_grad_norm": 0.5})])
+def test_a_step_in_bfloat16_reads_copies_of_what_the_weights_are(
+    arch: str, settings: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "_chosen", lambda device, dtype: BACKEND)
+    found: list[tuple[bool, bool]] = []
+    of = WeightCopies._of
+
+    def noted(self: WeightCopies, name: str, weights: Tensor) -> Tensor:
+        before = self._at.get(name)
+        copy = of(self, name, weights)
+        found.append((before == self._at[name], torch.equal(copy, weights.bfloat16())))
+        return copy
+
+    monkeypatch.setattr(WeightCopies, "_of", noted)
+    trained(arch, precision="bf16", **settings)
+    assert all(is_copy for _, is_copy in found)
+    was_written = [written for written, _ in found]
+    assert was_written == ([False, False, True, True] if not settings else [False] * 4), "encoder, W_dec, and again"
 
 
 def test_columns_beyond_65536_are_selected_as_any_other() -> None:
@@ -169,11 +207,11 @@ def test_training_goes_the_way_that_it_goes_in_plain_torch(arch: str, monkeypatc
     assert_close(found[0], found[1], 1e-4)
 
 
-def trained(arch: str, most_rows: int | None = None) -> Tensor:
+def trained(arch: str, most_rows: int | None = None, **settings: Any) -> Tensor:
     """The change of all weights in two steps, with dead latents; ``most_rows`` of a step at once."""
     rows = torch.randn(2, 16, 6, generator=torch.Generator().manual_seed(0))
     config = SAEConfig(arch=arch, d_in=6, d_sae=16, k=3)
-    train = TrainConfig(tokens=16 * 1000, batch_tokens=16, dead_after_tokens=16, precision="fp32")
+    train = TrainConfig(**{"tokens": 16 * 1000, "batch_tokens": 16, "dead_after_tokens": 16, "precision": "fp32"} | settings)
     resolved = plan(config, train, 6)
     state = initial_state(resolved, rows[0])
     state.silent[:4] = 100  # these are dead

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tasks.sae.kernels.backend import Backend, SelectsOfBatch
 from tasks.sae.kernels.torch_reference import TorchBackend
-from tasks.sae.kernels.types import AdamStep, Coded
+from tasks.sae.kernels.types import NO_COPIES, AdamStep, Coded, Copies
 from tests.conftest import ROOT
 from tests.sae.kernels.problems import INTERPRETED, problem
 from tests.sampled import sampled
@@ -100,9 +100,11 @@ def take_all_steps(backend: Backend) -> None:
     backend.decode_rows(at.target, replace(coded, bounds=(len(at.W_dec),)), at.weight[:1], pull=False)
     backend.decode_groups(coded)
     backend.by_latent([at.part], (0, len(at.W_dec))).write(at.W_dec, at.parameters())
-    backend.by_latent([replace(at.part, d_values=None)], (0, len(at.W_dec))).adam(
-        *at.state(), AdamStep(lr=0.1, betas=(0.9, 0.99), eps=1e-8, step=1, unit_norm=True)
-    )
+    copies = Copies(*(torch.empty_like(weights, dtype=torch.bfloat16) for weights in (at.parameters().encoder, at.W_dec)))
+    backend.decode_rows(at.target, Coded(at.part.entries, at.W_dec.bfloat16(), at.part.bounds), at.weight, pull=False)
+    for chosen in (NO_COPIES, copies):
+        settings = AdamStep(lr=0.1, betas=(0.9, 0.99), eps=1e-8, step=1, unit_norm=True, copies=chosen)
+        backend.by_latent([replace(at.part, d_values=None)], (0, len(at.W_dec))).adam(*at.state(), settings)
 
 
 def machine_code(kernel: Any, arguments: dict[str, Any], num_warps: int) -> bytes:

@@ -23,6 +23,7 @@ class TritonBackend(TorchBackend):
     """
 
     name = "triton"
+    copies_weights = True
 
     @override
     def takes(self, device: str, dtype: torch.dtype) -> bool:
