@@ -54,9 +54,8 @@ class TrainConfig(Settings):
     ema_decay: float = Field(0, ge=0, lt=1)
     """Decay per step of a moving average of the weights, which then is the result. 0: the last weights are."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Precision of the encoder's matrix product, and on a GPU of the decoder's rows that codes are decoded by; master
-    weights are float32. auto: bf16 where the machines that train
-    multiply it fast, else fp32."""
+    """Precision of the encoder's matrix product, and on a GPU of the weights that codes are decoded by; master weights are
+    float32. auto: bf16 where the machines that train multiply it fast, else fp32."""
     seed: Seed = 0
     """Seed of the order of the data, and of the initial weights."""
     init_seed: Seed | None = None

@@ -13,7 +13,7 @@ from tasks.sae.config import SAEConfig
 from tasks.sae.kernels.backend import Backend, SelectsOfBatch
 from tasks.sae.kernels.dispatch import backend_for
 from tasks.sae.kernels.torch_reference import TorchBackend
-from tasks.sae.kernels.types import AdamStep, AddedGradients, Coded, Entries, Part
+from tasks.sae.kernels.types import AdamStep, AddedGradients, Coded, Copies, Entries, Part
 from tasks.sae.mesh import OneProcess
 from tasks.sae.parameters import Layout, Parameters, view
 from tasks.sae.scaling import Scaling
@@ -33,7 +33,8 @@ STEPS = 200
 def part(options: argparse.Namespace) -> gpu.Part:
     device = torch.device(options.device)
     ops = backend_for(torch.empty(0, device=device))
-    rows = [*_selection(ops, device), *_sums(ops, device), *_architectures(device, 20 if options.quick else STEPS)]
+    checks = [*_selection(ops, device), *_sums(ops, device), *_copies(ops, device)]
+    rows = [*checks, *_architectures(device, 20 if options.quick else STEPS)]
     worst = max(row["error"] for row in rows if row["most"] != "")
     wrong = [row for row in rows if row["most"] != "" and not row["error"] <= row["most"]]
     return gpu.Part({"kernels_wrong": len(wrong), "kernels_worst_error": worst}, rows)
@@ -119,6 +120,25 @@ def _sums(ops: Backend, device: torch.device) -> Iterator[dict[str, Any]]:
             error = float((found.double().cpu() - expected).norm() / expected.norm())
             yield _row(ops.name, what, case, error)
             yield _row(ops.name, f"{what} again", case, float(not torch.equal(found, again[what])), 0.0)
+
+
+def _copies(ops: Backend, device: torch.device) -> Iterator[dict[str, Any]]:
+    """How many numbers of the copies that an update writes are not those of the weights."""
+    if not ops.copies_weights:
+        return
+    coded, parameters, x, target = entries_and_rows()
+    layout = Layout(D_IN, D_SAE, D_OUT)
+    state = [view((parameters.flat * by).abs().float().to(device), layout) for by in (1.0, 0.1, 0.1)]
+    entries = Entries(coded.values.float().to(device), coded.latents.to(device), coded.start.to(device))
+    part = Part(entries, None, target.float().to(device), x.float().to(device), (D_SAE,))
+    weights = state[0].encoder, state[0].W_dec
+    copies = Copies(*(torch.full_like(tensor, torch.nan, dtype=torch.bfloat16) for tensor in weights))
+    settings = AdamStep(lr=1e-2, betas=(0.9, 0.99), eps=1e-8, step=3, unit_norm=True, copies=copies)
+    ops.by_latent([part], (0, D_SAE)).adam(*state, settings)
+    wrong = sum(
+        int((copy != tensor.bfloat16()).sum()) for copy, tensor in zip(copies, weights, strict=True) if copy is not None
+    )
+    yield _row(ops.name, "copies in bfloat16", "after Adam", float(wrong), 0.0)
 
 
 def _results(ops: Backend, device: torch.device, dtype: torch.dtype, bounds: tuple[int, ...]) -> dict[str, Tensor]:
