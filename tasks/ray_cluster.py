@@ -77,7 +77,7 @@ def ask_nodes(question: Callable[[int], T]) -> list[T]:
     if not asked:
         raise InputError(
             "The Ray cluster has no machine with CPUs or GPUs at present, so what they multiply fast is unknown. Start "
-            "one, or name model.dtype and train.precision."
+            "one, or name model.dtype, train.precision and train.use_gpu."
         )
     remote = ray.remote(num_cpus=0)(question)  # answered at once, however busy the machine is
     answers = [
@@ -89,7 +89,7 @@ def ask_nodes(question: Callable[[int], T]) -> list[T]:
     except RayError as error:
         raise SaemillError(
             f"A machine of the Ray cluster does not say what it multiplies fast ({type(error).__name__}). Give the same "
-            "command again, or name model.dtype and train.precision."
+            "command again, or name model.dtype, train.precision and train.use_gpu."
         ) from error
     return found
 
