@@ -17,6 +17,8 @@ from tasks.progress import Progress, silent
 from tasks.sae import load
 from tasks.sae.mesh import OneProcess
 from tasks.storage.artifacts import read_manifest
+from tasks.storage.objects import open_store
+from tasks.train.checkpoint import write_run
 from tasks.train.worker import Worker
 from tests.composed import run_settings, train
 from tests.kills.processes import CONTROLLER, titled
@@ -110,8 +112,8 @@ def test_gpus_that_the_cluster_does_not_have_are_refused_at_once(_shared, tiny_r
 def test_a_run_that_began_on_gpus_goes_on_without_them_only_where_that_is_said(_shared, tiny_run, tmp_path, caplog):
     config, activations = tiny_run()
     out = tmp_path / "saes"
-    train(config, activations, str(out), silent)
-    (out / "manifest.json").unlink()
+    begun = Worker(run_settings(config), activations, str(out), OneProcess())
+    begun.train(on_checkpoint=lambda run: write_run(run, open_store(str(out)), "checkpoints/", keep=1))
     for facts in out.glob("checkpoints/step-*/state.json"):
         facts.write_text(facts.read_text().replace('"device": "cpu"', '"device": "cuda"'))
     with pytest.raises(InputError, match=r"This training began on GPUs, but the Ray cluster has 0"):
