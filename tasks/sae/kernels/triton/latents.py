@@ -34,7 +34,7 @@ class _Target:
     """Gets the squared norm of each latent's gradient where Adam's step is taken."""
     unit_norm: bool = False
     copy: Tensor | None = None
-    """Gets the updated weights in bfloat16."""
+    """Gets the bits of the updated weights in bfloat16, as int16."""
 
 
 class ChunkedByLatent(ByLatent):
@@ -60,7 +60,8 @@ class ChunkedByLatent(ByLatent):
 
         def updated(weights: Tensor, first: Tensor, second: Tensor, square: Tensor, copy: Tensor | None) -> _Target:
             moments = {"exp_avg": first, "exp_avg_sq": second}
-            return _Target(out=weights, weights=weights, **moments, adam=numbers, squares=square, copy=copy)
+            bits = None if copy is None else copy.view(torch.int16)
+            return _Target(out=weights, weights=weights, **moments, adam=numbers, squares=square, copy=bits)
 
         decoder = updated(W_dec, exp_avg.W_dec, exp_avg_sq.W_dec, squares[0], settings.copies.W_dec)
         d_values = self._decoder(replace(decoder, unit_norm=settings.unit_norm))

@@ -174,7 +174,7 @@ def _finish(
 ):
     """Write a latent's gradient, or where there are moments take Adam's step, and write the gradient's squared norm.
 
-    ``copy`` gets updated weights in its own precision.
+    ``copy`` gets the bits of updated weights in bfloat16.
     ``adam`` is 1 - beta1, beta2, 1 - beta2, step size, 1 / sqrt(1 - beta2^step), and eps.
     """
     column = tl.arange(0, BLOCK)
@@ -199,6 +199,15 @@ def _finish(
             result = result / tl.sqrt(tl.sum(result * result, 0))
     tl.store(out + at, result.to(out.dtype.element_ty), mask=ok)
     if copy is not None:
-        tl.store(copy + at, result.to(out.dtype.element_ty).to(copy.dtype.element_ty), mask=ok)
+        tl.store(copy + at, _bfloat16_bits(result.to(tl.float32)), mask=ok)
     if totals is not None:
         tl.store(totals + latent, total.to(totals.dtype.element_ty))
+
+
+@kernel
+@no_type_check
+def _bfloat16_bits(number):
+    """The bits of the nearest bfloat16, of two the even one, as int16; Triton's interpreter would cut off instead."""
+    bits = number.to(tl.int32, bitcast=True)
+    nearest = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    return tl.where(number == number, nearest, 0x7FC0).to(tl.int16)
