@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flows.addresses import Addresses, Placed, ResultUris, addresses, placed
+from flows.begun import begun_in_another_precision
 from flows.config import PipelineConfig
 from flows.preflight import check
 from flows.resolve import resolved_and_why
@@ -46,11 +47,14 @@ def run_pipeline(config: PipelineConfig, call: Call, until: str = LAST_STAGE) ->
         InputError: the settings, files or machine are not fit for the run; nothing was written.
         ArtifactError: a stored result is damaged.
     """
+    given = config
     config, precision = resolved_and_why(config)
     check(config)
     if precision is not None:  # only now: what is refused is refused in one line
         logger.info("%s", precision)
     at = addresses(config)
+    if (begun := begun_in_another_precision(given, config, at)) is not None:
+        logger.warning("precision: %s", begun)
     for stage in up_to(until, placed(config, at)):
         call(stage)
     return result(config, at)

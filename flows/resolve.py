@@ -1,15 +1,17 @@
-"""What ``auto`` comes to, settled before addresses are known and before anything runs.
+"""What precision ``auto`` comes to, settled before addresses are known and before anything runs.
 
 The machines that will do the work decide: of a Ray cluster that is joined its nodes are asked, else this one is. Addresses
-and manifests hold what came of it, so ``auto`` and the same precision by name are the same result.
+and manifests hold what came of it, so ``auto`` and the same precision by name are the same result. Which device trains is in
+no address; ``tasks.train.device`` settles it where training begins.
 """
 
 from collections.abc import Sequence
 from typing import Literal
 
 from flows.config import PipelineConfig
-from tasks.gpus import visible_gpus
-from tasks.precision import Choice, Machine, on_cpus, on_gpus, this_machine
+from tasks.machines import machines_of
+from tasks.precision import Choice, Machine, for_training, on_cpus, on_gpus
+from tasks.train.device import trains_on_gpus
 
 
 def resolved(config: PipelineConfig) -> PipelineConfig:
@@ -29,7 +31,7 @@ def resolved_and_why(config: PipelineConfig) -> tuple[PipelineConfig, str | None
     """
     if "auto" not in (config.model.dtype, config.train.precision):
         return config, None
-    return settled(config, _machines(config))
+    return settled(config, machines_of(config.ray))
 
 
 def settled(config: PipelineConfig, machines: Sequence[Machine]) -> tuple[PipelineConfig, str | None]:
@@ -54,8 +56,9 @@ def _of_model(config: PipelineConfig, machines: Sequence[Machine]) -> Choice:
 
 
 def _of_training(config: PipelineConfig, machines: Sequence[Machine]) -> Choice:
-    there = [machine for machine in machines if machine.gpus]
-    return on_gpus(there) if config.train.use_gpu else on_cpus(machines)
+    if not trains_on_gpus(config.train, machines):
+        return on_cpus(machines)
+    return for_training(on_gpus([machine for machine in machines if machine.gpus]))
 
 
 def _line(told: Sequence[tuple[str, str]]) -> str:
@@ -63,16 +66,3 @@ def _line(told: Sequence[tuple[str, str]]) -> str:
     if len(reasons) == 1:
         return f"{' and '.join(what for what, _ in told)}, since {told[0][1]}"
     return "; ".join(f"{what}, since {reason}" for what, reason in told)
-
-
-def _machines(config: PipelineConfig) -> Sequence[Machine]:
-    if config.ray.address is None:
-        return [this_machine(gpus=visible_gpus())]
-    from tasks.ray_cluster import ask_nodes, connect  # Ray takes a second to import
-
-    connect(config.ray)
-    return ask_nodes(_machine_of_node)
-
-
-def _machine_of_node(has_gpus: bool) -> Machine:
-    return this_machine(gpus=has_gpus)

@@ -13,7 +13,7 @@ from flows.config import PipelineConfig
 from tasks.config_errors import unknown
 from tasks.errors import InputError
 
-_KINDS = {"integer": "whole number", "number": "number", "boolean": "true or false", "string": "text", "null": "empty"}
+_KINDS = {"integer": "whole number", "number": "number", "string": "text", "null": "empty"}
 _BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
 
 
@@ -88,11 +88,12 @@ def _described(name: str, field: Mapping[str, Any]) -> SettingInfo:
 def _kind(part: Mapping[str, Any]) -> str:
     if part.get("type") == "array":
         return f"list, each {_kind(part['items'])}"
-    return " or ".join(part.get("enum", ())) or _KINDS[part["type"]]
+    return " or ".join(_choices(part)) or _KINDS[part["type"]]
 
 
 def _choices(part: Mapping[str, Any]) -> list[str]:
-    return ["true", "false"] if part["type"] == "boolean" else list(part.get("enum", ()))
+    values = [True, False] if part.get("type") == "boolean" else part.get("enum", ())
+    return [json.dumps(value) if isinstance(value, bool) else value for value in values]
 
 
 def _bounds(part: Mapping[str, Any]) -> str:

@@ -1,9 +1,12 @@
 """Which NVIDIA GPUs this machine has and this process is to see, without torch where the driver's own tool can tell."""
 
 import os
+import runpy
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 Capability = tuple[int, int]
@@ -30,11 +33,25 @@ def visible_gpus(environment: Mapping[str, str] = os.environ) -> bool:
 def gpu_capabilities() -> tuple[Capability, ...]:
     """Compute capabilities of the GPUs that CUDA_VISIBLE_DEVICES names, or of all where it names none.
 
-    Where it is empty all are told of too: Ray empties it in whatever asks for no GPU. See ``visible_gpus``.
+    Where it is empty all are told of too: Ray empties it in whatever asks for no GPU. See ``visible_gpus``. None where the
+    installed torch was built for CPUs, which can use no GPU.
     """
-    if not any(Path(name).exists() for name in _GPU_FILES):
+    if not any(Path(name).exists() for name in _GPU_FILES) or not torch_is_built_for_gpus():
         return ()
     return asked_of_the_driver() or _asked_of_torch()
+
+
+@cache
+def torch_is_built_for_gpus() -> bool:
+    """By the file that tells torch's version, which is run alone: to import torch takes seconds."""
+    found = find_spec("torch")
+    return found is not None and found.origin is not None and built_for_gpus(Path(found.origin).with_name("version.py"))
+
+
+def built_for_gpus(version_file: Path) -> bool:
+    """Whether a torch with this file was built with CUDA or, for AMD's GPUs, with HIP."""
+    told = runpy.run_path(str(version_file))
+    return any(told.get(name) is not None for name in ("cuda", "hip"))
 
 
 def asked_of_the_driver(

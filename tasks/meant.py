@@ -36,6 +36,8 @@ def meant(value: Any, annotation: Any) -> Any:
     """
     if is_dataclass(annotation) and isinstance(annotation, type):
         return _group(value, annotation) if isinstance(value, Mapping) else value
+    if positions := _positions(annotation):
+        return _position(value, positions)
     kinds = _kinds(annotation)
     if isinstance(value, (list, tuple)):
         return type(value)(_within(item, annotation, str(place)) for place, item in enumerate(value))
@@ -45,6 +47,20 @@ def meant(value: Any, annotation: Any) -> Any:
         return _text(value, kinds)
     if bool in kinds and value is not None:
         raise NotMeantError("must be true or false", found=value)
+    return value
+
+
+def _positions(annotation: Any) -> tuple[Any, ...]:
+    """Of a switch with more than two positions, such as Literal["auto", True, False]; else none."""
+    values = get_args(annotation) if get_origin(annotation) is Literal else ()
+    return values if any(isinstance(value, bool) for value in values) else ()
+
+
+def _position(value: Any, positions: tuple[Any, ...]) -> Any:
+    """Pydantic would take 1 for True, which equals it."""
+    if not any(type(value) is type(position) and value == position for position in positions):
+        *names, last = (str(position).lower() for position in positions)
+        raise NotMeantError(f"must be {', '.join(names)} or {last}", found=value)
     return value
 
 

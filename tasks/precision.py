@@ -17,6 +17,10 @@ HalfOrFull = Literal["bfloat16", "float16", "float32"]
 
 BFLOAT16_GPU: Capability = (8, 0)
 """The first compute capability whose tensor cores know bfloat16 (Ampere)."""
+FLOAT16_GPU: Capability = (7, 0)
+"""The first that has tensor cores, which know float16 (Volta). A 6.1 has a 64th of its float32 speed in float16: 2 results a
+clock of a multiprocessor against 128
+(https://docs.nvidia.com/cuda/archive/12.6.0/cuda-c-programming-guide/#throughput-of-native-arithmetic-instructions)."""
 _X86 = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16"}
 """Flags of /proc/cpuinfo, the fastest first, and what the instructions are called."""
 _CPUINFO = Path("/proc/cpuinfo")
@@ -81,7 +85,9 @@ def on_cpus(machines: Sequence[Machine]) -> Choice:
 
 
 def on_gpus(machines: Sequence[Machine]) -> Choice:
-    """What fits the GPUs of all machines; older ones know float16 only, whose largest number is 65,504."""
+    """What fits the GPUs of all machines: bfloat16 where each has it, else float16, whose largest number is 65,504, where
+    each multiplies that fast.
+    """
     capabilities = [capability for machine in machines for capability in machine.gpus]
     if not capabilities:
         return Choice("float32", "the GPU does not say its compute capability")
@@ -89,7 +95,21 @@ def on_gpus(machines: Sequence[Machine]) -> Choice:
     number = ".".join(map(str, least))
     if least >= BFLOAT16_GPU:
         return Choice("bfloat16", f"a GPU of compute capability {number} multiplies it fast")
-    return Choice("float16", f"a GPU of compute capability {number} has no bfloat16, which came with 8.0")
+    if least >= FLOAT16_GPU:
+        return Choice("float16", f"a GPU of compute capability {number} has no bfloat16, which came with 8.0")
+    return Choice("float32", f"a GPU of compute capability {number} multiplies neither bfloat16 nor float16 fast")
+
+
+def for_training(choice: Choice) -> Choice:
+    """The same for an SAE's training, which is in float32 where a model would run in float16.
+
+    Weights, rows and the gradient of a mean over rows and features span more than float16 holds: at batches of 8,192 rows of
+    768 features the gradient has a factor of 3e-7, and float16 has no number between 0 and 6e-8. Loss scaling, which would
+    move them into its range (https://arxiv.org/abs/1710.03740), is not made here.
+    """
+    if choice.dtype != "float16":
+        return choice
+    return Choice("float32", f"{choice.reason}, and float16 without loss scaling loses small gradients")
 
 
 def _limit(environment: Mapping[str, str]) -> str | None:

@@ -65,31 +65,31 @@ def cluster_gpus() -> float:
     return float(ray.cluster_resources().get("GPU", 0))
 
 
-def ask_nodes(question: Callable[[bool], T]) -> list[T]:
-    """What each machine of the cluster that has CPUs or GPUs for work answers; it is told whether it has GPUs.
+def ask_nodes(question: Callable[[int], T]) -> list[T]:
+    """What each machine of the cluster that has CPUs or GPUs for work answers; it is told how many GPUs it has for work.
 
     Raises:
         InputError: there is no such machine at present.
         SaemillError: one does not answer.
     """
     rooms = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
-    asked = {node: room.get("GPU", 0) > 0 for node, room in rooms.items() if room.get("CPU", 0) or room.get("GPU", 0)}
+    asked = {node: int(room.get("GPU", 0)) for node, room in rooms.items() if room.get("CPU", 0) or room.get("GPU", 0)}
     if not asked:
         raise InputError(
             "The Ray cluster has no machine with CPUs or GPUs at present, so what they multiply fast is unknown. Start "
-            "one, or name model.dtype and train.precision."
+            "one, or name model.dtype, train.precision and train.use_gpu."
         )
     remote = ray.remote(num_cpus=0)(question)  # answered at once, however busy the machine is
     answers = [
-        remote.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(has_gpus)
-        for node, has_gpus in asked.items()
+        remote.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(n_gpus)
+        for node, n_gpus in asked.items()
     ]
     try:
         found: list[T] = ray.get(answers, timeout=_ANSWER_S)
     except RayError as error:
         raise SaemillError(
             f"A machine of the Ray cluster does not say what it multiplies fast ({type(error).__name__}). Give the same "
-            "command again, or name model.dtype and train.precision."
+            "command again, or name model.dtype, train.precision and train.use_gpu."
         ) from error
     return found
 

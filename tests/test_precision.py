@@ -10,8 +10,11 @@ import pytest
 from flows.addresses import addresses
 from flows.config import PipelineConfig, parse_config
 from flows.resolve import resolved, settled
-from tasks.gpus import asked_of_the_driver, visible_gpus
-from tasks.precision import Machine, described, on_cpus, on_gpus, this_machine
+from tasks.gpus import asked_of_the_driver, built_for_gpus, torch_is_built_for_gpus, visible_gpus
+from tasks.machines import machine_of_node
+from tasks.precision import Machine, described, for_training, on_cpus, on_gpus, this_machine
+from tasks.train.config import TrainConfig
+from tasks.train.plan import _bf16
 
 # As /proc/cpuinfo shows them, in which each core repeats the same.
 ZEN_3 = "model name\t: AMD EPYC 7763\nflags\t\t: fpu sse2 f16c avx2 fma vaes\n\nprocessor\t: 1\nmodel name\t: B\n"
@@ -59,11 +62,43 @@ def test_a_cpu_gets_bfloat16_where_it_multiplies_it_fast(
         ([(7, 5)], "float16"),
         ([(9, 0), (7, 0)], "float16"),
         ([(12, 0)], "bfloat16"),
+        ([(6, 1)], "float32"),  # has float16, a 64th as fast
+        ([(9, 0), (6, 0)], "float32"),
         ([], "float32"),
     ],
 )
-def test_a_gpu_gets_bfloat16_from_compute_capability_8_on(capabilities: list[tuple[int, int]], dtype: str) -> None:
+def test_a_gpu_gets_bfloat16_from_compute_capability_8_on_and_float16_from_7_on(
+    capabilities: list[tuple[int, int]], dtype: str
+) -> None:
     assert on_gpus([described(ZEN_3, {}, [capability]) for capability in capabilities]).dtype == dtype
+
+
+def test_an_sae_is_trained_in_float32_where_a_model_runs_in_float16() -> None:
+    told = {
+        capability: for_training(on_gpus([described(ZEN_3, {}, [capability])])) for capability in ((8, 0), (7, 5), (6, 1))
+    }
+    assert {capability: choice.dtype for capability, choice in told.items()} == {
+        (8, 0): "bfloat16",
+        (7, 5): "float32",
+        (6, 1): "float32",
+    }
+    assert told[7, 5].reason == (
+        "a GPU of compute capability 7.5 has no bfloat16, which came with 8.0, and float16 without loss scaling loses small "
+        "gradients"
+    )
+    assert told[6, 1].reason == "a GPU of compute capability 6.1 multiplies neither bfloat16 nor float16 fast"
+
+
+@pytest.mark.parametrize(
+    ("use_gpu", "capability", "bf16"),
+    [(True, (8, 0), True), (True, (7, 5), False), (False, (8, 0), False), ("auto", (8, 0), False)],
+)
+def test_a_plan_without_a_pipeline_is_in_the_precision_of_its_own_device(
+    use_gpu: object, capability: tuple[int, int], bf16: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.precision._cpuinfo", lambda: ZEN_3)
+    monkeypatch.setattr("tasks.precision.gpu_capabilities", lambda: (capability,))
+    assert _bf16(TrainConfig(use_gpu=use_gpu)) == bf16  # type: ignore[arg-type]
 
 
 def test_machines_that_differ_agree_on_float32_which_is_slow_on_none() -> None:
@@ -79,8 +114,12 @@ def test_machines_that_differ_agree_on_float32_which_is_slow_on_none() -> None:
     [
         ({}, [described(ZEN_4, {})], "bfloat16", "bf16"),
         ({}, [described(ZEN_3, {})], "float32", "fp32"),
-        ({}, [described(ZEN_3, {}, [(9, 0)])], "bfloat16", "fp32"),  # harvested on the GPU, trained on the CPU
-        ({"harvest.gpus_per_actor": 0}, [described(ZEN_3, {}, [(9, 0)])], "float32", "fp32"),
+        ({}, [described(ZEN_3, {}, [(9, 0)])], "bfloat16", "bf16"),
+        ({}, [described(ZEN_3, {}, [(7, 5)])], "float16", "fp32"),
+        ({}, [described(ZEN_4, {}, [(7, 0)])], "float16", "bf16"),  # too old for auto to train on it
+        ({"train.use_gpu": False}, [described(ZEN_3, {}, [(9, 0)])], "bfloat16", "fp32"),  # harvested on the GPU
+        ({"train.workers": 4, "train.latent_shards": 2}, [described(ZEN_3, {}, [(9, 0)])], "bfloat16", "fp32"),
+        ({"harvest.gpus_per_actor": 0}, [described(ZEN_3, {}, [(9, 0)])], "float32", "bf16"),
         ({"train.use_gpu": True}, [described(ZEN_3, {}, [(9, 0)]), described(ZEN_3, {})], "bfloat16", "bf16"),
         ({"train.use_gpu": True}, [described(ZEN_4, {}, [(7, 5)])], "float16", "fp32"),
         ({"model.dtype": "float16"}, [described(ZEN_4, {})], "float16", "bf16"),
@@ -96,7 +135,8 @@ def test_the_machines_that_do_a_stage_decide_its_precision(
 
 def test_one_line_says_what_was_chosen_and_why() -> None:
     named = {"model.dtype": "float32", "train.precision": "fp32"}
-    cases = [({}, described(ZEN_3, {})), ({}, described(ZEN_3, {}, [(8, 0)])), (named, described(ZEN_3, {}))]
+    on_cpu = {"train.use_gpu": False}
+    cases = [({}, described(ZEN_3, {})), (on_cpu, described(ZEN_3, {}, [(8, 0)])), (named, described(ZEN_3, {}))]
     assert [settled(_config(settings), [machine])[1] for settings, machine in cases] == [
         "precision: model.dtype float32 and train.precision fp32, since AMD EPYC 7763 multiplies bfloat16 slowly "
         "(no AVX512-BF16, AMX or Arm BF16)",
@@ -177,6 +217,32 @@ def test_gpus_that_are_hidden_from_this_process_do_not_count() -> None:
     assert not visible_gpus({"CUDA_VISIBLE_DEVICES": ""}) and not visible_gpus({"CUDA_VISIBLE_DEVICES": "-1"})
 
 
+@pytest.mark.parametrize(
+    ("told", "built"),
+    [
+        ("cuda: Optional[str] = '13.0'\nhip: Optional[str] = None", True),
+        ("cuda: Optional[str] = None\nhip: Optional[str] = '7.1'", True),
+        ("cuda: Optional[str] = None\nhip: Optional[str] = None", False),
+        ("__version__ = '1.0'", False),
+    ],
+)
+def test_a_torch_that_was_built_for_cpus_uses_no_gpu(told: str, built: bool, tmp_path: Path) -> None:
+    (tmp_path / "version.py").write_text(f"from typing import Optional\n{told}\n")
+    assert built_for_gpus(tmp_path / "version.py") == built
+
+
+def test_the_file_that_is_asked_says_what_torch_says() -> None:
+    import torch
+
+    assert torch_is_built_for_gpus() == (torch.version.cuda is not None or torch.version.hip is not None)
+
+
+def test_of_a_node_those_gpus_count_that_the_cluster_gives_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.precision._cpuinfo", lambda: ZEN_3)
+    monkeypatch.setattr("tasks.precision.gpu_capabilities", lambda: ((9, 0),) * 4)
+    assert [len(machine_of_node(n).gpus) for n in (0, 2, 4)] == [0, 2, 4]
+
+
 def test_this_machine_says_what_it_is() -> None:
     found = this_machine(gpus=False)
     assert found.cpu
@@ -184,10 +250,9 @@ def test_this_machine_says_what_it_is() -> None:
 
 
 def test_the_nodes_of_a_cluster_are_asked(ray_cluster: None) -> None:
-    from flows.resolve import _machine_of_node
     from tasks.ray_cluster import ask_nodes
 
-    assert ask_nodes(_machine_of_node) == [this_machine(gpus=False)]
+    assert ask_nodes(machine_of_node) == [this_machine(gpus=False)]
 
 
 def _config(settings: dict[str, object]) -> PipelineConfig:

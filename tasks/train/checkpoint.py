@@ -48,6 +48,7 @@ def run_to_files(run: Run, latents: ProcessGroup = _ONE) -> dict[str, bytes]:
     data = tensors_to_bytes({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     facts = {
         "step": state.step,
+        "device": run.device,
         "spent": asdict(run.timing),
         "sha256": hashlib.sha256(data).hexdigest(),
         "curve": [asdict(row) for row in run.curve],

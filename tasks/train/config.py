@@ -54,8 +54,8 @@ class TrainConfig(Settings):
     ema_decay: float = Field(0, ge=0, lt=1)
     """Decay per step of a moving average of the weights, which then is the result. 0: the last weights are."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Precision of the encoder's matrix product; master weights are float32. auto: bf16 where the machines that train
-    multiply it fast, else fp32."""
+    """Precision of the encoder's matrix product, and on a GPU of the weights that codes are decoded by; master weights are
+    float32. auto: bf16 where the machines that train multiply it fast, else fp32."""
     seed: Seed = 0
     """Seed of the order of the data, and of the initial weights."""
     init_seed: Seed | None = None
@@ -78,8 +78,9 @@ class TrainConfig(Settings):
     Must divide workers and sae.d_sae; workers / latent_shards of them share the rows of a batch."""
     cpus_per_worker: float = Field(1, ge=LEAST_CPUS, le=4096)
     """CPUs that each worker reserves, and its torch threads."""
-    use_gpu: bool = False
-    """Give each worker a GPU."""
+    use_gpu: Literal["auto", True, False] = "auto"
+    """Give each worker a GPU. auto: where the Ray cluster has GPUs, of compute capability 7.5 or later, by no more workers
+    than GPUs. A run that has begun stays on the kind of device on which it began."""
     checkpoint_every_tokens: int | None = Field(None, ge=1, le=MOST)
     """Tokens between checkpoints. Empty: a tenth of the run."""
     keep_checkpoints: int = Field(2, ge=1, le=1_000_000)
@@ -138,10 +139,19 @@ class TrainConfig(Settings):
         """Fewest processes that a run starts or goes on with."""
         return self.workers if self.min_workers is None else self.min_workers
 
+    @property
+    def on_gpus(self) -> bool:
+        """Whether each worker gets a GPU; ``auto`` is settled where training begins (``tasks.train.device``)."""
+        return self.use_gpu is True
+
     def at_work(self, n_workers: int) -> int:
         """How many of so many processes train: as many as lanes and parts of the latents can be dealt to evenly."""
-        fits = (n for n in range(n_workers, 0, -1) if self.lanes % n == 0 and n % self.latent_shards == 0)
-        return next(fits, n_workers)
+        return self.dealt_evenly(n_workers) or n_workers
+
+    def dealt_evenly(self, most: int) -> int:
+        """The largest number of processes, up to ``most``, that lanes and parts of the latents can be dealt to; 0: none."""
+        fits = (n for n in range(most, 0, -1) if self.lanes % n == 0 and n % self.latent_shards == 0)
+        return next(fits, 0)
 
     @property
     def weights_seed(self) -> int:

@@ -30,6 +30,11 @@ class Run:
     """The steps since the curve's last row."""
     timing: Timing = field(default_factory=Timing)
 
+    @property
+    def device(self) -> str:
+        """The kind of device that steps are taken on (``cpu``, ``cuda``), also of a copy, whose gradients stay there."""
+        return self.state.gradients.flat.device.type
+
 
 class StoppedError(Exception):
     """A worker was told to stop, and all have taken a checkpoint."""

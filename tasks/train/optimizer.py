@@ -53,14 +53,19 @@ def optimizer_step(state: TrainState, plan: Plan, kind: Architecture, by_latent:
         return _norm(square + others.square().sum(), state.gradients, mesh.latents)
 
     mesh.data.barrier()  # nobody reads these weights any more
+    writes_copies = not is_part and backend_for(own.parameters.encoder).copies_weights
     if by_latent is not None and plan.max_grad_norm is None:  # no gradient of these is ever written to memory
-        norm = norm_of(by_latent.adam(own.parameters, own.exp_avg, own.exp_avg_sq, settings))
+        how = replace(settings, copies=state.scratch.copies.to_write) if writes_copies else settings
+        norm = norm_of(by_latent.adam(own.parameters, own.exp_avg, own.exp_avg_sq, how))
     else:
+        writes_copies = False
         if by_latent is not None:
             by_latent.write(own.parameters.W_dec, own.gradients)
         norm = _step_written(own, others, settings, norm_of, plan.max_grad_norm)
     if not state.is_shared or mesh.data.rank == 0:
         _step_others(state, settings)
+    if writes_copies:  # only now: b_dec lies in the same memory as the weights that were copied
+        state.scratch.copies.written(state.parameters)
     if state.is_shared:
         mesh.data.barrier()
     elif is_part:

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, replace
 
-from tasks.precision import here
+from tasks.precision import for_training, here
 from tasks.sae.architectures.registry import architecture, layout
 from tasks.sae.config import SAEConfig
 from tasks.sae.parameters import Layout
@@ -143,7 +143,7 @@ def default_dead_after(sae: SAEConfig, tokens: int) -> int:
 def _bf16(train: TrainConfig) -> bool:
     """Of a pipeline's run this was settled before it began (``flows.resolve``), for all machines alike."""
     if train.precision == "auto":
-        return here("cuda" if train.use_gpu else "cpu").dtype == "bfloat16"
+        return for_training(here("cuda" if train.on_gpus else "cpu")).dtype == "bfloat16"
     return train.precision == "bf16"
 
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -23,6 +24,7 @@ from tasks.train.checkpoint_writer import CheckpointWriter
 from tasks.train.curve import is_spike, spike_told
 from tasks.train.distributed import Spares, TorchMesh
 from tasks.train.finish import close
+from tasks.train.job.ray_device import on_its_device
 from tasks.train.job.ray_job import check_room, supervise, told_to_stop
 from tasks.train.job.stored import drop_forgotten_checkpoints, drop_unusable_snapshot, require_shared
 from tasks.train.loggers import open_loggers
@@ -41,7 +43,8 @@ def train(config: RunSettings, activations: str, out: str, listener: Listener, t
     document each row is from, so that it can be said how well batches are mixed.
 
     Raises:
-        InputError: the cluster is too small, settings disagree with the activations, or the loss is not finite.
+        InputError: the cluster is too small, or has no GPUs to go on with; settings disagree with the activations; or the
+            loss is not finite.
         ArtifactError: the activations are unfinished or damaged.
         SaemillError: workers were lost more often than train.max_failures.
     """
@@ -49,6 +52,7 @@ def train(config: RunSettings, activations: str, out: str, listener: Listener, t
         return
     started = time.perf_counter()
     connect(config.ray)
+    config = replace(config, train=on_its_device(config.train, config.ray, out))
     check_room(config.train)
     tell_mixing(config.train, config.hooks.first, activations, tokens, out)
     drop_unusable_snapshot(out)

@@ -7,10 +7,12 @@ from typing_extensions import override
 
 from tasks.errors import InputError
 from tasks.machine import gib, memory_bytes
+from tasks.machines import machines_of
 from tasks.progress import Listener
 from tasks.stage import Recipe, Stage, StageProgress, Widths
 from tasks.storage.base import ObjectStore
 from tasks.storage.objects import open_store
+from tasks.train.device import trains_on_gpus
 from tasks.train.recipe import training_recipe
 from tasks.train.run_settings import RunSettings
 
@@ -74,7 +76,7 @@ class TrainStage(Stage, name="train", result="sae", folder="saes", version=2, is
 
     def _check_gpus(self) -> None:
         """Refuse training on GPUs that the local cluster will not have; a cluster that is joined says so itself."""
-        if self.settings.ray.address is not None or not self.settings.train.use_gpu:
+        if self.settings.ray.address is not None or not self.settings.train.on_gpus:
             return
         import torch  # takes seconds
 
@@ -96,10 +98,10 @@ class TrainStage(Stage, name="train", result="sae", folder="saes", version=2, is
         Of a cluster that is joined, nothing is known here; with GPUs, it is their memory that counts.
         """
         there, d_sae = memory_bytes(), self.settings.sae.d_sae
-        if self.settings.ray.address is not None or self.settings.train.use_gpu or there is None:
+        if self.settings.ray.address is not None or there is None:
             return
         needed = 3 * 4 * (d_in + d_out + 1) * d_sae
-        if needed > there:
+        if needed > there and not trains_on_gpus(self.settings.train, machines_of(self.settings.ray)):
             raise InputError(
                 f"sae.d_sae is {d_sae:,}, whose weights and Adam's moments take {gib(needed)} at d_in {d_in:,}, "
                 f"but this machine has {gib(there)} of memory. Lower sae.d_sae, or join a cluster (ray.address)."

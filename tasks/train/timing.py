@@ -54,6 +54,7 @@ def accounts(
     product_flop = 2 * rows * plan.layout.d_in * plan.layout.d_sae
     hours = timing.seconds / 3600
     return {
+        "device": torch.device(device).type,
         "training_seconds": timing.seconds,
         "tokens_per_second": tokens / timing.seconds if timing.seconds else None,
         "waiting_share": timing.waiting / timing.seconds if timing.seconds else None,

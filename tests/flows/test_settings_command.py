@@ -50,7 +50,9 @@ def test_every_setting_is_listed_with_its_meaning(saemill: Callable[..., tuple[o
         "choices": [],
         "meaning": "",
     }
-    assert found["train.use_gpu"]["choices"] == ["true", "false"]
+    assert found["harvest.drop_first_position"]["choices"] == ["true", "false"]
+    assert found["train.use_gpu"]["choices"] == ["auto", "true", "false"]
+    assert found["train.use_gpu"]["kind"] == "auto or true or false"
     assert "topk" in found["sae.arch"]["choices"]
 
 
@@ -70,7 +72,7 @@ def test_a_group_or_one_setting_is_listed_a_line_each(saemill: Callable[..., tup
     [
         (["run", "--set", "sae.d_"], {"sae.d_in=", "sae.d_sae="}),
         (["run", "--set", "sae.arch=top"], {"sae.arch=topk"}),
-        (["run", "--set", "train.use_gpu="], {"train.use_gpu=true", "train.use_gpu=false"}),
+        (["run", "--set", "train.use_gpu="], {f"train.use_gpu={value}" for value in ("auto", "true", "false")}),
         (["status", "configs/to"], {"configs/toy.yaml"}),
         (["run", "conf"], {"configs/"}),
         (["settings", "sw"], {"sweep"}),

@@ -17,6 +17,8 @@ from tasks.progress import Progress, silent
 from tasks.sae import load
 from tasks.sae.mesh import OneProcess
 from tasks.storage.artifacts import read_manifest
+from tasks.storage.objects import open_store
+from tasks.train.checkpoint import write_run
 from tasks.train.worker import Worker
 from tests.composed import run_settings, train
 from tests.kills.processes import CONTROLLER, titled
@@ -45,7 +47,9 @@ def test_two_workers_train_the_sae_of_one_and_write_it_whole(_shared, tiny_run, 
     assert manifest is not None
     assert set(manifest["objects"]) == {"sae.safetensors", "config.json", "curve.parquet"}
     assert pq.read_table(f"{out}/curve.parquet")["tokens"].to_pylist()[-1] == 1280
-    assert json.loads(Path(out, "run.json").read_text())["tokens_per_second"] > 0
+    run = json.loads(Path(out, "run.json").read_text())
+    assert run["tokens_per_second"] > 0
+    assert run["device"] == ("cuda" if torch.cuda.is_available() else "cpu")
     assert (heard[-1].done, heard[-1].total) == (1280, 1280)
     assert set(heard[-1].numbers) == {"loss", "fvu", "l0", "dead_fraction", "lr", "waiting"}
 
@@ -102,6 +106,23 @@ def test_gpus_that_the_cluster_does_not_have_are_refused_at_once(_shared, tiny_r
     config, activations = tiny_run(use_gpu=True)
     with pytest.raises(InputError, match=r"train\.use_gpu is on.*has 0 GPUs"):
         train(config, activations, str(tmp_path / "saes"), silent)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has GPUs")
+def test_a_run_that_began_on_gpus_goes_on_without_them_only_where_that_is_said(_shared, tiny_run, tmp_path, caplog):
+    config, activations = tiny_run()
+    out = tmp_path / "saes"
+    begun = Worker(run_settings(config), activations, str(out), OneProcess())
+    begun.train(on_checkpoint=lambda run: write_run(run, open_store(str(out)), "checkpoints/", keep=1))
+    for facts in out.glob("checkpoints/step-*/state.json"):
+        facts.write_text(facts.read_text().replace('"device": "cpu"', '"device": "cuda"'))
+    with pytest.raises(InputError, match=r"This training began on GPUs, but the Ray cluster has 0"):
+        train(config, activations, str(out), silent)
+    said, _ = tiny_run(use_gpu=False)
+    with caplog.at_level("INFO", "tasks.train.job.ray_device"):
+        train(said, activations, str(out), silent)
+    assert "training: on CPUs from here, as train.use_gpu says; up to its last checkpoint it was on GPUs" in caplog.text
+    assert read_manifest(str(out)) is not None
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_its_step_and_without_restarts(_shared, tiny_run, tmp_path):

@@ -15,6 +15,7 @@ from tasks.sae.mesh import Mesh
 from tasks.sae.ops import SparseCodes
 from tasks.sae.parameters import Parameters
 from tasks.sae.scaling import Folding, Scaling, Weights
+from tasks.sae.weight_copies import WeightCopies
 
 
 @dataclass(slots=True)
@@ -22,6 +23,7 @@ class Scratch:
     """Large buffers kept from step to step: glibc maps and unmaps blocks above 32 MiB at every allocation."""
 
     buffers: dict[str, Tensor] = field(default_factory=dict)
+    copies: WeightCopies = field(default_factory=WeightCopies)
     most_rows: int | None = None
     """Rows that go through a step's largest products at once, learnt by running out of memory; None before that."""
 

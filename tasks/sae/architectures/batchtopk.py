@@ -17,7 +17,7 @@ from tasks.sae.architectures.names import Description
 from tasks.sae.architectures.pre_activations import PreActivations, Selection
 from tasks.sae.architectures.selection_step import selected_gradients
 from tasks.sae.config import SAEConfig
-from tasks.sae.kernels.backend import ByLatent
+from tasks.sae.kernels.backend import ByLatent, SelectsOfBatch
 from tasks.sae.kernels.dispatch import backend_for
 from tasks.sae.kernels.types import Entries
 from tasks.sae.latent_parallel import all_reduced, largest_of_batch
@@ -93,9 +93,15 @@ def _largest(
 ) -> list[Entries]:
     """Of the ``count`` largest positive pre-activations of all rows, those of this worker's latents; after them the others.
 
-    Whatever exceeds a level somewhat below the running threshold is looked at first; only if that is too little, which
-    happens in the first steps, the level is lowered. The result does not depend on the levels, but for ties.
+    A worker that is alone finds them at once, where its backend does and memory has room. Else whatever exceeds a level
+    somewhat below the running threshold is looked at first; only if that is too little, which happens in the first steps,
+    the level is lowered. The result does not depend on the way, but for ties.
     """
+    backend = pre_acts.backend
+    if isinstance(backend, SelectsOfBatch) and mesh.data.world_size * mesh.latents.world_size == 1:
+        at_once = pre_acts.select_at_once([lambda rows: backend.select_of_batch(rows, count, dtype), *others])
+        if at_once:
+            return at_once
     level = float(threshold) * _MARGIN or _likely_level(pre_acts, count, mesh)
     above, *rest = pre_acts.select([_above(level, dtype), *others])
     while True:
@@ -125,9 +131,8 @@ def _follow(threshold: Tensor, kept: Entries, latents: ProcessGroup) -> None:
     """Move the running mean towards the smallest activation that was kept."""
     smallest = torch.cat([kept.values.to(threshold), torch.full_like(threshold, torch.inf)]).min()
     smallest = latents.all_gather([smallest[None]])[0].min()
-    if bool(smallest.isinf()):
-        return
-    threshold.copy_(torch.where(threshold > 0, threshold.lerp(smallest, THRESHOLD_RATE), smallest))
+    followed = torch.where(threshold > 0, threshold.lerp(smallest, THRESHOLD_RATE), smallest)
+    threshold.copy_(torch.where(smallest.isinf(), threshold, followed))  # nothing is asked of a GPU, which works meanwhile
 
 
 ARCHITECTURE = BatchTopK()

@@ -8,6 +8,8 @@ from torch import Tensor
 from tasks.sae.architectures.affine import pre_activations
 from tasks.sae.architectures.base import StepBatch
 from tasks.sae.architectures.row_blocks import in_blocks
+from tasks.sae.kernels.backend import Backend
+from tasks.sae.kernels.dispatch import backend_for
 from tasks.sae.kernels.types import Entries, joined_entries
 from tasks.sae.parameters import Parameters
 
@@ -33,6 +35,21 @@ class PreActivations:
     def d_own(self) -> int:
         """Number of this worker's latents."""
         return len(self._parameters.encoder)
+
+    @property
+    def backend(self) -> Backend:
+        """That which selects from them."""
+        return backend_for(self._x.new_empty(0, dtype=self.dtype))
+
+    def select_at_once(self, selections: Sequence[Selection]) -> list[Entries]:
+        """What each selection finds that has to see all rows together; nothing where memory has no room for these.
+
+        Raises:
+            InputError: there is no memory for a single row.
+        """
+        return in_blocks(
+            self.n, self._batch.scratch, lambda blocks: self._selected(blocks, selections) if len(blocks) == 1 else []
+        )
 
     def select(self, selections: Sequence[Selection]) -> list[Entries]:
         """What each selection finds in all rows. Those that are made together need the product of a block once.

@@ -55,7 +55,8 @@ def selected_gradients(
     entries, dead = _selected(config, PreActivations(parameters, x, batch), batch, parameters, latents, select)
     target = rest_to_rebuild(parameters, *(row_shard(rows, latents) for rows in (x, y)))
     weight = x.new_full((len(bounds),), 1 / (len(bounds) * y.numel() * mesh.data.world_size))
-    rows = decode_on_mesh(target, Coded(entries, parameters.W_dec, bounds), weight, mesh, pull=False)
+    W_dec = _decoder(parameters, batch, mesh)
+    rows = decode_on_mesh(target, Coded(entries, W_dec, bounds), weight, mesh, pull=False)
     if mesh.data.world_size > 1:
         dead = None if dead is None else all_gather_entries(mesh.data, dead)
         x, _ = batch.rows(mesh.data.all_gather([batch.raw])[0], d_in)
@@ -63,13 +64,24 @@ def selected_gradients(
     write_rest(out, rows, x)
     loss = (rows.squared_error.to(weight.dtype) * weight).sum()
     if dead is not None:
-        revival, part = _revival(config, parameters, rows, dead, x, mesh)
+        revival, part = _revival(config, W_dec, rows, dead, x, mesh)
         loss = loss + revival
         parts.append(part)
     fired = torch.zeros(d_own, dtype=torch.bool, device=x.device)
     fired[entries.latents.long()] = True
     sums = StepSums(len(x), loss, rows.squared_error[-1].to(loss.dtype), rows.n_entries.to(loss.dtype), fired)
     return sums, backend_for(x).by_latent(parts, optimizer_shard(mesh.data, d_own))
+
+
+def _decoder(parameters: Parameters, batch: StepBatch, mesh: Mesh) -> Tensor:
+    """What rows are decoded by: in bfloat16 where that is at hand, since the values were rounded to it too.
+
+    Of several workers each updates a part of the weights, and has no copy of the others'.
+    """
+    is_alone = mesh.data.world_size * mesh.latents.world_size == 1
+    if batch.bf16 and is_alone and backend_for(parameters.W_dec).copies_weights:
+        return batch.scratch.copies.decoder(parameters)
+    return parameters.W_dec
 
 
 def _selected(
@@ -101,12 +113,12 @@ def _dead_selection(dead: Tensor, aux_k: int, dtype: torch.dtype) -> Selection:
 
 
 def _revival(
-    config: SAEConfig, parameters: Parameters, rows: DecodedRows, dead: Entries, x: Tensor, mesh: Mesh
+    config: SAEConfig, W_dec: Tensor, rows: DecodedRows, dead: Entries, x: Tensor, mesh: Mesh
 ) -> tuple[Tensor, Part]:
     """AuxK: dead latents rebuild the residual, with a loss relative to its size; the residual is a constant to it."""
     size = rows.squared_error[-1]
     weight = torch.where(size > 0, config.aux_coefficient / size, 0.0).to(x.dtype).reshape(1)
-    bounds = (len(parameters.W_dec),)
-    again = decode_on_mesh(rows.residual(), Coded(dead, parameters.W_dec, bounds), weight, mesh, pull=False)
+    bounds = (len(W_dec),)
+    again = decode_on_mesh(rows.residual(), Coded(dead, W_dec, bounds), weight, mesh, pull=False)
     loss = (again.squared_error.to(weight.dtype) * weight).sum()
     return loss, Part(dead, again.d_values, again.output_gradient, x, bounds)

@@ -36,11 +36,25 @@ class ByLatent(Protocol):
 
 
 @runtime_checkable
+class SelectsOfBatch(Protocol):
+    """A backend that finds the largest of a whole batch at once, and not by guesses at their level, which ask the device."""
+
+    def select_of_batch(self, pre_acts: Float[Tensor, "n d_sae"], count: int, dtype: torch.dtype) -> Entries:
+        """The positive ones among the ``count`` largest pre-activations of all rows, in ``dtype``; a NaN is the largest.
+
+        Of equal ones those of the first rows are chosen, and in a row those of the first latents.
+        """
+        ...
+
+
+@runtime_checkable
 class Backend(Protocol):
     """One implementation of the operations that a training step needs at active latents."""
 
     name: str
     """As tests and logs call it."""
+    copies_weights: bool = False
+    """Whether ``ByLatent.adam`` writes ``AdamStep.copies``, for products and decoding in bfloat16."""
 
     def takes(self, device: str, dtype: torch.dtype) -> bool:
         """Whether the operations run on tensors of this kind of device (``cpu``, ``cuda``) and this precision."""

@@ -153,6 +153,16 @@ class AddedGradients:
 NOTHING_ADDED = AddedGradients()
 
 
+class Copies(NamedTuple):
+    """Where an update puts weights in bfloat16 beside the weights themselves; None: nowhere."""
+
+    encoder: Tensor | None = None
+    W_dec: Tensor | None = None
+
+
+NO_COPIES = Copies()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdamStep:
     """Settings of one update by Adam (https://arxiv.org/abs/1412.6980), as ``torch.optim.Adam`` takes it."""
@@ -164,3 +174,5 @@ class AdamStep:
     """Number of this update, the first being 1."""
     unit_norm: bool = False
     """Hold decoder rows at norm 1: the gradient's part along each row is dropped first, the row renormalised after."""
+    copies: Copies = NO_COPIES
+    """Of all latents, written by a backend that ``copies_weights`` where their gradients are nowhere in memory."""

@@ -44,7 +44,7 @@ def check_room(settings: TrainConfig) -> None:
             f"{name} is {least} with {settings.cpus_per_worker:g} CPUs each (train.cpus_per_worker), "
             f"but the Ray cluster has {there:g} CPUs. Lower one of them, or raise ray.num_cpus."
         )
-    if settings.use_gpu and least > cluster_gpus():
+    if settings.on_gpus and least > cluster_gpus():
         raise InputError(
             f"train.use_gpu is on and {name} is {least}, but the Ray cluster has {cluster_gpus():g} GPUs. "
             f"Lower {name} or turn train.use_gpu off."

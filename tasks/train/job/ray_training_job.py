@@ -160,12 +160,12 @@ def _trainer(part: dict[str, Any], config: RunSettings, out: str) -> LeanTrainer
         _do,
         can_grow=not is_own,
         train_loop_config=part,
-        backend_config=ProcessGroupConfig("nccl" if settings.use_gpu else "gloo", is_one_machine=is_own),
+        backend_config=ProcessGroupConfig("nccl" if settings.on_gpus else "gloo", is_one_machine=is_own),
         scaling_config=ray.train.ScalingConfig(
             num_workers=settings.workers if settings.min_workers is None else (settings.min_workers, settings.workers),
             elastic_resize_monitor_interval_s=_RESIZE_S,
-            use_gpu=settings.use_gpu,
-            resources_per_worker={"CPU": settings.cpus_per_worker} | ({"GPU": 1} if settings.use_gpu else {}),
+            use_gpu=settings.on_gpus,
+            resources_per_worker={"CPU": settings.cpus_per_worker} | ({"GPU": 1} if settings.on_gpus else {}),
         ),
         run_config=ray.train.RunConfig(
             name=CHECKPOINTS,

@@ -20,6 +20,7 @@ from tasks.sae.mesh import OneProcess
 from tasks.storage.artifacts import read_manifest
 from tasks.train.curve import is_spike, spike_told
 from tasks.train.finish import close
+from tasks.train.job.ray_device import on_its_device
 from tasks.train.job.ray_job import check_room, supervise, told_to_stop
 from tasks.train.job.stored import drop_unusable_snapshot
 from tasks.train.loggers import open_loggers
@@ -61,7 +62,7 @@ def train_sweep(
     files, ``tokens`` as in ``train``.
 
     Raises:
-        InputError: the cluster is too small, or settings disagree with the activations.
+        InputError: the cluster is too small, or has no GPUs to go on with; or settings disagree with the activations.
         ArtifactError: the activations are unfinished or damaged.
         SaemillError: workers were lost more often than train.max_failures.
     """
@@ -70,6 +71,7 @@ def train_sweep(
     if not targets:
         return
     connect(config.ray)
+    config = replace(config, train=on_its_device(config.train, config.ray, *(target.out for target in targets)))
     d_in, d_out = (open_split(activations, hooks, "train").d_in for hooks in (config.hooks.inputs, config.hooks.outputs))
     needed = [state_bytes(target.config.sae, d_in, d_out) for target in targets]
     packs = packed([target.config.sae.d_sae * (d_in + d_out) for target in targets], config.train.workers)

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from tasks.sae.architectures.names import NAMES
 from tasks.sae.config import SAEConfig
-from tasks.sae.kernels.backend import Backend
+from tasks.sae.kernels.backend import Backend, SelectsOfBatch
 from tasks.sae.kernels.dispatch import backend_for
 from tasks.sae.kernels.torch_reference import TorchBackend
-from tasks.sae.kernels.types import AdamStep, AddedGradients, Coded, Entries, Part
+from tasks.sae.kernels.types import AdamStep, AddedGradients, Coded, Copies, Entries, Part
 from tasks.sae.mesh import OneProcess
 from tasks.sae.parameters import Layout, Parameters, view
 from tasks.sae.scaling import Scaling
@@ -33,7 +33,8 @@ STEPS = 200
 def part(options: argparse.Namespace) -> gpu.Part:
     device = torch.device(options.device)
     ops = backend_for(torch.empty(0, device=device))
-    rows = [*_selection(ops, device), *_sums(ops, device), *_architectures(device, 20 if options.quick else STEPS)]
+    checks = [*_selection(ops, device), *_sums(ops, device), *_copies(ops, device)]
+    rows = [*checks, *_architectures(device, 20 if options.quick else STEPS)]
     worst = max(row["error"] for row in rows if row["most"] != "")
     wrong = [row for row in rows if row["most"] != "" and not row["error"] <= row["most"]]
     return gpu.Part({"kernels_wrong": len(wrong), "kernels_worst_error": worst}, rows)
@@ -62,6 +63,9 @@ def _selection(ops: Backend, device: torch.device) -> Iterator[dict[str, Any]]:
             for k in (1, 32, 500, width):
                 ours, theirs = ops.select_top_k(given, k, torch.float32), reference.select_top_k(rows, k, torch.float32)
                 yield _row(ops.name, f"top {k}", case, _differing(ours, theirs), 0.0)
+            for count in (1, 32 * len(rows), rows.numel()) if isinstance(ops, SelectsOfBatch) else ():
+                ours = ops.select_of_batch(given, count, torch.float32)
+                yield _row(ops.name, f"{count} of the batch", case, _differing_of_batch(ours, rows, count), 0.0)
             for columns in (torch.arange(0, width, 7), torch.arange(0)):
                 ours = ops.select_columns(given, columns.to(device), 20, torch.float32)
                 theirs = reference.select_columns(rows, columns, 20, torch.float32)
@@ -77,6 +81,17 @@ def _differing(ours: Entries, theirs: Entries) -> float:
     """Number of rows with other values, or with NaN in one of both only."""
     found = [[_sorted(entries, r) for r in range(entries.n)] for entries in (ours, theirs)]
     return float(sum(a != b for a, b in zip(*found, strict=True)))
+
+
+def _differing_of_batch(ours: Entries, rows: Tensor, count: int) -> float:
+    """Whether other numbers of the rows were chosen than come first when all are sorted, equal ones in their order."""
+    order = rows.flatten().sort(descending=True, stable=True).indices[:count]
+    expected = order[~(rows.flatten()[order] <= 0)].sort().values
+    places = ours.rows.long() * rows.shape[1] + ours.latents
+    same = torch.equal(places.cpu(), expected) and torch.equal(
+        ours.values.cpu().nan_to_num(-1), rows.flatten()[expected].nan_to_num(-1)
+    )
+    return float(not same)
 
 
 def _sorted(entries: Entries, row: int) -> list[float]:
@@ -105,6 +120,25 @@ def _sums(ops: Backend, device: torch.device) -> Iterator[dict[str, Any]]:
             error = float((found.double().cpu() - expected).norm() / expected.norm())
             yield _row(ops.name, what, case, error)
             yield _row(ops.name, f"{what} again", case, float(not torch.equal(found, again[what])), 0.0)
+
+
+def _copies(ops: Backend, device: torch.device) -> Iterator[dict[str, Any]]:
+    """How many numbers of the copies that an update writes are not those of the weights."""
+    if not ops.copies_weights:
+        return
+    coded, parameters, x, target = entries_and_rows()
+    layout = Layout(D_IN, D_SAE, D_OUT)
+    state = [view((parameters.flat * by).abs().float().to(device), layout) for by in (1.0, 0.1, 0.1)]
+    entries = Entries(coded.values.float().to(device), coded.latents.to(device), coded.start.to(device))
+    part = Part(entries, None, target.float().to(device), x.float().to(device), (D_SAE,))
+    weights = state[0].encoder, state[0].W_dec
+    copies = Copies(*(torch.full_like(tensor, torch.nan, dtype=torch.bfloat16) for tensor in weights))
+    settings = AdamStep(lr=1e-2, betas=(0.9, 0.99), eps=1e-8, step=3, unit_norm=True, copies=copies)
+    ops.by_latent([part], (0, D_SAE)).adam(*state, settings)
+    wrong = sum(
+        int((copy != tensor.bfloat16()).sum()) for copy, tensor in zip(copies, weights, strict=True) if copy is not None
+    )
+    yield _row(ops.name, "copies in bfloat16", "after Adam", float(wrong), 0.0)
 
 
 def _results(ops: Backend, device: torch.device, dtype: torch.dtype, bounds: tuple[int, ...]) -> dict[str, Tensor]:

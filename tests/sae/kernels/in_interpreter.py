@@ -1,23 +1,27 @@
 """What the Triton backend alone promises, by its interpreter; ``test_triton.py`` runs this file in a process of its own."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
 from tasks.sae.config import SAEConfig
 from tasks.sae.kernels import dispatch
-from tasks.sae.kernels.backend import Backend
+from tasks.sae.kernels.backend import Backend, SelectsOfBatch
 from tasks.sae.kernels.torch_reference import TorchBackend
-from tasks.sae.kernels.triton import BACKEND, grouping
-from tasks.sae.kernels.types import AdamStep, AddedGradients, Entries, Part
+from tasks.sae.kernels.triton import BACKEND, grouping, select
+from tasks.sae.kernels.triton.backend import TritonBackend
+from tasks.sae.kernels.types import AdamStep, AddedGradients, Copies, Entries, Part
 from tasks.sae.mesh import OneProcess
 from tasks.sae.parameters import Layout, Parameters, view
 from tasks.sae.scaling import Scaling
+from tasks.sae.weight_copies import WeightCopies
 from tasks.train.config import TrainConfig
 from tasks.train.plan import plan
 from tasks.train.step import train_step
 from tasks.train.train_state import initial_state
-from tests.sae.kernels.problems import assert_close, by_row
+from tests.sae.kernels.problems import PRECISIONS, assert_close, by_row
 
 CHUNK = 16
 N, D_SAE, D_IN, D_OUT = 2 * CHUNK + 9, 9, 5, 7
@@ -73,6 +77,41 @@ def test_the_same_bits_come_again() -> None:
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("names", [("encoder",), ("encoder", "W_dec")])
+def test_an_update_writes_copies_in_bfloat16_of_all_latents(names: tuple[str, ...]) -> None:
+    part = skewed()  # latents of no, one and several chunks
+    entries = Entries(part.entries.values.float(), part.entries.latents, part.entries.start)
+    part = Part(entries, None, part.output_gradient.float(), part.x.float(), part.bounds)
+    state = [view(parameters(seed).flat.float(), Layout(D_IN, D_SAE, D_OUT)) for seed in (5, 6, 7)]
+    copies = Copies(**{name: torch.full_like(getattr(state[0], name), torch.nan, dtype=torch.bfloat16) for name in names})
+    settings = AdamStep(lr=0.1, betas=(0.9, 0.99), eps=1e-8, step=3, unit_norm=True, copies=copies)
+    BACKEND.by_latent([part], (0, D_SAE)).adam(*state, settings)
+    for name in names:
+        assert torch.equal(getattr(copies, name), getattr(state[0], name).bfloat16())
+
+
+@pytest.mark.parametrize(("arch", "settings"), [("topk", {}), ("matryoshka", {}), ("topk", {"max_grad_norm": 0.5})])
+def test_a_step_in_bfloat16_reads_copies_of_what_the_weights_are(
+    arch: str, settings: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "_chosen", lambda device, dtype: BACKEND)
+    found: list[tuple[bool, bool]] = []
+    of = WeightCopies._of
+
+    def noted(self: WeightCopies, name: str, weights: Tensor) -> Tensor:
+        before = self._at.get(name)
+        copy = of(self, name, weights)
+        found.append((before == self._at[name], torch.equal(copy, weights.bfloat16())))
+        return copy
+
+    monkeypatch.setattr(WeightCopies, "_of", noted)
+    trained(arch, precision="bf16", **settings)
+    assert all(is_copy for _, is_copy in found)
+    was_written = [written for written, _ in found]
+    assert was_written == ([False, False, True, True] if not settings else [False] * 4), "encoder, W_dec, and again"
+
+
 def test_columns_beyond_65536_are_selected_as_any_other() -> None:
     pre_acts = -torch.rand(1, 66_000, generator=torch.Generator().manual_seed(0))
     pre_acts[0, [5, 65_535, 65_536, 65_999]] = torch.tensor([1.0, 3.0, 2.0, 4.0])
@@ -93,19 +132,91 @@ def test_where_candidates_have_no_room_the_row_is_looked_at_again(k: int, width:
     assert list(ties.values()) == [0.5] * min(k, width // 2)
 
 
-@pytest.mark.parametrize("arch", ["topk", "matryoshka"])
+def of_batch(pre_acts: Tensor, count: int) -> list[dict[int, float]]:
+    """By definition: of all rows sorted together, in which equals stay in their order, the first that are positive."""
+    width = pre_acts.shape[1]
+    order = pre_acts.double().flatten().sort(descending=True, stable=True).indices[:count].tolist()
+    found = [dict[int, float]() for _ in pre_acts]
+    for place in order:
+        number = float(pre_acts[place // width, place % width])
+        if not number <= 0:
+            found[place // width][place % width] = number
+    return found
+
+
+@pytest.mark.parametrize("dtype", PRECISIONS)
+@pytest.mark.parametrize("levels", [2, 100_000])  # many equal numbers, and few
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.3, 1.0])  # one number, some, more than one digit tells apart, all
+def test_the_largest_of_a_batch_are_those_of_the_definition(dtype: torch.dtype, levels: int, share: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    pre_acts = (torch.randint(-levels, levels + 1, (3, 1100), generator=generator) / levels).to(dtype)
+    pre_acts[1] = -1.0  # a row without any
+    count = max(1, int(share * pre_acts.numel()))
+    entries = BACKEND.select_of_batch(pre_acts, count, torch.float64)
+    assert by_row(entries) == of_batch(pre_acts, count)
+    assert entries.latents.dtype == torch.int32
+    assert all(latents == sorted(latents) for latents in ([*row] for row in by_row(entries)))
+
+
+@pytest.mark.parametrize("dtype", PRECISIONS)
+def test_the_largest_of_a_batch_among_numbers_that_are_not_like_others(dtype: torch.dtype) -> None:
+    special = [0.0, -0.0, torch.inf, -torch.inf, 1e-38, -1e-38, 1.0, 1.0, 3.0, torch.nan]
+    pre_acts = torch.tensor([special[:5], special[5:]]).to(dtype)
+    (first, second) = by_row(BACKEND.select_of_batch(pre_acts, 3, torch.float32))
+    assert (first, list(second)) == ({2: torch.inf}, [3, 4])
+    assert second[3] == 3.0
+    assert second[4] != second[4], "a NaN, the largest of all"
+    counts = [BACKEND.select_of_batch(pre_acts, count, torch.float32).start.tolist() for count in (0, 1, 4, 6, 10)]
+    assert counts == [[0, 0, 0], [0, 0, 1], [0, 1, 4], [0, 2, 6], [0, 2, 6]]
+    kept = by_row(BACKEND.select_of_batch(pre_acts, 4, torch.float32))[1]
+    assert [*kept] == [1, 3, 4], "of the two ones the first"
+    assert len(BACKEND.select_of_batch(pre_acts[:0], 5, torch.float32).values) == 0
+    assert len(BACKEND.select_of_batch(-pre_acts[:1, :2], 2, torch.float32).values) == 0
+
+
+def test_a_look_at_many_numbers_is_shared_by_some_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    pre_acts = torch.rand(5, 1100, generator=torch.Generator().manual_seed(0)).bfloat16()
+    alone = BACKEND.select_of_batch(pre_acts, 777, torch.float32)
+    monkeypatch.setattr(select, "_PROGRAMS", 4)  # 6 blocks: of two each, and one program less
+    assert by_row(BACKEND.select_of_batch(pre_acts, 777, torch.float32)) == by_row(alone) == of_batch(pre_acts, 777)
+
+
+def test_batchtopk_takes_the_largest_of_its_batch_at_once_only_where_all_rows_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(BACKEND, SelectsOfBatch)
+    assert not isinstance(TorchBackend(), SelectsOfBatch)
+    counts: list[int] = []
+    at_once = TritonBackend.select_of_batch
+
+    def noted(self: TritonBackend, pre_acts: Tensor, count: int, dtype: torch.dtype) -> Entries:
+        counts.append(count)
+        return at_once(self, pre_acts, count, dtype)
+
+    monkeypatch.setattr(dispatch, "_chosen", lambda device, dtype: BACKEND)
+    monkeypatch.setattr(TritonBackend, "select_of_batch", noted)
+    whole, blocks = trained("batchtopk", n_steps=1), trained("batchtopk", n_steps=1, most_rows=5)
+    assert counts == [3 * 16], "of the first, but not of that in blocks"
+    assert_close(blocks, whole, 1e-5)
+
+
+@pytest.mark.parametrize("arch", ["topk", "batchtopk", "matryoshka"])
 def test_training_goes_the_way_that_it_goes_in_plain_torch(arch: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = torch.randn(2, 16, 6, generator=torch.Generator().manual_seed(0))
     found = []
     for backend in (BACKEND, TorchBackend()):
         monkeypatch.setattr(dispatch, "_chosen", lambda device, dtype, backend=backend: backend)
-        config = SAEConfig(arch=arch, d_in=6, d_sae=16, k=3)
-        train = TrainConfig(tokens=16 * 1000, batch_tokens=16, dead_after_tokens=16, precision="fp32")
-        resolved = plan(config, train, 6)
-        state = initial_state(resolved, rows[0])
-        state.silent[:4] = 100  # these are dead
-        before = state.parameters.flat.clone()
-        for batch in rows:
-            train_step(state, batch, resolved, Scaling(torch.zeros(6), torch.ones(6)), OneProcess())
-        found.append(state.parameters.flat - before)
+        found.append(trained(arch))
     assert_close(found[0], found[1], 1e-4)
+
+
+def trained(arch: str, n_steps: int = 2, most_rows: int | None = None, **settings: Any) -> Tensor:
+    """The change of all weights in some steps, with dead latents; ``most_rows`` of a step at once."""
+    rows = torch.randn(n_steps, 16, 6, generator=torch.Generator().manual_seed(0))
+    config = SAEConfig(arch=arch, d_in=6, d_sae=16, k=3)
+    train = TrainConfig(**{"tokens": 16 * 1000, "batch_tokens": 16, "dead_after_tokens": 16, "precision": "fp32"} | settings)
+    resolved = plan(config, train, 6)
+    state = initial_state(resolved, rows[0])
+    state.silent[:4] = 100  # these are dead
+    state.scratch.most_rows = most_rows
+    before = state.parameters.flat.clone()
+    for batch in rows:
+        train_step(state, batch, resolved, Scaling(torch.zeros(6), torch.ones(6)), OneProcess())
+    return state.parameters.flat - before

@@ -15,9 +15,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tasks.sae.kernels.backend import Backend
+from tasks.sae.kernels.backend import Backend, SelectsOfBatch
 from tasks.sae.kernels.torch_reference import TorchBackend
-from tasks.sae.kernels.types import AdamStep, Coded
+from tasks.sae.kernels.types import NO_COPIES, AdamStep, Coded, Copies
 from tests.conftest import ROOT
 from tests.sae.kernels.problems import INTERPRETED, problem
 from tests.sampled import sampled
@@ -70,6 +70,10 @@ def test_every_kernel_compiles_for_a_card(launches: list[Launch]) -> None:
     names = {kernel.fn.__name__ for kernel, _, _ in launches}
     assert names == {
         "top_of_rows",
+        "count_digits",
+        "settle_digit",
+        "count_reaching",
+        "write_reaching",
         "count_above",
         "write_above",
         "decode_and_compare",
@@ -86,6 +90,8 @@ def take_all_steps(backend: Backend) -> None:
     """What a step on bfloat16 pre-activations asks for, with one prefix and with several."""
     for dtype in (torch.bfloat16, torch.float32):
         backend.select_top_k(torch.zeros(2, 3000, dtype=dtype), 32, torch.float32)
+        if isinstance(backend, SelectsOfBatch):
+            backend.select_of_batch(torch.zeros(2, 3000, dtype=dtype), 64, torch.float32)
     backend.select_columns(torch.zeros(2, 3000, dtype=torch.bfloat16), torch.arange(9), 4, torch.float32)
     backend.select_above(torch.zeros(2, 3000, dtype=torch.bfloat16), 0.5, torch.float32)
     at = problem(TorchBackend(), "cpu", torch.float32)
@@ -94,9 +100,11 @@ def take_all_steps(backend: Backend) -> None:
     backend.decode_rows(at.target, replace(coded, bounds=(len(at.W_dec),)), at.weight[:1], pull=False)
     backend.decode_groups(coded)
     backend.by_latent([at.part], (0, len(at.W_dec))).write(at.W_dec, at.parameters())
-    backend.by_latent([replace(at.part, d_values=None)], (0, len(at.W_dec))).adam(
-        *at.state(), AdamStep(lr=0.1, betas=(0.9, 0.99), eps=1e-8, step=1, unit_norm=True)
-    )
+    copies = Copies(*(torch.empty_like(weights, dtype=torch.bfloat16) for weights in (at.parameters().encoder, at.W_dec)))
+    backend.decode_rows(at.target, Coded(at.part.entries, at.W_dec.bfloat16(), at.part.bounds), at.weight, pull=False)
+    for chosen in (NO_COPIES, copies):
+        settings = AdamStep(lr=0.1, betas=(0.9, 0.99), eps=1e-8, step=1, unit_norm=True, copies=chosen)
+        backend.by_latent([replace(at.part, d_values=None)], (0, len(at.W_dec))).adam(*at.state(), settings)
 
 
 def machine_code(kernel: Any, arguments: dict[str, Any], num_warps: int) -> bytes:

@@ -23,6 +23,7 @@ class TritonBackend(TorchBackend):
     """
 
     name = "triton"
+    copies_weights = True
 
     @override
     def takes(self, device: str, dtype: torch.dtype) -> bool:
@@ -43,6 +44,10 @@ class TritonBackend(TorchBackend):
         self, pre_acts: Float[Tensor, "n d_sae"], level: float | Float[Tensor, "d_sae"], dtype: torch.dtype
     ) -> Entries:
         return select.above(pre_acts, level, dtype)
+
+    def select_of_batch(self, pre_acts: Float[Tensor, "n d_sae"], count: int, dtype: torch.dtype) -> Entries:
+        """As ``SelectsOfBatch`` has it."""
+        return select.of_batch(pre_acts, count, dtype)
 
     @override
     def decode_rows(

@@ -4,7 +4,7 @@ First the decoder's, which also gives each entry's ``d_value`` where it is still
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -33,6 +33,8 @@ class _Target:
     squares: Tensor | None = None
     """Gets the squared norm of each latent's gradient where Adam's step is taken."""
     unit_norm: bool = False
+    copy: Tensor | None = None
+    """Gets the bits of the updated weights in bfloat16, as int16."""
 
 
 class ChunkedByLatent(ByLatent):
@@ -56,13 +58,15 @@ class ChunkedByLatent(ByLatent):
         numbers, dtype = _adam(settings, W_dec), accumulator_dtype(W_dec)
         squares, d_bias = torch.empty(2, len(b_enc), dtype=dtype, device=b_enc.device), torch.empty_like(b_enc)
 
-        def updated(weights: Tensor, first: Tensor, second: Tensor, square: Tensor, *, unit_norm: bool = False) -> _Target:
+        def updated(weights: Tensor, first: Tensor, second: Tensor, square: Tensor, copy: Tensor | None) -> _Target:
             moments = {"exp_avg": first, "exp_avg_sq": second}
-            return _Target(out=weights, weights=weights, **moments, adam=numbers, squares=square, unit_norm=unit_norm)
+            bits = None if copy is None else copy.view(torch.int16)
+            return _Target(out=weights, weights=weights, **moments, adam=numbers, squares=square, copy=bits)
 
-        decoder = updated(W_dec, exp_avg.W_dec, exp_avg_sq.W_dec, squares[0], unit_norm=settings.unit_norm)
-        d_values = self._decoder(decoder)
-        self._encoder(updated(encoder, exp_avg.encoder, exp_avg_sq.encoder, squares[1]), d_values, d_bias)
+        decoder = updated(W_dec, exp_avg.W_dec, exp_avg_sq.W_dec, squares[0], settings.copies.W_dec)
+        d_values = self._decoder(replace(decoder, unit_norm=settings.unit_norm))
+        of_encoder = updated(encoder, exp_avg.encoder, exp_avg_sq.encoder, squares[1], settings.copies.encoder)
+        self._encoder(of_encoder, d_values, d_bias)
         fused_adam([b_enc], [d_bias], [exp_avg.b_enc], [exp_avg_sq.b_enc], settings)
         return (squares.sum() + d_bias.square().sum()).to(encoder.dtype)
 
@@ -98,7 +102,7 @@ class ChunkedByLatent(ByLatent):
         part = torch.empty(chunks.n_slots, width, dtype=accumulator_dtype(to.out), device=rows.device)
         part_totals = part.new_empty(chunks.n_slots)
         entries = rows, chunks.order, which, factors, pulled
-        ends = to.weights, radial, to.out, totals, to.exp_avg, to.exp_avg_sq, to.adam, to.squares
+        ends = to.weights, radial, to.out, totals, to.exp_avg, to.exp_avg_sq, to.adam, to.squares, to.copy
         constants = {
             "CHUNK": chunks.size,
             "BLOCK": block,

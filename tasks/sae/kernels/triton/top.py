@@ -102,7 +102,7 @@ def _top_of_room(
     place = tl.load(room_places + slot, mask=slot < n_found, other=0)
     level = kth_largest(key, k, N_BITS, KEY)
     n_above = tl.sum((key > level).to(tl.int32), 0)
-    n_kept, _ = _write_top(key, place, columns, values, latents, level, k - n_above, 0, 0, N_BITS)
+    n_kept, _ = write_top(key, place, columns, values, latents, level, k - n_above, 0, 0, N_BITS)
     tl.store(count, n_kept)
 
 
@@ -140,13 +140,13 @@ def _top_of_row(
     for first in range(0, width, BLOCK):
         place = first + lane
         key = keys_at(row, columns, place, width, INFINITY, N_BITS, KEY)
-        n_kept, n_tied = _write_top(key, place, columns, values, latents, level, k - n_above, n_kept, n_tied, N_BITS)
+        n_kept, n_tied = write_top(key, place, columns, values, latents, level, k - n_above, n_kept, n_tied, N_BITS)
     tl.store(count, n_kept)
 
 
 @kernel
 @no_type_check
-def _write_top(key, place, columns, values, latents, level, n_ties, n_kept, n_tied, N_BITS: tl.constexpr):
+def write_top(key, place, columns, values, latents, level, n_ties, n_kept, n_tied, N_BITS: tl.constexpr):
     """Write what is above ``level`` and, of what is at it, as much as makes ``n_ties``; how many there are now of both."""
     tie = ((key == level) & (key > 0)).to(tl.int32)
     keep = ((key > level) | ((tie > 0) & (n_tied + tl.cumsum(tie, 0) <= n_ties))).to(tl.int32)

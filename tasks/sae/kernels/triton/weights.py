@@ -33,6 +33,7 @@ def sum_chunks(
     exp_avg_sq,
     adam,
     squares,
+    copy,
     d_own,
     width,
     CHUNK: tl.constexpr,
@@ -86,6 +87,7 @@ def sum_chunks(
                 exp_avg_sq,
                 adam,
                 squares,
+                copy,
                 width,
                 BLOCK,
                 KIND,
@@ -112,6 +114,7 @@ def finish_long(
     exp_avg_sq,
     adam,
     squares,
+    copy,
     width,
     CHUNK: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -141,6 +144,7 @@ def finish_long(
             exp_avg_sq,
             adam,
             squares,
+            copy,
             width,
             BLOCK,
             KIND,
@@ -162,6 +166,7 @@ def _finish(
     exp_avg_sq,
     adam,
     squares,
+    copy,
     width,
     BLOCK: tl.constexpr,
     KIND: tl.constexpr,
@@ -169,6 +174,7 @@ def _finish(
 ):
     """Write a latent's gradient, or where there are moments take Adam's step, and write the gradient's squared norm.
 
+    ``copy`` gets the bits of updated weights in bfloat16.
     ``adam`` is 1 - beta1, beta2, 1 - beta2, step size, 1 / sqrt(1 - beta2^step), and eps.
     """
     column = tl.arange(0, BLOCK)
@@ -192,5 +198,16 @@ def _finish(
         if UNIT_NORM:
             result = result / tl.sqrt(tl.sum(result * result, 0))
     tl.store(out + at, result.to(out.dtype.element_ty), mask=ok)
+    if copy is not None:
+        tl.store(copy + at, _bfloat16_bits(result.to(tl.float32)), mask=ok)
     if totals is not None:
         tl.store(totals + latent, total.to(totals.dtype.element_ty))
+
+
+@kernel
+@no_type_check
+def _bfloat16_bits(number):
+    """The bits of the nearest bfloat16, of two the even one, as int16; Triton's interpreter would cut off instead."""
+    bits = number.to(tl.int32, bitcast=True)
+    nearest = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    return tl.where(number == number, nearest, 0x7FC0).to(tl.int16)
