@@ -17,6 +17,7 @@ from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel, Lla
 
 from tasks.errors import SaemillError
 from tasks.lm.config import ModelConfig
+from tasks.lm.engines import own_folder
 from tasks.lm.engines.blocks import blocks_before, check_engine
 from tasks.lm.engines.errors import EngineError
 from tasks.lm.engines.hidden_files import read_hidden_states
@@ -186,28 +187,33 @@ def test_a_lock_that_is_never_let_go_is_waited_for_no_longer_than_asked(tmp_path
 KILLED = """
 import sys, time
 from pathlib import Path
+from tasks.lm.engines import own_folder
 from tasks.lm.engines.own_folder import OwnFolder
 
-folder = OwnFolder("pool", Path(sys.argv[1]))
+own_folder._MEMORY = Path(sys.argv[1])
+folder = OwnFolder("pool", 1)
 (folder.path / "left.safetensors").write_bytes(b"x")
 print(folder.path, flush=True)
 time.sleep(600)
 """
 
 
-def test_what_a_killed_process_left_is_removed_by_the_next_and_what_others_hold_is_not(tmp_path: Path) -> None:
+def test_what_a_killed_process_left_is_removed_by_the_next_and_what_others_hold_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(own_folder, "_MEMORY", tmp_path)
     process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     with process:
         theirs = Path(process.stdout.readline().strip())
-        first = OwnFolder("pool", tmp_path)
+        first = OwnFolder("pool", 1)
         (first.path / "a").write_bytes(b"x")
-        second = OwnFolder("pool", tmp_path)
+        second = OwnFolder("pool", 1)
         assert len({theirs, first.path, second.path}) == 3
         assert theirs.is_dir()
         assert first.path.is_dir()
         process.send_signal(signal.SIGKILL)
-    third = OwnFolder("pool", tmp_path)
+    third = OwnFolder("pool", 1)
     assert not theirs.exists()
     assert (first.path / "a").exists()
     first.clear()
@@ -218,11 +224,17 @@ def test_what_a_killed_process_left_is_removed_by_the_next_and_what_others_hold_
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_is_in_memory_and_gone_with_its_owner() -> None:
-    folder = OwnFolder("saemill-test")
+@pytest.mark.parametrize(("n_bytes", "home"), [(1, "memory"), (2**62, "disk")])
+def test_a_folder_is_in_memory_where_that_has_room_and_is_gone_with_its_owner(
+    n_bytes: int, home: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for each in ("memory", "disk"):
+        (tmp_path / each).mkdir()
+    monkeypatch.setattr(own_folder, "_MEMORY", tmp_path / "memory")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "disk"))
+    folder = OwnFolder("pool", n_bytes)
     path = folder.path
-    assert path.is_dir()
-    assert path.is_relative_to("/dev/shm") == os.access("/dev/shm", os.W_OK)
+    assert path.is_relative_to(tmp_path / home)
     del folder
     until(lambda: not path.parent.exists(), "the folder goes")
 

@@ -192,7 +192,8 @@ class Harvester:
 def _subject(job: HarvestJob) -> Subject:
     said = (job.model.label, job.model.revision or "", job.special_token_ids, job.padding_token_id)
     if job.model.engine == "vllm":
-        return Subject(_vllm(job), *said, Batch.of_shards(max(1, job.settings.shard_tokens // job.context_length)))
+        batch = Batch.of_shards(max(1, job.settings.shard_tokens // job.context_length))
+        return Subject(_vllm(job, batch.sequences(job.settings.batch_sequences)), *said, batch)
     return Subject(_transformers(job), *said)
 
 
@@ -204,13 +205,13 @@ def _transformers(job: HarvestJob) -> TransformersEngine:
     return TransformersEngine(model)
 
 
-def _vllm(job: HarvestJob) -> VllmEngine:
+def _vllm(job: HarvestJob, sequences: int) -> VllmEngine:
     """Compared with transformers on the first sequences of the text."""
     require_version(job.model, job.engine_version)
     there = sum(require_manifest(job.tokens)["n_sequences"].values())
     token_ids = read_sequences(job.tokens, 0, min(there, math.ceil(TOKENS / job.context_length)))
     sample = torch.from_numpy(token_ids.astype(np.int64))
-    return load_vllm(job.model, job.settings.hooks, sample, job.gpus, job.recipe)
+    return load_vllm(job.model, job.settings.hooks, sample, job.gpus, job.recipe, sequences)
 
 
 class _Stages:

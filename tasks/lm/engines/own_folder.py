@@ -12,14 +12,14 @@ _MEMORY = Path("/dev/shm")
 
 
 class OwnFolder:
-    """A folder of this process alone, in memory where the system has a folder for that.
+    """A folder of this process alone, in memory where the system has room for its files there.
 
     It is locked, and the kernel unlocks it when the process ends, however that comes. Whoever makes another one of the same
     name removes those that nobody holds.
     """
 
-    def __init__(self, name: str, home: Path | None = None) -> None:
-        around = (home or _home()) / f"saemill-{os.getuid()}-{name}"
+    def __init__(self, name: str, n_bytes: int) -> None:
+        around = _home(n_bytes) / f"saemill-{os.getuid()}-{name}"
         lock: int | None = None
         while lock is None:
             with contextlib.suppress(FileNotFoundError):  # the last that was in there has just gone, and ``around`` with it
@@ -53,8 +53,10 @@ def _made(around: Path) -> tuple[Path, int]:
         os.close(handle)
 
 
-def _home() -> Path:
-    return _MEMORY if os.access(_MEMORY, os.W_OK) else Path(tempfile.gettempdir())
+def _home(n_bytes: int) -> Path:
+    """A container may have no more than 64 MB of memory there; so much again is left to others."""
+    roomy = os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free >= 2 * n_bytes
+    return _MEMORY if roomy else Path(tempfile.gettempdir())
 
 
 def _lock(folder: Path, *, wait: bool) -> int:

@@ -60,7 +60,9 @@ class VllmEngine:
         return {hook: torch.stack([of[:, self._places[hook]] for of in states]) for hook in hooks}
 
 
-def load_vllm(config: ModelConfig, hooks: Sequence[str], sample: Tensor, gpus: float, name: str) -> VllmEngine:
+def load_vllm(
+    config: ModelConfig, hooks: Sequence[str], sample: Tensor, gpus: float, name: str, sequences: int
+) -> VllmEngine:
     """The model in vLLM, once it has been held against transformers.
 
     Args:
@@ -69,6 +71,7 @@ def load_vllm(config: ModelConfig, hooks: Sequence[str], sample: Tensor, gpus: f
         sample: token ids [batch, context] to compare; sequences of just this length are what it is loaded for.
         gpus: that this process has. Of several the model gets all by tensor parallelism, of a part of one that part.
         name: of the folder for vLLM's files; processes of one harvest share it.
+        sequences: that it will be given at once.
 
     Raises:
         EngineError: vLLM is not there, cannot run the model, or gives other activations than transformers.
@@ -81,7 +84,7 @@ def load_vllm(config: ModelConfig, hooks: Sequence[str], sample: Tensor, gpus: f
     dtype = str(reference.dtype).removeprefix("torch.")
     del reference
     _free_memory()  # vLLM starts only where a GPU has as much left as it is told to take
-    folder = OwnFolder(name)
+    folder = OwnFolder(name, sequences * sum(x[0].nbytes for x in expected.values()))
     settings = _settings(config, dtype, sample.shape[1], gpus) | _hidden_states(sorted(blocks.values()), folder)
     try:
         vllm = importlib.import_module("vllm")
