@@ -16,7 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from flows.stages import stages
 from tasks.errors import SaemillError
 from tasks.harvest.pool.actor import Harvester, HarvestJob
-from tasks.harvest.shards import planned_shards
+from tasks.harvest.shards import Shard, planned_shards
 from tasks.harvest.stage import HarvestStage
 from tasks.lm.engines import own_folder
 from tasks.lm.engines.errors import EngineError
@@ -26,6 +26,7 @@ from tests.conftest import ROOT
 from tests.harvest.conftest import CONTEXT, places, tiny_config
 from tests.harvest.kills import write_config
 from tests.kills.processes import told
+from tests.turns import kills_a_harvest
 
 STAND_INS = ROOT / "tests/stand_ins"
 VERSION = "0.22.0"
@@ -66,7 +67,7 @@ def job(llama: str, tokens_directory: Callable[[str], str], tmp_path: Path) -> H
     config = tiny_config(llama, str(tmp_path))
     return HarvestJob(
         settings=config.harvest.model_copy(update={"hooks": HOOKS, "batch_sequences": None}),
-        model=config.model.model_copy(update={"engine": "vllm"}),
+        model=config.model.model_copy(update={"engine": "vllm", "truncate": "off"}),
         tokens=tokens_directory(str(tmp_path)),
         out=places(str(tmp_path))[0],
         context_length=CONTEXT,
@@ -81,9 +82,13 @@ def in_transformers(job: HarvestJob) -> HarvestJob:
     return replace(job, model=model, engine_version=None, out=job.out.replace("/shards/", "/others/"))
 
 
+def some_shards(job: HarvestJob) -> list[Shard]:
+    return planned_shards(job.tokens, job.settings.shard_tokens)[:4]  # two of each split
+
+
 def harvested(job: HarvestJob) -> Harvester:
     worker = Harvester(job)
-    for shard in planned_shards(job.tokens, job.settings.shard_tokens):
+    for shard in some_shards(job):
         assert worker.harvest(shard, 1).computed
     return worker
 
@@ -107,7 +112,7 @@ def test_its_rows_are_those_of_transformers(job: HarvestJob, vllm: Callable[[str
     harvested(in_transformers(job))
     found, expected = tables(job.out), tables(in_transformers(job).out)
     assert found.keys() == expected.keys()
-    assert len(found) == 2 * len(planned_shards(job.tokens, job.settings.shard_tokens))
+    assert len(found) == 2 * len(some_shards(job))
     for key, columns in expected.items():
         assert found[key][0] == pytest.approx(columns[0], rel=1e-4, abs=1e-5), key
         assert all(np.array_equal(a, b) for a, b in zip(found[key][1:], columns[1:], strict=True)), key
@@ -118,7 +123,7 @@ def test_its_rows_are_those_of_transformers(job: HarvestJob, vllm: Callable[[str
 
 def test_what_it_was_is_told_of_each_shard(job: HarvestJob, vllm: Callable[[str], None]) -> None:
     worker = Harvester(job)
-    outcome = worker.harvest(planned_shards(job.tokens, job.settings.shard_tokens)[0], 1)
+    outcome = worker.harvest(some_shards(job)[0], 1)
     assert (outcome.attention, outcome.batch_sequences) == ("vllm", 4)  # a whole shard at once
     assert list(outcome.parity) == HOOKS
     for parity in outcome.parity.values():
@@ -144,13 +149,13 @@ def test_what_it_does_wrong_is_told_before_anything_is_stored(
     with pytest.raises(EngineError, match=said):
         worker.progress()
     with pytest.raises(EngineError, match=said):
-        worker.harvest(planned_shards(job.tokens, job.settings.shard_tokens)[0], 1)
+        worker.harvest(some_shards(job)[0], 1)
     assert list(open_store(job.out).list()) == []
     assert [path for path in memory.rglob("*") if path.is_file()] == []
 
 
 def test_a_shard_that_it_fails_at_later_is_not_stored(job: HarvestJob, vllm: Callable[[str], None], memory: Path) -> None:
-    first, second = planned_shards(job.tokens, job.settings.shard_tokens)[:2]
+    first, second = some_shards(job)[:2]
     worker = Harvester(job)
     vllm("disk full")
     with pytest.raises(SaemillError, match="GiB left at"):
@@ -199,6 +204,7 @@ def test_a_hook_that_it_lacks_is_refused_before_anything_is_begun(llama: str, tm
         other.check_inputs(out, {})
 
 
+@kills_a_harvest  # it costs as much
 @pytest.mark.ray
 def test_a_command_ends_with_exit_code_2_at_another_layer_and_harvests_otherwise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
