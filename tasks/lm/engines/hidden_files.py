@@ -49,10 +49,12 @@ def _read(path: Path, until: float) -> dict[str, Tensor]:
     is_locked = _await_lock(path.with_name(f"{path.name}.lock"), until)
     while True:
         try:
-            return load_file(path)
+            found: dict[str, Tensor] = load_file(path)
         except (OSError, SafetensorError) as error:  # it is not there, or not whole yet
             if is_locked or time.monotonic() > until:
                 raise SaemillError(_unwritten(path, error)) from None
+        else:
+            return found
         time.sleep(_POLL_S)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
+from typing_extensions import override
 
 from tasks.lm.engines.errors import EngineError
 
@@ -33,6 +34,7 @@ class Parity:
         low, high = NORM_RATIOS
         return self.cosine >= LEAST_COSINE and low <= self.norm_ratios[0] and self.norm_ratios[1] <= high
 
+    @override
     def __str__(self) -> str:
         low, high = self.norm_ratios
         return (
