@@ -40,6 +40,11 @@ class Batch:
     """Of passes over ``_size`` sequences."""
     _found: bool = False
 
+    @classmethod
+    def of_shards(cls, sequences: int) -> "Batch":
+        """A whole shard's ``sequences`` at once, for an engine that itself cuts what it is given; nothing is sought."""
+        return cls(_size=sequences, _found=True)
+
     def sequences(self, wanted: int | None) -> int:
         """What to try next; ``wanted`` is what the settings name."""
         size = self._size if wanted is None else wanted

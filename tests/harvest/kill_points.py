@@ -36,12 +36,12 @@ def arm() -> None:
 def arm_actor(points: Points) -> None:
     """The points of whoever computes shards."""
     import tasks.activations.writer as writer
-    import tasks.harvest.capture as capture
     import tasks.harvest.pool.actor as actor
+    import tasks.lm.engines.transformers_engine as engine
     import tasks.storage.local as local
     import tasks.storage.s3 as s3
 
-    points.around(capture, "capture", after="forward")
+    points.around(engine, "capture", after="forward")
     points.around(writer, "_table", after="encode")
     points.halve_uploads()
     for store in (local.LocalStore, s3.S3Store):

@@ -29,7 +29,7 @@ class Device:
     def perf_counter(self) -> float:
         return self.now
 
-    def capture(self, _: Any, hooks: list[str], ids: torch.Tensor) -> Mapping[str, torch.Tensor]:
+    def hidden(self, hooks: list[str], ids: torch.Tensor) -> Mapping[str, torch.Tensor]:
         self.tried.append(len(ids))
         if len(ids) > self._holds:
             raise torch.OutOfMemoryError
@@ -41,8 +41,7 @@ class Device:
 def tried(monkeypatch: pytest.MonkeyPatch, device: Device, shards: list[int], **settings: int) -> list[int]:
     """Sizes of the passes over shards of so many sequences; every sequence has to come out once, in order."""
     monkeypatch.setattr(tasks.harvest.capture, "time", device)
-    monkeypatch.setattr(tasks.harvest.capture, "capture", device.capture)
-    subject: Any = Subject(model=device, name="", revision="", special_token_ids=[])
+    subject: Any = Subject(engine=device, name="", revision="", special_token_ids=[])
     for n in shards:
         token_ids = np.arange(n * CONTEXT, dtype=np.int32).reshape(n, CONTEXT)
         config = HarvestConfig.model_validate({"hooks": ["x"], "dtype": "float32", **settings})

@@ -16,6 +16,7 @@ from tasks.harvest.capture import Captured, Subject, forward, rows
 from tasks.harvest.commit import HookRows
 from tasks.harvest.config import HarvestConfig
 from tasks.harvest.side_stream import mark
+from tasks.lm.engines.transformers_engine import TransformersEngine
 
 CPU = "cpu"
 CUDA = pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")])
@@ -28,7 +29,7 @@ def subject() -> Subject:
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "vocab_size": 50}
     model = LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=2, num_key_value_heads=1))
-    return Subject(model.eval(), "tiny", "main", special_token_ids=[0], padding_token_id=3)
+    return Subject(TransformersEngine(model.eval()), "tiny", "main", special_token_ids=[0], padding_token_id=3)
 
 
 def config(dtype: Dtype = "float32", **settings: object) -> HarvestConfig:
@@ -40,7 +41,7 @@ def test_forward_and_rows_give_what_the_model_has_at_the_hook(subject: Subject) 
     captured = forward(subject, config(), TOKENS, heard.append)
     found = rows(subject, config(), "0" * 12, TOKENS, captured)
     with torch.no_grad():
-        exact = subject.model(torch.from_numpy(TOKENS.astype(np.int64)), output_hidden_states=True).hidden_states[1]
+        exact = subject.engine.model(torch.from_numpy(TOKENS.astype(np.int64)), output_hidden_states=True).hidden_states[1]
     kept = found[HOOKS[0]].rows
     assert kept.activation == pytest.approx(exact.numpy()[kept.sequence, kept.position], rel=1e-4, abs=1e-5)
     assert np.array_equal(kept.token_id, TOKENS[kept.sequence, kept.position])
@@ -137,6 +138,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from tasks.errors import InputError
 from tasks.harvest.capture import Subject, forward
 from tasks.harvest.config import HarvestConfig
+from tasks.lm.engines.transformers_engine import TransformersEngine
 
 mebibytes, context_length = int(sys.argv[1]), int(sys.argv[2])
 torch.set_num_threads(1)
@@ -148,7 +150,8 @@ tokens = np.random.default_rng(0).integers(0, 50, (4096 // context_length, conte
 def harvest(tokens, batch_sequences):
     heard = []
     config = HarvestConfig(hooks=["model.layers.0"], dtype="float32", batch_sequences=batch_sequences)
-    return forward(Subject(model, "", "", []), config, tokens, heard.append)["model.layers.0"].stored.numpy(), heard
+    subject = Subject(TransformersEngine(model), "", "", [])
+    return forward(subject, config, tokens, heard.append)["model.layers.0"].stored.numpy(), heard
 
 exact, _ = harvest(tokens.reshape(-1, 128), 4)
 with open("/proc/self/statm") as statm:

@@ -14,6 +14,7 @@ from tasks.harvest.capture import Subject, forward, rows
 from tasks.harvest.commit import commit_shard, hook_entries, manifest
 from tasks.harvest.config import HarvestConfig
 from tasks.harvest.shards import Shard, row_order
+from tasks.lm.engines.transformers_engine import TransformersEngine
 from tasks.storage.artifacts import require_manifest, write_manifest
 from tasks.storage.objects import open_store
 
@@ -28,7 +29,7 @@ def subject() -> Subject:
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "vocab_size": 50}
     model = LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=2, num_key_value_heads=1))
-    return Subject(model.eval(), "tiny", "main", special_token_ids=[0])
+    return Subject(TransformersEngine(model.eval()), "tiny", "main", special_token_ids=[0])
 
 
 def harvested(subject: Subject, uri: str, max_norm_multiple: float | None, hooks: list[str] = HOOKS) -> str:
@@ -63,7 +64,7 @@ def test_rows_side_by_side_are_what_the_model_computes_from_each_other(subject: 
     pair = JoinedSplit(uri, HOOKS[1:], "train")
     rows = torch.from_numpy(pair.shard(0).activation)
     with torch.inference_mode():
-        expected = subject.model.model.layers[1].mlp(rows[:, pair.columns([HOOKS[1]])])
+        expected = subject.engine.model.model.layers[1].mlp(rows[:, pair.columns([HOOKS[1]])])
     torch.testing.assert_close(rows[:, pair.columns([HOOKS[2]])], expected, rtol=1e-4, atol=1e-6)
 
 

@@ -30,7 +30,7 @@ def test_its_shards_are_those_of_the_whole_model_to_the_byte(
         )
         for shard in planned_shards(tokens, config.harvest.shard_tokens)[:2]:
             assert worker.harvest(shard, 1)
-        layers.append(len(worker._subject.model.model.layers))
+        layers.append(len(worker._subject.engine.model.model.layers))
         found[truncate] = {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*.parquet")}
     assert layers == [2, 3]
     assert len(found["auto"]) == 4  # two hooks

@@ -10,14 +10,18 @@ at a time, and several shards at once are encoded and uploaded.
 """
 
 import functools
+import math
 import threading
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
 from tasks.errors import SaemillError
+from tasks.harvest.batch import Batch
 from tasks.harvest.capture import Subject, forward, rows
 from tasks.harvest.commit import commit_shard
 from tasks.harvest.config import HarvestConfig
@@ -25,9 +29,14 @@ from tasks.harvest.pool.memory import keep_freed_memory
 from tasks.harvest.shards import Shard, row_order
 from tasks.lm.attention import choose_attention
 from tasks.lm.config import ModelConfig
+from tasks.lm.engines.errors import EngineError
+from tasks.lm.engines.parity import TOKENS, Parity
+from tasks.lm.engines.transformers_engine import TransformersEngine
+from tasks.lm.engines.version import require_version
+from tasks.lm.engines.vllm_engine import VllmEngine, load_vllm
 from tasks.lm.hooks import prune_after
 from tasks.lm.load import load_model
-from tasks.storage.artifacts import identity
+from tasks.storage.artifacts import identity, require_manifest
 from tasks.storage.objects import open_store
 from tasks.text.stored import read_sequences
 
@@ -59,6 +68,8 @@ class HarvestJob:
     """Of a whole shard's rows, at all hooks."""
     order: str | None = None
     """Hex digits that seed the order of rows within shards. None: the recipe's."""
+    engine_version: str | None = None
+    """Of the package that runs the model, where that is not transformers."""
 
     @property
     def recipe(self) -> str:
@@ -86,6 +97,8 @@ class Outcome:
     """Sequences per forward pass, as the settings, the search for the fastest or memory decided."""
     attention: str
     """Which of transformers' implementations the model runs on."""
+    parity: Mapping[str, Parity] = field(default_factory=dict)
+    """By hook, how far another engine was from transformers when it was loaded."""
 
 
 class Harvester:
@@ -98,7 +111,10 @@ class Harvester:
         # and OpenMP's helpers stop waiting actively when there are more of them than cores.
         threads = max(1, int(job.settings.cpus_per_actor))
         self._model_thread = ThreadPoolExecutor(1, "model", torch.set_num_threads, (threads,))
-        self._subject = self._model_thread.submit(_subject, job).result()
+        self._loading = self._model_thread.submit(_subject, job)
+        # Of what a constructor raises, Ray keeps only the text, and the pool tries again. So a refusal is told when asked.
+        if not isinstance(self._loading.exception(), EngineError):
+            self._loading.result()
         self._store = open_store(job.out)
         self._reading, self._forward, self._ordering = (threading.Semaphore() for _ in range(3))
         self._storing = threading.Semaphore(job.stored_at_once) if job.gpus else self._ordering
@@ -116,10 +132,16 @@ class Harvester:
             computed = self._harvest(shard, attempt)
         finally:
             self._through.pop(shard.name, None)
-        return Outcome(computed, self._batch_sequences, self._subject.model.config._attn_implementation)
+        engine = self._subject.engine
+        return Outcome(computed, self._batch_sequences, engine.attention, engine.parity)
 
     def progress(self) -> dict[str, int]:
-        """Tokens through the model so far, of each shard at work."""
+        """Tokens through the model so far, of each shard at work.
+
+        Raises:
+            EngineError: the engine cannot be used.
+        """
+        self._loading.result()
         return dict(self._through)
 
     def stop(self) -> None:
@@ -151,6 +173,10 @@ class Harvester:
         return True
 
     @property
+    def _subject(self) -> Subject:
+        return self._loading.result()
+
+    @property
     def _batch_sequences(self) -> int:
         return self._subject.batch.sequences(self._job.settings.batch_sequences)
 
@@ -164,11 +190,28 @@ class Harvester:
 
 
 def _subject(job: HarvestJob) -> Subject:
+    said = (job.model.label, job.model.revision or "", job.special_token_ids, job.padding_token_id)
+    if job.model.engine == "vllm":
+        batch = Batch.of_shards(max(1, job.settings.shard_tokens // job.context_length))
+        return Subject(_vllm(job, batch.sequences(job.settings.batch_sequences)), *said, batch)
+    return Subject(_transformers(job), *said)
+
+
+def _transformers(job: HarvestJob) -> TransformersEngine:
     model = load_model(job.model, device="cpu", hooks=job.settings.hooks)
     prune_after(model, job.settings.hooks, job.context_length)
     model.to("cuda" if job.gpus else "cpu")
     choose_attention(model, job.settings.hooks)
-    return Subject(model, job.model.label, job.model.revision or "", job.special_token_ids, job.padding_token_id)
+    return TransformersEngine(model)
+
+
+def _vllm(job: HarvestJob, sequences: int) -> VllmEngine:
+    """Compared with transformers on the first sequences of the text."""
+    require_version(job.model, job.engine_version)
+    there = sum(require_manifest(job.tokens)["n_sequences"].values())
+    token_ids = read_sequences(job.tokens, 0, min(there, math.ceil(TOKENS / job.context_length)))
+    sample = torch.from_numpy(token_ids.astype(np.int64))
+    return load_vllm(job.model, job.settings.hooks, sample, job.gpus, job.recipe, sequences)
 
 
 class _Stages:

@@ -12,6 +12,8 @@ from tasks.errors import InputError, SaemillError
 from tasks.harvest.pool.actor import Harvester, HarvestJob, Outcome
 from tasks.harvest.pool.tries import Tries
 from tasks.harvest.shards import Shard
+from tasks.lm.engines.errors import EngineError
+from tasks.lm.engines.parity import Parity, worst
 from tasks.progress import Listener, Progress
 from tasks.ray_cluster import cluster_cpus, cluster_gpus
 from tasks.storage.objects import open_store
@@ -57,6 +59,8 @@ class PoolRun:
     """Sequences per forward pass that the actors came to, ascending, each number once."""
     attention: list[str]
     """Implementations of attention that the actors' models ran on, each once."""
+    parity: dict[str, Parity] = field(default_factory=dict)
+    """By hook, the worst that an engine of theirs was from transformers."""
 
 
 class Pool:
@@ -102,6 +106,7 @@ class Pool:
             self._computed / max(self._seconds(), _POLL_S),
             sorted({outcome.batch_sequences for outcome in self._outcomes.values()}),
             sorted({outcome.attention for outcome in self._outcomes.values()}),
+            worst(outcome.parity for outcome in self._outcomes.values()),
         )
 
     def _resize(self) -> None:
@@ -166,7 +171,12 @@ class Pool:
                 self._lost(lane, error)
 
     def _answered(self, lane: _Lane) -> None:
-        lane.through = ray.get(lane.asked)
+        try:
+            lane.through = ray.get(lane.asked)
+        except RayTaskError as error:
+            if isinstance(error.cause, EngineError):
+                raise error.cause from None
+            raise
         lane.asked = None
         if not lane.ready:
             lane.ready = True

@@ -27,6 +27,7 @@ from tasks.harvest.pool import actor
 from tasks.harvest.pool.actor import Harvester, HarvestJob
 from tasks.harvest.shards import Shard, planned_shards
 from tasks.lm.config import ModelConfig
+from tasks.lm.engines.transformers_engine import TransformersEngine
 from tasks.lm.hooks import capture
 from tasks.storage.artifacts import write_manifest
 from tests.benchmarks import rounds
@@ -75,7 +76,8 @@ def run(options: Any) -> dict[str, Any]:
 def measured(shape: Shape, device: torch.device) -> dict[str, Any]:
     """One model's figures; the first harvest, in which the sequences of a pass are searched for, is told apart."""
     with _folder() as folder:
-        subject = Subject(_model(shape, device), shape.name, "", special_token_ids=[])
+        engine = TransformersEngine(_model(shape, device))
+        subject = Subject(engine, shape.name, "", special_token_ids=[])
         ids, job = _tokens(folder, shape), _job(folder, shape, device)
         with mock.patch.object(actor, "_subject", return_value=subject):
             harvester = Harvester(job)
@@ -83,7 +85,7 @@ def measured(shape: Shape, device: torch.device) -> dict[str, Any]:
         searching = _harvest(harvester, job, shards)
         batch = subject.batch.sequences(None)
         contenders = {
-            "bare forward pass": lambda: per_second(ids.size, lambda: _bare(subject, shape, ids, batch)),
+            "bare forward pass": lambda: per_second(ids.size, lambda: _bare(engine.model, shape, ids, batch)),
             "harvest": lambda: _harvest(harvester, job, shards),
         }
         found = interleaved(contenders, ROUNDS)
@@ -91,7 +93,7 @@ def measured(shape: Shape, device: torch.device) -> dict[str, Any]:
             "tokens_per_second": rounds.rows(found, "tokens/s", "bare forward pass"),
             "while_searching": searching,
             "batch_sequences": batch,
-            "attention": subject.model.config._attn_implementation,
+            "attention": engine.attention,
             "gb_per_second": max(found["harvest"]) * 2 * shape.hidden / 1e9,
             **_held_against_a_cpu(subject, job.settings, ids[: SHARD_TOKENS // shape.context]),
         }
@@ -107,12 +109,12 @@ def _harvest(harvester: Harvester, job: HarvestJob, shards: list[Shard]) -> floa
         shutil.rmtree(job.out)
 
 
-def _bare(subject: Subject, shape: Shape, ids: npt.NDArray[np.int32], batch: int) -> None:
+def _bare(model: Any, shape: Shape, ids: npt.NDArray[np.int32], batch: int) -> None:
     """The model as far as the hook, over the same tokens, which are there already; nothing is kept."""
-    there = torch.from_numpy(ids.astype(np.int64)).to(subject.model.device)
+    there = torch.from_numpy(ids.astype(np.int64)).to(model.device)
     for first in range(0, len(ids), batch):
-        capture(subject.model, [shape.hook], there[first : first + batch])
-    if subject.model.device.type == "cuda":
+        capture(model, [shape.hook], there[first : first + batch])
+    if model.device.type == "cuda":
         torch.cuda.synchronize()
 
 
