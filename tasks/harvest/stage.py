@@ -8,6 +8,7 @@ from typing_extensions import override
 
 from tasks.activations.disk_space import require_room
 from tasks.activations.manifest import require_hooks
+from tasks.errors import InputError
 from tasks.harvest.config import ActivationsConfig, HarvestConfig
 from tasks.harvest.recipe import FIXED, FIXED_OF_MODEL, FIXED_OF_OWN, own_row_order, row_order
 from tasks.harvest.sources import source_identity, source_shape
@@ -58,9 +59,17 @@ class HarvestStage(
 
     @override
     def check(self) -> None:
-        """Refuse more actors than the local cluster will hold."""
+        """Refuse more actors than the local cluster will hold, and groups of an engine that makes its own."""
+        parts, cpus = self.settings.gpus_per_replica, self.settings.cpus_per_actor
+        if parts > 1 and self.model.engine != "transformers":
+            raise InputError(
+                f"harvest.gpus_per_replica is {parts}, but model.engine {self.model.engine} shares a model out itself. Set "
+                f"harvest.gpus_per_replica to 1 and harvest.gpus_per_actor to {parts}."
+            )
+        if parts > 1:
+            self.cluster.require_cpus("harvest.gpus_per_replica", parts, cpus)
         if self.settings.actors is not None:
-            self.cluster.require_cpus("harvest.actors", self.settings.actors, self.settings.cpus_per_actor)
+            self.cluster.require_cpus("harvest.actors", self.settings.actors, parts * cpus)
 
     @override
     def check_inputs(self, out: str, widths: Widths) -> Widths:
@@ -72,8 +81,10 @@ class HarvestStage(
         from tasks.lm.hooks import hook_width
         from tasks.lm.limits import check_context
         from tasks.lm.load import load_skeleton
+        from tasks.lm.parallel import require_parts
 
         skeleton = load_skeleton(self.model, as_run=True)
+        require_parts(skeleton, self.settings.gpus_per_replica)
         check_context(skeleton, self.context_length)
         widths = {hook: hook_width(skeleton, hook) for hook in self.settings.hooks}
         check_engine(self.model, skeleton, self.settings.hooks)

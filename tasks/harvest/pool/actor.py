@@ -26,6 +26,7 @@ from tasks.harvest.capture import Subject, forward, rows
 from tasks.harvest.commit import commit_shard
 from tasks.harvest.config import HarvestConfig
 from tasks.harvest.pool.memory import keep_freed_memory
+from tasks.harvest.pool.ranks import Ranks, Seat
 from tasks.harvest.shards import Shard, row_order
 from tasks.lm.attention import choose_attention
 from tasks.lm.config import ModelConfig
@@ -70,6 +71,18 @@ class HarvestJob:
     """Hex digits that seed the order of rows within shards. None: the recipe's."""
     engine_version: str | None = None
     """Of the package that runs the model, where that is not transformers."""
+    at_most: int | None = None
+    """Sequences per forward pass that groups before were found to have memory for."""
+
+    @property
+    def device(self) -> str:
+        """Where the model is: one GPU at most is seen by an actor."""
+        return "cuda" if self.gpus else "cpu"
+
+    @property
+    def threads(self) -> int:
+        """Of torch's, for the model's work."""
+        return max(1, int(self.settings.cpus_per_actor))
 
     @property
     def recipe(self) -> str:
@@ -104,14 +117,15 @@ class Outcome:
 class Harvester:
     """Holds the model up to the last hook; its methods are called from many threads."""
 
-    def __init__(self, job: HarvestJob) -> None:
+    def __init__(self, job: HarvestJob, seat: Seat | None = None) -> None:
+        """``seat``: rank 0's, of a group that holds the model together."""
         keep_freed_memory()
         self._job = job
         # One thread for all that the model does, whoever calls: each thread has helpers of OpenMP and memory of its own,
         # and OpenMP's helpers stop waiting actively when there are more of them than cores.
-        threads = max(1, int(job.settings.cpus_per_actor))
-        self._model_thread = ThreadPoolExecutor(1, "model", torch.set_num_threads, (threads,))
-        self._loading = self._model_thread.submit(_subject, job)
+        self._model_thread = ThreadPoolExecutor(1, "model", torch.set_num_threads, (job.threads,))
+        load = functools.partial(_subject, job) if seat is None else functools.partial(_shared_subject, job, seat)
+        self._loading = self._model_thread.submit(load)
         # Of what a constructor raises, Ray keeps only the text, and the pool tries again. So a refusal is told when asked.
         if not isinstance(self._loading.exception(), EngineError):
             self._loading.result()
@@ -168,7 +182,8 @@ class Harvester:
             hooks = rows(self._subject, config, self._job.recipe, token_ids, captured, order)
             seconds += time.monotonic() - began  # a GPU is at work on the forward pass until here
             stages.enter(self._storing)
-            observed = {"seconds": seconds, "attempt": attempt, "batch_sequences": self._batch_sequences}
+            made = {"batch_sequences": self._batch_sequences, "gpus_per_replica": config.gpus_per_replica}
+            observed = {"seconds": seconds, "attempt": attempt, **made}
             commit_shard(self._store, shard, hooks, config.row_group_rows, **observed)
         return True
 
@@ -190,17 +205,20 @@ class Harvester:
 
 
 def _subject(job: HarvestJob) -> Subject:
-    said = (job.model.label, job.model.revision or "", job.special_token_ids, job.padding_token_id)
     if job.model.engine == "vllm":
         batch = Batch.of_shards(max(1, job.settings.shard_tokens // job.context_length))
-        return Subject(_vllm(job, batch.sequences(job.settings.batch_sequences)), *said, batch)
-    return Subject(_transformers(job), *said)
+        return Subject(_vllm(job, batch.sequences(job.settings.batch_sequences)), *_said(job), batch)
+    return Subject(_transformers(job), *_said(job))
+
+
+def _said(job: HarvestJob) -> tuple[str, str, list[int], int | None]:
+    return job.model.label, job.model.revision or "", job.special_token_ids, job.padding_token_id
 
 
 def _transformers(job: HarvestJob) -> TransformersEngine:
     model = load_model(job.model, device="cpu", hooks=job.settings.hooks)
     prune_after(model, job.settings.hooks, job.context_length)
-    model.to("cuda" if job.gpus else "cpu")
+    model.to(job.device)
     choose_attention(model, job.settings.hooks)
     return TransformersEngine(model)
 
@@ -212,6 +230,13 @@ def _vllm(job: HarvestJob, sequences: int) -> VllmEngine:
     token_ids = read_sequences(job.tokens, 0, min(there, math.ceil(TOKENS / job.context_length)))
     sample = torch.from_numpy(token_ids.astype(np.int64))
     return load_vllm(job.model, job.settings.hooks, sample, job.gpus, job.recipe, sequences)
+
+
+def _shared_subject(job: HarvestJob, seat: Seat) -> Subject:
+    """The same of a group. Weights behind the last hook stay: to find them takes a forward pass that each ends alone."""
+    ranks = Ranks(seat, job.device)
+    engine = TransformersEngine(ranks.load(job.model, job.settings.hooks), take=ranks.capture)
+    return Subject(engine, *_said(job), Batch(job.at_most))
 
 
 class _Stages:

@@ -1,6 +1,6 @@
 """transformers as an engine: hooks on the modules of a model in this process."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -10,12 +10,16 @@ from transformers import PreTrainedModel
 from tasks.lm.engines.parity import Parity
 from tasks.lm.hooks import capture
 
+Capture = Callable[[PreTrainedModel, Sequence[str], Tensor], dict[str, Tensor]]
+
 
 @dataclass(frozen=True, slots=True)
 class TransformersEngine:
     """A model of transformers, all modules of which can be hooks."""
 
     model: PreTrainedModel
+    take: Capture = capture
+    """Takes activations; of a model that several processes hold together, with the others' help."""
     parity: Mapping[str, Parity] = field(default_factory=dict)
 
     @property
@@ -31,4 +35,4 @@ class TransformersEngine:
 
     def hidden(self, hooks: Sequence[str], token_ids: Tensor) -> dict[str, Tensor]:
         """Activations at each hook, from a forward pass that ends at the last of them; see ``capture``."""
-        return capture(self.model, hooks, token_ids)
+        return self.take(self.model, hooks, token_ids)

@@ -7,6 +7,7 @@ import inspect
 import json
 import sys
 import time
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ def main(task: dict[str, Any]) -> None:
     known = inspect.signature(load_model).parameters
     model = load_model(ModelConfig(**task["model"]), **({"hooks": config.hooks} if "hooks" in known else {}))
     prune_after(model, config.hooks, CONTEXT_LENGTH)
-    subject = Subject(model, "", "", [])
+    subject = Subject(_engine(model), "", "", [])
     token_ids = np.random.default_rng(0).integers(0, model.config.vocab_size, (SEQUENCES, CONTEXT_LENGTH), np.int32)
     for line in sys.stdin:
         seconds, passes, began = float(line), 0, time.monotonic()
@@ -37,6 +38,15 @@ def main(task: dict[str, Any]) -> None:
             rows(subject, config, "", token_ids, forward(subject, config, token_ids, lambda _: None))
             passes += 1
         print(json.dumps({"tokens": passes * token_ids.size, "seconds": time.monotonic() - began}), flush=True)
+
+
+def _engine(model: Any) -> Any:
+    """What a subject of this tree has: a model or, since engines, one of these."""
+    if "model" in {field.name for field in fields(Subject)}:
+        return model
+    from tasks.lm.engines.transformers_engine import TransformersEngine
+
+    return TransformersEngine(model)
 
 
 if __name__ == "__main__":
