@@ -116,7 +116,7 @@ def test_more_processes_than_the_local_cluster_has_cpus_are_refused_before_all_e
 
     stage(gpus_per_replica=4).check()
     stage(gpus_per_replica=2, actors=2).check()
-    with pytest.raises(InputError, match="to 1 and harvest.gpus_per_actor to 2"):
+    with pytest.raises(InputError, match=r"to 1 and harvest.gpus_per_actor to 2"):
         replace(stage(gpus_per_replica=2), model=ModelConfig(name="a", engine="vllm")).check()
     with pytest.raises(InputError, match=r"harvest.gpus_per_replica is 5 with 1 CPUs each, but the local Ray cluster has 4"):
         stage(gpus_per_replica=5).check()
