@@ -132,7 +132,10 @@ def _shares(items: Sequence[T], gpus: float, rivals: int = 1) -> list[list[T]]:
 
     ``rivals`` says how many such lists of items there are that share the GPUs.
     """
-    n = min(len(items), max(1, int(cluster_gpus() / gpus / rivals + 1e-6))) if gpus else len(items)
+    n = len(items)
+    if gpus:
+        at_once = int(cluster_gpus()) * int(1 / gpus + 1e-6)  # no task has parts of two GPUs
+        n = min(n, max(1, at_once // rivals))
     return [list(items[len(items) * i // n : len(items) * (i + 1) // n]) for i in range(n)]
 
 
