@@ -122,3 +122,12 @@ def test_more_processes_than_the_local_cluster_has_cpus_are_refused_before_all_e
         stage(gpus_per_replica=5).check()
     with pytest.raises(InputError, match=r"harvest.actors is 2 with 3 CPUs each, but the local Ray cluster has 4"):
         stage(gpus_per_replica=3, actors=2).check()
+
+
+def test_a_model_that_processes_cannot_share_is_refused_before_anything_is_written(tiny_llama: str, tmp_path: Path) -> None:
+    config = tiny_config(tiny_llama, str(tmp_path))
+    settings = config.harvest.model_copy(update={"gpus_per_replica": 2})
+    stage = HarvestStage(settings=settings, model=config.model, context_length=CONTEXT)
+    with pytest.raises(InputError, match="must divide the model's num_key_value_heads, of which it has 1"):
+        stage.check_inputs(str(tmp_path / "out"), {})
+    assert list(tmp_path.iterdir()) == []
