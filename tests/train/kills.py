@@ -52,7 +52,8 @@ class Command(commands.Command):
         """Who is held up where a run goes on from a checkpoint that others, or another thread, may still be writing."""
         pid = super().held(point, process)
         if point in ("step", "commit"):
-            until(lambda: self.written(GOES_ON_FROM[point]), "all parts of the checkpoint")
+            possible = range(GOES_ON_FROM[point], self._n_steps() + 1, EVERY)
+            until(lambda: any(map(self.written, possible)), "all parts of a checkpoint")
         return pid
 
     def written(self, step: int) -> bool:
