@@ -71,6 +71,8 @@ def _is_unfinished(sae: str) -> bool:
 
 def _settings(given: PipelineConfig, config: PipelineConfig) -> str:
     """The precisions that were left to ``auto``, as they are set by name."""
-    both = {"model.dtype": (given.model.dtype, config.model.dtype)} if given.activations.source is None else {}
-    both["train.precision"] = (given.train.precision, config.train.precision)
+    both: dict[str, tuple[str, str]] = {}
+    if given.activations.source is None:
+        both["model.dtype"] = given.model.dtype, config.model.dtype
+    both["train.precision"] = given.train.precision, config.train.precision
     return " and ".join(f"{name} {value}" for name, (asked, value) in both.items() if asked == "auto")

@@ -59,9 +59,9 @@ class ChunkedByLatent(ByLatent):
         squares, d_bias = torch.empty(2, len(b_enc), dtype=dtype, device=b_enc.device), torch.empty_like(b_enc)
 
         def updated(weights: Tensor, first: Tensor, second: Tensor, square: Tensor, copy: Tensor | None) -> _Target:
-            moments = {"exp_avg": first, "exp_avg_sq": second}
             bits = None if copy is None else copy.view(torch.int16)
-            return _Target(out=weights, weights=weights, **moments, adam=numbers, squares=square, copy=bits)
+            to = _Target(out=weights, weights=weights, adam=numbers, squares=square, copy=bits)
+            return replace(to, exp_avg=first, exp_avg_sq=second)
 
         decoder = updated(W_dec, exp_avg.W_dec, exp_avg_sq.W_dec, squares[0], settings.copies.W_dec)
         d_values = self._decoder(replace(decoder, unit_norm=settings.unit_norm))
