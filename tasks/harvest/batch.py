@@ -54,6 +54,15 @@ class Batch:
         """Whether the search has to know how long a pass over so many takes."""
         return not self._found and sequences == self._size
 
+    @property
+    def is_new(self) -> bool:
+        """Whether twice as many are to be tried as have been so far."""
+        return self._size > FIRST and not self._seconds
+
+    def differed(self) -> None:
+        """Learn that with twice as many the numbers are no longer the same: it stays at half of them."""
+        self._found, self._size = True, self._size // 2
+
     def took(self, seconds: float, *, holds_twice: bool) -> None:
         """Learn how long a pass took that was asked for.
 

@@ -10,7 +10,8 @@ left out, and where the others go. So a GPU's rows are to the bit those of a CPU
 statistics, norms and sums differ by their rounding.
 
 Where batches are cut did not matter on a CPU: of that model, in bfloat16 and float32 on one thread, 1, 2, 4 and 8 sequences
-at once gave the same bits, and so did 16 and 32 in its first layers.
+at once gave the same bits, and so did 16 and 32 in its first layers. Another CPU may be otherwise, and how fast passes are
+is not the same twice. So there the search takes no size that gives other bits than the first.
 """
 
 import time
@@ -26,7 +27,7 @@ from tasks.activations.schema import Dtype, RowFormat, row_bytes, to_float32
 from tasks.activations.tensors import as_array, empty_stored, from_stored, to_stored
 from tasks.activations.writer import Rows
 from tasks.errors import InputError
-from tasks.harvest.batch import Batch, memory_holds_twice
+from tasks.harvest.batch import FIRST, Batch, memory_holds_twice
 from tasks.harvest.commit import HookRows
 from tasks.harvest.config import HarvestConfig
 from tasks.harvest.masks import kept_tokens
@@ -184,21 +185,31 @@ def _batches(subject: Subject, config: HarvestConfig, token_ids: TokenIds) -> It
             subject.batch.halve(*ids.shape)
             continue
         yield first, activations
-        first += len(ids)
+        first += len(next(iter(activations.values())))
 
 
 def _timed(subject: Subject, config: HarvestConfig, ids: Tensor) -> dict[str, Tensor] | None:
-    """What ``_capture`` gives; the search for the best number of sequences learns how long it took."""
+    """What ``_capture`` gives, or of half as many sequences; the search for their best number learns how long it took."""
     device = subject.engine.device
     _wait_for(device)
     began = time.perf_counter()
     activations = _capture(subject, config, ids)
     _wait_for(device)
-    if activations is not None:
-        seconds = time.perf_counter() - began
-        room = 2 * ids.numel() <= config.shard_tokens and memory_holds_twice(device, ids.numel())
-        subject.batch.took(seconds, holds_twice=room)
+    if activations is None:
+        return None
+    seconds = time.perf_counter() - began
+    if subject.batch.is_new and device.type == "cpu" and not _as_few_at_once(subject, config, ids, activations):
+        subject.batch.differed()
+        return _capture(subject, config, ids[: len(ids) // 2])
+    room = 2 * ids.numel() <= config.shard_tokens and memory_holds_twice(device, ids.numel())
+    subject.batch.took(seconds, holds_twice=room)
     return activations
+
+
+def _as_few_at_once(subject: Subject, config: HarvestConfig, ids: Tensor, activations: dict[str, Tensor]) -> bool:
+    """Whether the last sequences have the bits that the search's first size gives them."""
+    again = _capture(subject, config, ids[-FIRST:])
+    return again is not None and all(torch.equal(again[hook], found[-FIRST:]) for hook, found in activations.items())
 
 
 def _wait_for(device: torch.device) -> None:

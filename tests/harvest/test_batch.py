@@ -22,9 +22,9 @@ class Device:
 
     device = CPU
 
-    def __init__(self, seconds: Callable[[int], float], holds: int = 10**9) -> None:
+    def __init__(self, seconds: Callable[[int], float], holds: int = 10**9, others_from: int = 10**9) -> None:
         self.now, self.tried = 0.0, list[int]()
-        self._seconds, self._holds = seconds, holds
+        self._seconds, self._holds, self._others_from = seconds, holds, others_from
 
     def perf_counter(self) -> float:
         return self.now
@@ -34,7 +34,8 @@ class Device:
         if len(ids) > self._holds:
             raise torch.OutOfMemoryError
         self.now += self._seconds(len(ids))
-        return dict.fromkeys(hooks, ids[..., None].float())
+        found = ids[..., None].float()
+        return dict.fromkeys(hooks, found if len(ids) < self._others_from else found.nextafter(found + 1))
 
 
 def tried(monkeypatch: pytest.MonkeyPatch, device: Device, shards: list[int], **settings: int) -> list[int]:
@@ -56,16 +57,25 @@ def full_at(sequences: int) -> Callable[[int], float]:
 
 def test_sequences_are_doubled_until_that_is_no_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = tried(monkeypatch, Device(full_at(32)), [1024])
-    assert sizes[:12] == [8] * 3 + [16] * 3 + [32] * 3 + [64] * 3
-    assert set(sizes[12:-1]) == {32}, "twice as many took twice as long"
+    assert sizes[:15] == [8] * 3 + [16, 8] + [16] * 2 + [32, 8] + [32] * 2 + [64, 8] + [64] * 2
+    assert set(sizes[15:-1]) == {32}, "twice as many took twice as long"
+
+
+@pytest.mark.parametrize("others_from", [16, 32])
+def test_on_a_cpu_no_size_is_taken_that_gives_other_bits(monkeypatch: pytest.MonkeyPatch, others_from: int) -> None:
+    device = Device(full_at(64), others_from=others_from)
+    sizes = tried(monkeypatch, device, [1024])
+    assert max(sizes) == others_from
+    assert sizes.count(others_from) == 1
+    assert set(sizes[sizes.index(others_from) + 2 : -1]) == {others_from // 2}
 
 
 def test_where_the_first_size_is_the_fastest_it_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert set(tried(monkeypatch, Device(full_at(1)), [128])[6:]) == {FIRST}
+    assert set(tried(monkeypatch, Device(full_at(1)), [128])[7:]) == {FIRST}
 
 
 def test_a_single_disturbed_pass_does_not_decide(monkeypatch: pytest.MonkeyPatch) -> None:
-    device = Device(lambda n: 5.0 if len(device.tried) in (1, 5, 9) else 1.0)
+    device = Device(lambda n: 5.0 if len(device.tried) in (1, 6, 12) else 1.0)
     assert max(tried(monkeypatch, device, [1024])) == 256
 
 
@@ -81,8 +91,8 @@ def test_a_small_shard_does_not_end_the_search(monkeypatch: pytest.MonkeyPatch) 
 
 def test_where_memory_ends_half_as_many_are_gone_on_with(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = tried(monkeypatch, Device(full_at(64), holds=20), [256, 256])
-    assert sizes[:8] == [8] * 3 + [16] * 3 + [32, 16]
-    assert set(sizes[8:]) <= {16, 8}
+    assert sizes[:9] == [8] * 3 + [16, 8] + [16] * 2 + [32, 16]
+    assert set(sizes[9:]) <= {16, 8}
 
 
 def test_a_number_in_the_settings_is_not_searched_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from tasks.sae import SparseAutoencoder, load, save
 from tasks.sae.architectures.base import StepBatch
 from tasks.sae.architectures.batchtopk import _largest
 from tasks.sae.architectures.names import NAMES
+from tasks.sae.architectures.pre_activations import PreActivations
 from tasks.sae.architectures.registry import architecture, layout
 from tasks.sae.config import SAEConfig
 from tasks.sae.mesh import OneProcess
@@ -111,7 +112,11 @@ def test_batchtopk_keeps_its_budget_whatever_level_it_looks_from(n: int, d_sae: 
     k = data.draw(st.integers(1, d_sae))
     level = data.draw(st.sampled_from([0.0, 1e-6, 0.3, 2.0, 50.0]))
     pre_acts = torch.randn(n, d_sae, generator=torch.Generator().manual_seed(data.draw(st.integers(0, 999))))
-    found = _largest(pre_acts, n * k, torch.tensor([level], dtype=torch.float64), OneProcess(), torch.float32)
+    p = zeros(layout(SAEConfig(arch="batchtopk", d_sae=d_sae, k=k), d_sae), torch.float32)
+    p.encoder.copy_(torch.eye(d_sae))
+    batch = StepBatch(raw=pre_acts, scaling=identity(d_sae), dead=torch.zeros(d_sae, dtype=torch.bool), bf16=False)
+    threshold = torch.tensor([level], dtype=torch.float64)
+    (found,) = _largest(PreActivations(p, pre_acts, batch), [], n * k, threshold, OneProcess(), torch.float32)
     wanted = pre_acts.flatten().topk(n * k).values
     wanted = wanted[wanted > 0]
     assert torch.equal(found.values.sort(descending=True).values, wanted)

@@ -23,6 +23,7 @@ from flows.config import PipelineConfig
 from flows.stages import train_stage
 from tasks.progress import silent
 from tasks.train.checkpoint_writer import CheckpointWriter
+from tasks.train.loop import Run
 from tests.kills.points import Points
 
 IN_WRITER = ("copied", "upload", "commit")
@@ -67,20 +68,29 @@ def at_steps(points: Points) -> None:
 
 
 def in_writer(points: Points) -> None:
-    """Steps go on meanwhile."""
-    real = CheckpointWriter.begin
+    """Steps go on meanwhile. Only workers that have something to write come to ``copied``."""
+    begin, copy = CheckpointWriter.begin, CheckpointWriter.copy
 
-    def begin(writer: CheckpointWriter, write: Callable[[], None]) -> None:
+    def begin_at(writer: CheckpointWriter, write: Callable[[], None]) -> None:
         step = points.step
 
         def at_its_step() -> None:
             points.steps.update(dict.fromkeys(IN_WRITER, step))
-            points.reach("copied")
             write()
 
-        real(writer, at_its_step)
+        begin(writer, at_its_step)
 
-    CheckpointWriter.begin = begin  # type: ignore[method-assign]
+    def copy_at(writer: CheckpointWriter, run: Run) -> Callable[[], Run]:
+        ready = copy(writer, run)
+
+        def before_it_is_written() -> Run:
+            points.reach("copied")
+            return ready()
+
+        return before_it_is_written
+
+    CheckpointWriter.begin = begin_at  # type: ignore[method-assign]
+    CheckpointWriter.copy = copy_at  # type: ignore[method-assign]
 
 
 def main(folder: str, config: str, activations: str, out: str) -> None:

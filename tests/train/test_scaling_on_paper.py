@@ -17,11 +17,12 @@ from tasks.train.step import train_step
 from tasks.train.train_state import initial_state
 from tests.benchmarks.scaling.on_paper.machines import H100, H200, LINKS, MEASURED, PAIR, Constant
 from tests.benchmarks.scaling.on_paper.meshes import FORMS, Setting, meshes, sizes
-from tests.benchmarks.scaling.on_paper.page import page, predicted
+from tests.benchmarks.scaling.on_paper.page import on_a_card, page, predicted
 from tests.benchmarks.scaling.on_paper.step import (
     COMPILED,
     SHARED_OUT,
     TORCH,
+    TRITON,
     Mesh,
     Message,
     Size,
@@ -158,6 +159,12 @@ def test_two_workers_on_a_cpu_are_in_the_measured_order_and_not_far_off(link: st
     assert all(0.9 < ratio / MEASURED[link, name] < 1.35 for name, ratio in found.items())
 
 
+def test_a_step_on_one_card_is_not_far_from_what_was_measured() -> None:
+    found = {(kernels, size.d_in): by_table / measured for kernels, size, by_table, measured in on_a_card()}
+    assert all(0.7 < ratio < 1.1 for (kernels, _), ratio in found.items() if kernels == "Triton"), found
+    assert all(ratio < 1 for (kernels, _), ratio in found.items() if kernels == "plain torch"), found
+
+
 def test_scaling_md_is_what_the_script_prints() -> None:
     written = Path(__file__).parents[1] / "benchmarks" / "SCALING.md"
-    assert written.read_text() == "\n".join(page(H200, TORCH, PAIR))
+    assert written.read_text() == "\n".join(page(H200, TRITON, PAIR))

@@ -3,7 +3,7 @@
 Two computations of one model in bfloat16 differ, at a few tokens by much. SmolLM2-135M with transformers' own two attentions
 (sdpa and eager), 2,048 tokens of text, at the outputs of nine layers from the first to the last: 99 tokens in 100 have a
 cosine of .99965 or more and 95 in 100 a norm within .8%, but the worst have .9944 and 6.8%. With the 9th layer in place of
-the 10th that is .876, 18.7% and, at the worst, .616. So most tokens are held to a strict bound and all of them to a loose one.
+the 10th that is .876, 18.7% and, at the worst, .616. So most tokens are held to a strict bound, and all to a loose one.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -83,6 +83,7 @@ SIMPLE = Protocol(
 )
 GIB = 2**30
 _COPY = "measured on one H200: 8.6 GB copied on the device in 2.0 ms, reads and writes counted"
+_SKETCH = "measured on one H200 with a sketch of the Triton kernels"
 H200 = Machine(
     name="H200",
     product=Constant(788e12, "measured on one H200: 8192 x 8192 x 8192 by PyTorch, random numbers; data sheet: 989e12"),
@@ -91,7 +92,7 @@ H200 = Machine(
     node=8,
     inside=Constant(360e9, "nccl-tests#326: bus bandwidth of all-gather on 8 H100, as NCCL's maintainers expect it"),
     between=Constant(46e9, "nccl-tests#290: 46 to 48e9 per 400 Gbit/s adapter, one for each GPU"),
-    overhead=Constant(1e-3, "assumed: about 80 launches at 5 us and 8 waits of the host at 75 us"),
+    overhead=Constant(3e-4, f"{_SKETCH}: 2.0 to 2.2 ms a step of d_in 768, 1.9 of them in its kernels"),
     protocols=(LL, SIMPLE),
 )
 H100 = replace(
@@ -142,6 +143,14 @@ MEASURED = {
     ("sockets", "1x2"): Constant(1.49, _ROUNDS),
 }
 """Speed of two workers over that of one, by link and mesh of tests/benchmarks/scaling/workers.py."""
+_ONE_H200 = "one H200, torch 2.11, medians, rows with a 1/rank spectrum, no latent dead"
+ON_A_CARD = {
+    ("Triton", 768): Constant(2.1e-3, f"{_ONE_H200}, the sketch"),
+    ("Triton", 4096): Constant(25.2e-3, f"{_ONE_H200}, the sketch"),
+    ("plain torch", 768): Constant(5.5e-3, f"{_ONE_H200}, commit 4c15dd5"),
+    ("plain torch", 4096): Constant(49.4e-3, f"{_ONE_H200}, commit 4c15dd5"),
+}
+"""Seconds of a whole step by kernels and d_in, of d_sae 24,576 with k 32 and 8,192 rows, and of 65,536, 64 and 16,384."""
 
 
 def constants(machine: Machine) -> Iterator[tuple[str, float, str]]:

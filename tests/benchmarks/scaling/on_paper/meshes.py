@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 
 from tests.benchmarks.scaling.on_paper.machines import Constant, Machine
 from tests.benchmarks.scaling.on_paper.step import (
-    COMPILED,
     REPEATED,
     SHARED_OUT,
     TORCH,
+    TRITON,
     Form,
     Group,
     Kernels,
@@ -25,7 +25,7 @@ D_IN = (4096, 16384)
 D_SAE = (65_536, 262_144, 1_048_576, 4_194_304, 16_777_216)
 BATCH = (8192, 65_536)
 FORMS = (SHARED_OUT, REPEATED)
-KERNELS = {"torch": TORCH, "compiled": COMPILED}
+KERNELS = {"triton": TRITON, "torch": TORCH}
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,10 +191,10 @@ def faster(one: Setting, two: Setting) -> str:
 
 
 def gains(setting: Setting) -> Iterator[dict[str, str]]:
-    """Times as fast as now, over the sizes that fit, if one constant were better."""
+    """Times as fast as now, over the sizes that fit, if one thing were other."""
     machine = setting.machine
     better = {
-        "compiled kernels in place of plain torch": replace(setting, kernels=COMPILED),
+        "plain torch in place of Triton": replace(setting, kernels=TORCH),
         "the same latents, not the same rows, on a node": replace(setting, near="rows"),
         "memory twice as fast": replace(setting, machine=replace(machine, memory=_twice(machine.memory))),
         "links between nodes twice as fast": replace(setting, machine=replace(machine, between=_twice(machine.between))),

@@ -1,6 +1,6 @@
 """What training costs on 8, 64 and 512 GPUs, on paper: tokens per second, memory, and which mesh of workers wins.
 
-    python -m tests.benchmarks.scaling.on_paper.page [--gpu H200|H100] [--kernels torch|compiled]
+    python -m tests.benchmarks.scaling.on_paper.page [--gpu H200|H100] [--kernels triton|torch]
     python -m tests.benchmarks.scaling.on_paper.page --markdown > tests/benchmarks/SCALING.md
 
 TopK with k 64, plain SAEs, no latent dead. ``step.py`` has the terms of a step, ``machines.py`` the constants.
@@ -10,7 +10,19 @@ import argparse
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from tests.benchmarks.scaling.on_paper.machines import GPUS, H100, LINKS, MEASURED, PAIR, Constant, Machine, constants, cpu
+from tests.benchmarks.scaling.on_paper.machines import (
+    GPUS,
+    H100,
+    H200,
+    LINKS,
+    MEASURED,
+    ON_A_CARD,
+    PAIR,
+    Constant,
+    Machine,
+    constants,
+    cpu,
+)
 from tests.benchmarks.scaling.on_paper.meshes import (
     FORMS,
     KERNELS,
@@ -25,7 +37,16 @@ from tests.benchmarks.scaling.on_paper.meshes import (
     table,
     winners,
 )
-from tests.benchmarks.scaling.on_paper.step import COMPILED, IN_COMMON, SHARED_OUT, Kernels, Mesh, Size, sent_bytes, terms
+from tests.benchmarks.scaling.on_paper.step import (
+    COMPILED,
+    IN_COMMON,
+    SHARED_OUT,
+    Kernels,
+    Mesh,
+    Size,
+    sent_bytes,
+    terms,
+)
 
 CHECKED = Size(d_in=576, d_sae=9216, k=32, batch=2048)
 """What tests/benchmarks/scaling/workers.py trains."""
@@ -63,6 +84,36 @@ def check(pair: Mapping[str, Constant]) -> Iterator[str]:
     yield from table([{"constant": name, "": f"{value:.3g}", "from": value.source} for name, value in pair.items()])
 
 
+ON_ONE = {768: Size(d_in=768, d_sae=24_576, k=32), 4096: Size(d_in=4096, d_sae=65_536, k=64, batch=16_384)}
+"""What was trained on one card, by its d_in."""
+
+
+def on_a_card() -> Iterator[tuple[str, Size, float, Constant]]:
+    """Kernels, what was trained, seconds of a step by the table, and as measured."""
+    for (kernels, d_in), seconds in ON_A_CARD.items():
+        by_name = {one.name: one for one in KERNELS.values()}
+        yield kernels, ON_ONE[d_in], Setting(H200, SHARED_OUT, by_name[kernels]).seconds(ON_ONE[d_in], Mesh(1, 1)), seconds
+
+
+def check_on_a_card() -> Iterator[str]:
+    """The model against one card."""
+    rows = [
+        {
+            "kernels": kernels,
+            "d_in": f"{size.d_in:,}",
+            "d_sae": f"{size.d_sae:,}",
+            "k": str(size.k),
+            "rows": f"{size.batch:,}",
+            "ms a step, predicted": f"{by_table * 1e3:.1f}",
+            "measured": f"{measured * 1e3:.1f}",
+            "predicted over measured": f"{by_table / measured:.2f}",
+            "from": measured.source,
+        }
+        for kernels, size, by_table, measured in on_a_card()
+    ]
+    yield from table(rows)
+
+
 def about_constants(machine: Machine) -> Iterator[str]:
     """What the model takes as given, and from where."""
     yield from table(
@@ -87,6 +138,7 @@ def page(machine: Machine, kernels: Kernels, pair: Mapping[str, Constant]) -> It
     yield from ("## Constants", "", *about_constants(machine))
     excess = [ratio / MEASURED[link, name] - 1 for link in LINKS for name, ratio in predicted(pair, link).items()]
     yield from ("## Checked", "", _CHECKED.format(low=min(excess), high=max(excess)), *check(pair))
+    yield from (_CHECKED_ON_A_CARD, *check_on_a_card())
     yield _LEFT_OUT
 
 
@@ -157,22 +209,27 @@ says, to the byte. Time: the same table with the constants of one thread of a CP
 ([workers.py](scaling/workers.py): d_in 576, d_sae 9216, k 32, batches of 2,048; medians of 15 rounds, of 5 through sockets,
 on 22 November 2026). Workers that share memory have the weights in common, and send none. The table puts meshes in the order
 that was measured, and is {low:.0%} to {high:.0%} too fast: it lets no worker wait for another, which most of the difference
-is taken to be. No constant of a GPU, and nothing that crosses nodes, is checked so.
+is taken to be. Nothing that crosses nodes is checked so.
+"""
+_CHECKED_ON_A_CARD = """\
+One GPU, whole steps. The Triton kernels themselves have not been timed (`tests.benchmarks.gpu` does): what was, is a sketch
+of the same plan. Plain torch is slower than the table has it, since its sparse products do not reach the memory's speed, and
+it launches more than the sketch does.
 """
 _LEFT_OUT = """\
 ## Left out
 
 Reading the rows; checkpoints; AuxK (while latents are dead, up to 2 k more entries per row); what batchtopk sends instead of
 candidates (its entries, up to a quarter more of them, and their counts); workers waiting for slower ones; other jobs on the
-network; trees and sums in the switches, which are faster than rings for small messages. Plain torch's sparse products are
-taken to be as fast as memory allows, which on GPUs has not been measured. `train.workers` must divide `train.lanes`.
+network; trees and sums in the switches, which are faster than rings for small messages. `train.workers` must divide
+`train.lanes`.
 """
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gpu", choices=GPUS, default="H200")
-    parser.add_argument("--kernels", choices=KERNELS, default="torch")
+    parser.add_argument("--kernels", choices=KERNELS, default="triton")
     parser.add_argument("--markdown", action="store_true", help="the whole page, not the large table alone")
     for name in PAIR:
         parser.add_argument(f"--{name.replace('_', '-')}", type=float, help="for the check, in place of machines.py's")

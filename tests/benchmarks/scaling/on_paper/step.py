@@ -5,7 +5,7 @@ latents, ``b`` parts of the latents see the same rows. No latent is dead, so Aux
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, sqrt
 from typing import Literal
 
@@ -77,14 +77,21 @@ class Kernels:
     """Whether a gradient is written to memory for Adam to read."""
     candidate_bytes: int
     """Moved per candidate of the selection, beside reading each pre-activation once."""
+    copies: bool = False
+    """Whether a worker that updates all its latents writes them in bfloat16 too, which the next step reads."""
+
+    def writes_copies(self, mesh: "Mesh", form: "Form") -> bool:
+        return self.copies and not (form.shared and mesh.a > 1)
 
 
 COMPILED = Kernels(name="compiled", pull_passes=0, parameter_bytes=24, writes_gradients=False, candidate_bytes=0)
 """As on CPUs: Adam reads and writes a weight and two moments, and decoder row and gradient stay in cache meanwhile."""
 TORCH = Kernels(name="plain torch", pull_passes=1, parameter_bytes=60, writes_gradients=True, candidate_bytes=40)
-"""As on GPUs (tasks/sae/kernels/torch_reference.py). Per parameter: the gradient is written (4); Adam reads it too (28); on
-decoder rows, which are half, its product with them (8), the part along them dropped (12), their norm (4) and division by it
-(8); the gradient's squares are written and summed (12)."""
+"""As on GPUs without Triton (tasks/sae/kernels/torch_reference.py). Per parameter: the gradient is written (4); Adam reads
+it too (28); on decoder rows, which are half, its product with them (8), the part along them dropped (12), their norm (4) and
+division by it (8); the gradient's squares are written and summed (12)."""
+TRITON = replace(COMPILED, name="Triton", copies=True)
+"""As on GPUs (tasks/sae/kernels/triton)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,9 +174,9 @@ def terms(size: Size, mesh: Mesh, form: Form, kernels: Kernels, room: float | No
     mine = own(size, mesh, form, room)
     return [
         _rows(size, mesh, form, mine),
-        *_chosen(size, mesh, kernels, mine),
-        *_rebuilt(size, mesh, form, mine),
-        *_updated(size, form, kernels, mine),
+        *_chosen(size, mesh, form, kernels, mine),
+        *_rebuilt(size, mesh, form, kernels, mine),
+        *_updated(size, mesh, form, kernels, mine),
     ]
 
 
@@ -185,10 +192,10 @@ def _rows(size: Size, mesh: Mesh, form: Form, mine: Own) -> Term:
     return Term("rows", memory_bytes=moved * size.d_in, messages=messages)
 
 
-def _chosen(size: Size, mesh: Mesh, kernels: Kernels, mine: Own) -> Iterator[Term]:
+def _chosen(size: Size, mesh: Mesh, form: Form, kernels: Kernels, mine: Own) -> Iterator[Term]:
     """Pre-activations, and of all parts of the latents the k largest of each row."""
     pre_acts, weights = mine.rows * mine.latents, size.d_in * mine.latents
-    yield Term("cast", memory_bytes=(FLOAT + BFLOAT16) * weights)
+    yield Term("cast", memory_bytes=(FLOAT + BFLOAT16) * weights * (not kernels.writes_copies(mesh, form)))
     yield Term("encode", flop=2 * size.d_in * pre_acts, memory_bytes=BFLOAT16 * (weights + pre_acts))
     yield Term(
         "select",
@@ -207,13 +214,14 @@ def _chosen(size: Size, mesh: Mesh, kernels: Kernels, mine: Own) -> Iterator[Ter
     )
 
 
-def _rebuilt(size: Size, mesh: Mesh, form: Form, mine: Own) -> Iterator[Term]:
+def _rebuilt(size: Size, mesh: Mesh, form: Form, kernels: Kernels, mine: Own) -> Iterator[Term]:
     """Rows are decoded, among parts as a sum, and compared."""
     decoded = size.batch * mine.share
-    passes = mine.entries * mine.share + 2 * decoded * (mesh.b > 1)  # the sum is written and read
+    latents = mine.entries * mine.share * (BFLOAT16 if kernels.writes_copies(mesh, form) else FLOAT)
+    summed = 2 * decoded * (mesh.b > 1) * FLOAT  # written and read
     yield Term(
         "decode",
-        memory_bytes=FLOAT * size.d_in * passes,
+        memory_bytes=size.d_in * (latents + summed),
         messages=(
             Message("scattered sum", "latents", decoded * size.d_in * FLOAT),
             Message("gather", "latents", decoded / mesh.b * size.d_in * FLOAT + TOLD),
@@ -225,12 +233,13 @@ def _rebuilt(size: Size, mesh: Mesh, form: Form, mine: Own) -> Iterator[Term]:
     yield Term("sums", messages=(Message("sum", "latents", FLOAT),))  # of the gradient's norm
 
 
-def _updated(size: Size, form: Form, kernels: Kernels, mine: Own) -> Iterator[Term]:
+def _updated(size: Size, mesh: Mesh, form: Form, kernels: Kernels, mine: Own) -> Iterator[Term]:
     """Gradients of latents, Adam, and the new weights."""
     weights = size.d_in * mine.latents * mine.share  # of the encoder, and as many of the decoder
     passes = (2 + kernels.pull_passes) * mine.entries * mine.share
     yield Term("gradients of latents", memory_bytes=FLOAT * size.d_in * passes)
-    yield Term("Adam", memory_bytes=kernels.parameter_bytes * 2 * weights)
+    updated = kernels.parameter_bytes + BFLOAT16 * kernels.writes_copies(mesh, form)
+    yield Term("Adam", memory_bytes=updated * 2 * weights)
     if form.shared:
         norm = Message("sum", "rows", FLOAT)
         shown = () if form.common else (weights * FLOAT, weights * FLOAT, mine.latents * mine.share * FLOAT)
@@ -265,7 +274,8 @@ def memory_bytes(size: Size, mesh: Mesh, form: Form, kernels: Kernels) -> float:
     state = 4 * FLOAT * parameters
     written = 1.5 * FLOAT * parameters * mine.share * kernels.writes_gradients  # and the squares of one half
     cast = BFLOAT16 * parameters / 2  # over by the time that gradients are written
+    copies = BFLOAT16 * parameters * kernels.writes_copies(mesh, form)
     whole = _ANY_ROW if form.shared else _OWN_ROW
     rows = size.d_in * (whole * size.batch + (_OWN_ROW - whole) * mine.rows)
     entries = _ENTRY / 2 * mine.entries + _RIVAL / 2 * mine.rows * size.k * mesh.b * (mesh.b > 1)
-    return state + max(written, cast) + BFLOAT16 * mine.rows * mine.latents + rows + entries
+    return state + (copies or max(written, cast)) + BFLOAT16 * mine.rows * mine.latents + rows + entries
