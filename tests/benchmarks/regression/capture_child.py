@@ -7,7 +7,6 @@ import inspect
 import json
 import sys
 import time
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,7 @@ def main(task: dict[str, Any]) -> None:
     known = inspect.signature(load_model).parameters
     model = load_model(ModelConfig(**task["model"]), **({"hooks": config.hooks} if "hooks" in known else {}))
     prune_after(model, config.hooks, CONTEXT_LENGTH)
-    subject = Subject(_engine(model), "", "", [])
+    subject = Subject(_as_engine(model), "", "", [])
     token_ids = np.random.default_rng(0).integers(0, model.config.vocab_size, (SEQUENCES, CONTEXT_LENGTH), np.int32)
     for line in sys.stdin:
         seconds, passes, began = float(line), 0, time.monotonic()
@@ -40,9 +39,9 @@ def main(task: dict[str, Any]) -> None:
         print(json.dumps({"tokens": passes * token_ids.size, "seconds": time.monotonic() - began}), flush=True)
 
 
-def _engine(model: Any) -> Any:
-    """What a subject of this tree has: a model or, since engines, one of these."""
-    if "model" in {field.name for field in fields(Subject)}:
+def _as_engine(model: Any) -> Any:
+    """As a tree's subjects hold it: earlier ones hold the model itself."""
+    if "engine" not in inspect.signature(Subject).parameters:
         return model
     from tasks.lm.engines.transformers_engine import TransformersEngine
 
