@@ -65,6 +65,12 @@ def cluster_gpus() -> float:
     return float(ray.cluster_resources().get("GPU", 0))
 
 
+def cluster_machines() -> list[tuple[float, float]]:
+    """CPUs and GPUs of each machine of the connected cluster."""
+    rooms = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [(float(room.get("CPU", 0)), float(room.get("GPU", 0))) for room in rooms]
+
+
 def ask_nodes(question: Callable[[bool], T]) -> list[T]:
     """What each machine of the cluster that has CPUs or GPUs for work answers; it is told whether it has GPUs.
 

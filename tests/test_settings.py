@@ -81,6 +81,7 @@ def test_a_negative_width_is_refused_by_the_schema_and_by_the_plain_dataclass() 
         ("train.cpus_per_worker=1e-9", "train.cpus_per_worker is 1e-09 but must be at least 0.01"),
         ("ray.object_store_mb=9e12", "ray.object_store_mb is 9000000000000 but must be at most"),
         ("harvest.gpus_per_actor=1.5", "harvest.gpus_per_actor is 1.5 but must be a whole number, or a part of 1"),
+        ("harvest={gpus_per_actor: 2, gpus_per_replica: 2}", "harvest.gpus_per_actor is 2 but must be 1, or 0 for CPUs"),
         ("sae.d_sae=1e13", "sae.d_sae is 10000000000000 but must be below"),
         ("storage=~nobody-of-that-name/x", "must not begin with '~nobody-of-that-name', which is nobody's home folder"),
         ("model.name=~x", "must not begin with '~x'"),

@@ -37,6 +37,7 @@ from tasks.lm.hooks import capture
 from tasks.out_of_memory import is_out_of_memory
 
 Counter = Callable[[int], None]
+Capture = Callable[[PreTrainedModel, Sequence[str], Tensor], dict[str, Tensor]]
 TokenIds = npt.NDArray[np.int32]
 Index = npt.NDArray[np.int64]
 
@@ -58,6 +59,8 @@ class Subject:
     padding_token_id: int | None = None
     """The tokenizer's, where that token is nothing else besides."""
     batch: Batch = field(default_factory=Batch)
+    capture: Capture | None = None
+    """Takes activations of a model that several processes hold together; None: this process has all of it."""
 
 
 @dataclass(slots=True)
@@ -210,7 +213,7 @@ def _wait_for(device: torch.device) -> None:
 def _capture(subject: Subject, config: HarvestConfig, ids: Tensor) -> dict[str, Tensor] | None:
     """Activations of one batch, None where there is no memory for it."""
     try:
-        return capture(subject.model, config.hooks, ids)
+        return (subject.capture or capture)(subject.model, config.hooks, ids)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise

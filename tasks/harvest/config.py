@@ -13,7 +13,7 @@ class HarvestConfig(Settings):
     """Hooks, masks and shards."""
 
     not_in_recipe: ClassVar[frozenset[str]] = frozenset(
-        {"actors", "cpus_per_actor", "gpus_per_actor", "batch_sequences", "max_attempts"}
+        {"actors", "cpus_per_actor", "gpus_per_actor", "gpus_per_replica", "batch_sequences", "max_attempts"}
     )
 
     hooks: list[HookName] = Field(["model.layers.8"], min_length=1, max_length=1024)
@@ -37,6 +37,9 @@ class HarvestConfig(Settings):
     """CPUs that each actor reserves, and its torch threads."""
     gpus_per_actor: float | None = Field(None, ge=0, le=1024)
     """GPUs, or the fraction of one, that each actor reserves. Empty: 1 where the cluster has GPUs, else 0."""
+    gpus_per_replica: int = Field(1, ge=1, le=1024)
+    """GPUs of one machine that hold the model together, for models larger than one. Of more than 1, each actor is a group
+    of so many, with one GPU each. Another number rounds otherwise: activations in bfloat16 differ by about 1%."""
     batch_sequences: int | None = Field(None, ge=1, le=1_000_000)
     """Sequences per forward pass; halved by an actor that runs out of memory. Empty: each actor doubles them, from 8,
     until that is no faster or memory ends. On a GPU another number may change activations in their last bits."""
@@ -48,6 +51,11 @@ class HarvestConfig(Settings):
         gpus = self.gpus_per_actor
         if gpus is not None and gpus > 1 and gpus != int(gpus):  # Ray shares one GPU among actors, but no part of a second
             raise ValueError(f"harvest.gpus_per_actor is {gpus:g} but must be a whole number, or a part of 1.")
+        if self.gpus_per_replica > 1 and gpus not in (None, 0, 1):
+            raise ValueError(
+                f"harvest.gpus_per_actor is {gpus:g} but must be 1, or 0 for CPUs, with harvest.gpus_per_replica "
+                f"{self.gpus_per_replica}."
+            )
         return self
 
     @field_validator("hooks")

@@ -58,8 +58,11 @@ class HarvestStage(
     @override
     def check(self) -> None:
         """Refuse more actors than the local cluster will hold."""
+        parts, cpus = self.settings.gpus_per_replica, self.settings.cpus_per_actor
+        if parts > 1:
+            self.cluster.require_cpus("harvest.gpus_per_replica", parts, cpus)
         if self.settings.actors is not None:
-            self.cluster.require_cpus("harvest.actors", self.settings.actors, self.settings.cpus_per_actor)
+            self.cluster.require_cpus("harvest.actors", self.settings.actors, parts * cpus)
 
     @override
     def check_inputs(self, out: str, widths: Widths) -> Widths:
@@ -70,8 +73,10 @@ class HarvestStage(
         from tasks.lm.hooks import hook_width
         from tasks.lm.limits import check_context
         from tasks.lm.load import load_skeleton
+        from tasks.lm.parallel import require_parts
 
         skeleton = load_skeleton(self.model, as_run=True)
+        require_parts(skeleton, self.settings.gpus_per_replica)
         check_context(skeleton, self.context_length)
         return {hook: hook_width(skeleton, hook) for hook in self.settings.hooks}
 

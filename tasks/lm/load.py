@@ -19,6 +19,7 @@ from tasks.lm.config import ModelConfig
 from tasks.lm.configuration import bounded, read_configuration
 from tasks.lm.files import ModelFiles, model_identity, resolve
 from tasks.lm.gguf import only_layers, quick_gguf
+from tasks.lm.parallel import in_parts
 from tasks.lm.truncate import Truncation, truncation
 from tasks.lm.weight_files import needed_files
 from tasks.precision import here
@@ -54,7 +55,7 @@ def load_tokenizer(config: ModelConfig) -> Any:
     return tokenizer
 
 
-def load_model(config: ModelConfig, device: str | torch.device = "cpu", hooks: Sequence[str] = ()) -> Any:
+def load_model(config: ModelConfig, device: str | torch.device = "cpu", hooks: Sequence[str] = (), parts: int = 1) -> Any:
     """The model in ``config.dtype`` (auto: what fits ``device``), in eval mode, without gradients, on ``device``.
 
     A causal language model where the checkpoint is one, else its encoder. GGUF weights are unpacked tensor by tensor
@@ -65,6 +66,7 @@ def load_model(config: ModelConfig, device: str | torch.device = "cpu", hooks: S
         device: where it goes.
         hooks: if given, the model is for ``capture`` of these alone, and unless ``config.truncate`` is off, layers behind
             the last of them are not read where its activations are the same without them.
+        parts: of more than one, this process loads its own: the processes of torch's process group hold the model together.
 
     Raises:
         InputError: there is no such model, its files are damaged or incomplete, or its architecture is not supported.
@@ -73,35 +75,40 @@ def load_model(config: ModelConfig, device: str | torch.device = "cpu", hooks: S
     with _reading(config, "weights"):
         model_config = read_configuration(files)
         short = _truncation(config, model_config, hooks)
-        model, lacking = None if short is None else _load_short(config, files, short, device), list[str]()
+        model, lacking = None if short is None else _load_short(config, files, short, device, parts), list[str]()
         if model is None:
-            model, lacking = _load(config, files, model_config, device)
+            model, lacking = _load(config, files, model_config, device, parts)
     _refuse_random_weights(config, model, lacking)
-    return model.eval().requires_grad_(False).to(device)
+    model = model.eval().requires_grad_(False)
+    return model.to(device) if parts == 1 else model  # a part is there already
 
 
-def _load_short(config: ModelConfig, files: ModelFiles, short: Truncation, device: str | torch.device) -> Any:
+def _load_short(config: ModelConfig, files: ModelFiles, short: Truncation, device: str | torch.device, parts: int) -> Any:
     """The first layers; None where their weights are not all stored under their names, but with a layer that shares them."""
     with needed_files(files, short) as needed, only_layers(short.kept):
-        model, lacking = _load(config, needed, short.config, device)
+        model, lacking = _load(config, needed, short.config, device, parts)
     if lacking:
         logger.info("the whole model is loaded: its first %d layers lack %s", short.kept, lacking[0])
     return None if lacking else model
 
 
-def _load(config: ModelConfig, files: ModelFiles, model_config: Any, device: str | torch.device) -> tuple[Any, list[str]]:
+def _load(
+    config: ModelConfig, files: ModelFiles, model_config: Any, device: str | torch.device, parts: int
+) -> tuple[Any, list[str]]:
     """The model, and the names of weights that its files lack, in whose place it has random numbers."""
     unpack = {"quantization_config": GgufConfig(dequantize=True)} if files.gguf else {}
-    model, report = auto_class(model_config).from_pretrained(
-        files.location,
-        config=model_config,
-        dtype=_dtype(config, torch.device(device).type),
-        use_safetensors=True,
-        trust_remote_code=False,
-        output_loading_info=True,
-        **files.arguments,
-        **unpack,
-    )
+    with in_parts(parts, torch.device(device)) as shared:
+        model, report = auto_class(model_config).from_pretrained(
+            files.location,
+            config=model_config,
+            dtype=_dtype(config, torch.device(device).type),
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **files.arguments,
+            **unpack,
+            **shared,
+        )
     missing = sorted(report["missing_keys"])
     if any(key.startswith("pooler.") for key in missing):
         model.pooler = None  # encoders are often saved without it, and know how to do without

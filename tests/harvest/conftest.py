@@ -32,6 +32,15 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="session")
+def even_llama(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Folder of a random three-layer Llama whose heads two processes can share."""
+    folder = str(tmp_path_factory.mktemp("even"))
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "vocab_size": 50}
+    LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=4, num_key_value_heads=2)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tokens_directory() -> Callable[[str], str]:
     """Write a tokens directory of 40 train and 6 eval sequences of 8 tokens, token 0 being special."""
 

@@ -15,6 +15,8 @@ from tests.patience import PATIENCE_S
 
 HARVESTER, WORKER, CONTROLLER = "ray::Harvester", "ray::RayTrainWorker", "ray::TrainingJob"
 """How Ray titles a harvest's actors, which may still be loading their model, and the processes of a training job."""
+FOLLOWER = "ray::Follower"
+"""A process beside an actor that holds a part of its model."""
 
 
 def titled(title: str) -> list[psutil.Process]:

@@ -18,10 +18,12 @@ from dataclasses import dataclass
 import torch
 
 from tasks.errors import SaemillError
+from tasks.harvest.batch import Batch
 from tasks.harvest.capture import Subject, forward, rows
 from tasks.harvest.commit import commit_shard
 from tasks.harvest.config import HarvestConfig
 from tasks.harvest.pool.memory import keep_freed_memory
+from tasks.harvest.pool.ranks import Ranks, Seat
 from tasks.harvest.shards import Shard, row_order
 from tasks.lm.attention import choose_attention
 from tasks.lm.config import ModelConfig
@@ -59,6 +61,18 @@ class HarvestJob:
     """Of a whole shard's rows, at all hooks."""
     order: str | None = None
     """Hex digits that seed the order of rows within shards. None: the recipe's."""
+    at_most: int | None = None
+    """Sequences per forward pass that groups before were found to have memory for."""
+
+    @property
+    def device(self) -> str:
+        """Where the model is: one GPU at most is seen by an actor."""
+        return "cuda" if self.gpus else "cpu"
+
+    @property
+    def threads(self) -> int:
+        """Of torch's, for the model's work."""
+        return max(1, int(self.settings.cpus_per_actor))
 
     @property
     def recipe(self) -> str:
@@ -91,14 +105,15 @@ class Outcome:
 class Harvester:
     """Holds the model up to the last hook; its methods are called from many threads."""
 
-    def __init__(self, job: HarvestJob) -> None:
+    def __init__(self, job: HarvestJob, seat: Seat | None = None) -> None:
+        """``seat``: rank 0's, of a group that holds the model together."""
         keep_freed_memory()
         self._job = job
         # One thread for all that the model does, whoever calls: each thread has helpers of OpenMP and memory of its own,
         # and OpenMP's helpers stop waiting actively when there are more of them than cores.
-        threads = max(1, int(job.settings.cpus_per_actor))
-        self._model_thread = ThreadPoolExecutor(1, "model", torch.set_num_threads, (threads,))
-        self._subject = self._model_thread.submit(_subject, job).result()
+        self._model_thread = ThreadPoolExecutor(1, "model", torch.set_num_threads, (job.threads,))
+        load = functools.partial(_subject, job) if seat is None else functools.partial(_shared_subject, job, seat)
+        self._subject = self._model_thread.submit(load).result()
         self._store = open_store(job.out)
         self._reading, self._forward, self._ordering = (threading.Semaphore() for _ in range(3))
         self._storing = threading.Semaphore(job.stored_at_once) if job.gpus else self._ordering
@@ -146,7 +161,8 @@ class Harvester:
             hooks = rows(self._subject, config, self._job.recipe, token_ids, captured, order)
             seconds += time.monotonic() - began  # a GPU is at work on the forward pass until here
             stages.enter(self._storing)
-            observed = {"seconds": seconds, "attempt": attempt, "batch_sequences": self._batch_sequences}
+            made = {"batch_sequences": self._batch_sequences, "gpus_per_replica": config.gpus_per_replica}
+            observed = {"seconds": seconds, "attempt": attempt, **made}
             commit_shard(self._store, shard, hooks, config.row_group_rows, **observed)
         return True
 
@@ -166,9 +182,17 @@ class Harvester:
 def _subject(job: HarvestJob) -> Subject:
     model = load_model(job.model, device="cpu", hooks=job.settings.hooks)
     prune_after(model, job.settings.hooks, job.context_length)
-    model.to("cuda" if job.gpus else "cpu")
+    model.to(job.device)
     choose_attention(model, job.settings.hooks)
     return Subject(model, job.model.label, job.model.revision or "", job.special_token_ids, job.padding_token_id)
+
+
+def _shared_subject(job: HarvestJob, seat: Seat) -> Subject:
+    """The same of a group. Weights behind the last hook stay: to find them takes a forward pass that each ends alone."""
+    ranks = Ranks(seat, job.device)
+    model = ranks.load(job.model, job.settings.hooks)
+    named = job.model.label, job.model.revision or "", job.special_token_ids, job.padding_token_id
+    return Subject(model, *named, Batch(job.at_most), ranks.capture)
 
 
 class _Stages:

@@ -3,17 +3,21 @@
 import logging
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from tasks.errors import InputError, SaemillError
-from tasks.harvest.pool.actor import Harvester, HarvestJob, Outcome
+from tasks.harvest.batch import Batch
+from tasks.harvest.pool.actor import HarvestJob, Outcome
+from tasks.harvest.pool.ranks import RankLostError, RanksOutOfMemoryError
+from tasks.harvest.pool.ray_replica import Replica, start_replica
+from tasks.harvest.pool.room import fitting, fitting_groups
 from tasks.harvest.pool.tries import Tries
 from tasks.harvest.shards import Shard
 from tasks.progress import Listener, Progress
-from tasks.ray_cluster import cluster_cpus, cluster_gpus
+from tasks.ray_cluster import cluster_cpus, cluster_gpus, cluster_machines
 from tasks.storage.objects import open_store
 
 logger = logging.getLogger(__name__)
@@ -31,9 +35,9 @@ _DEATHS_IN_START = 10
 
 @dataclass(eq=False, slots=True)
 class _Lane:
-    """One actor and what it is doing."""
+    """One actor, alone or with its group, and what it is doing."""
 
-    actor: ray.actor.ActorHandle
+    replica: Replica
     asked: ray.ObjectRef | None
     """The question how far it is; the first answer comes when it has its model."""
     ready: bool = False
@@ -42,9 +46,15 @@ class _Lane:
     running: dict[ray.ObjectRef, Shard] = field(default_factory=dict)
     through: dict[str, int] = field(default_factory=dict)
 
+    @property
+    def actor(self) -> ray.actor.ActorHandle:
+        """The one that is given shards."""
+        return self.replica.actor
+
     def references(self) -> list[ray.ObjectRef]:
-        """All that it has been asked for."""
-        return [*self.running, self.asked] if self.asked is not None else list(self.running)
+        """All that it, and its group, has been asked for."""
+        found = [*self.running, *self.replica.following]
+        return [*found, self.asked] if self.asked is not None else found
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +87,8 @@ class Pool:
         self._listener = listener
         self._ready_at: float | None = None
         self._failed_starts: Counter[str] = Counter()
+        self._batch = Batch()
+        """Keeps what groups are found to have memory for; an actor alone has its own."""
         _require_room(job)
         self._room = _affordable(job)
         self._measured_at = self._had_room_at = self._told_at = time.monotonic()
@@ -123,22 +135,12 @@ class Pool:
             self._lanes.append(self._start())
 
     def _start(self) -> _Lane:
-        config = self._job.settings
-        actor = (
-            ray.remote(Harvester)
-            .options(
-                num_cpus=config.cpus_per_actor,
-                num_gpus=self._job.gpus,
-                max_concurrency=self._job.in_flight + 2,  # and the calls that ask how far it is and that stop it
-                scheduling_strategy="SPREAD",
-            )
-            .remote(self._job)
-        )
-        return _Lane(actor, actor.progress.remote())
+        replica = start_replica(self._job)
+        return _Lane(replica, replica.actor.progress.remote())
 
     def _drop(self, lane: _Lane) -> None:
         self._lanes.remove(lane)
-        ray.kill(lane.actor)
+        lane.replica.end()
 
     def _assign(self) -> None:
         room = self._job.in_flight
@@ -159,7 +161,12 @@ class Pool:
         for reference in ready:
             lane = lanes[reference]
             try:
-                self._answered(lane) if reference == lane.asked else self._settle(lane, reference)
+                if reference in lane.replica.following:
+                    self._left(lane, reference)
+                elif reference == lane.asked:
+                    self._answered(lane)
+                else:
+                    self._settle(lane, reference)
             except RayTaskError:
                 raise
             except RayError as error:  # it died, or its node, or is out of reach; be it alive, a commit counts once
@@ -180,12 +187,33 @@ class Pool:
         except RayTaskError as error:
             if isinstance(error.cause, InputError):
                 raise error.cause from None
+            if isinstance(error.cause, (RankLostError, RanksOutOfMemoryError)):
+                self._group_ended(lane, error)
+                return
             self._tries.failed(shard, _sentence(error.cause))
         else:
             self._outcomes[lane] = outcome
             self._stored(shard, computed=outcome.computed)
         del lane.running[reference]
         lane.alone = False
+
+    def _left(self, lane: _Lane, following: ray.ObjectRef) -> None:
+        """One of a group beside the actor has ended, and the others cannot go on without it."""
+        try:
+            ray.get(following)
+        except RayTaskError as error:
+            if isinstance(error.cause, InputError):
+                raise error.cause from None
+            self._group_ended(lane, error)
+
+    def _group_ended(self, lane: _Lane, error: RayTaskError) -> None:
+        if not lane.ready or not isinstance(error.cause, RanksOutOfMemoryError):
+            self._lost(lane, error)
+            return
+        self._batch.halve(error.cause.sequences, self._job.context_length)
+        self._job = replace(self._job, at_most=self._batch.at_most)
+        self._drop(lane)
+        self._tries.put_back(list(lane.running.values()), "its group ran out of memory and is started again")
 
     def _stored(self, shard: Shard, *, computed: bool) -> None:
         tokens = shard.n_sequences * self._job.context_length
@@ -245,13 +273,18 @@ class Pool:
                 ray.wait(running, num_returns=len(running), timeout=_STOP_S)
         finally:
             for lane in self._lanes:
-                ray.kill(lane.actor)
+                lane.replica.end()
 
 
 def _require_room(job: HarvestJob) -> None:
     """Refuse to begin with more actors than the cluster can hold, or without room for one."""
-    config = job.settings
+    config, n = job.settings, job.settings.gpus_per_replica
     wanted = config.actors or 1
+    if n > 1 and wanted > _fitting(job):
+        raise InputError(
+            f"{wanted} groups of {n} harvest actors need {n * config.cpus_per_actor:g} CPUs and {n * job.gpus:g} GPUs each, "
+            f"on one machine, but there is room for {_fitting(job)}. Lower harvest.gpus_per_replica or harvest.actors."
+        )
     need = (wanted * config.cpus_per_actor, wanted * job.gpus)
     have = (cluster_cpus(), cluster_gpus())
     if need[0] > have[0] or need[1] > have[1]:
@@ -262,13 +295,14 @@ def _require_room(job: HarvestJob) -> None:
 
 
 def _affordable(job: HarvestJob) -> int:
-    """Actors that the cluster has CPUs and GPUs for by now, at most ``harvest.actors``."""
-    config = job.settings
-    # A little more than all there is: 0.3 / 0.1 is 2.9999999999999996.
-    fitting = [int(cluster_cpus() / config.cpus_per_actor + 1e-6)]
-    if job.gpus:
-        fitting.append(int(cluster_gpus() / job.gpus + 1e-6))
-    return min([*fitting, config.actors] if config.actors is not None else fitting)
+    """Actors, or groups of them, that the cluster has CPUs and GPUs for by now, at most ``harvest.actors``."""
+    most = job.settings.actors
+    return _fitting(job) if most is None else min(_fitting(job), most)
+
+
+def _fitting(job: HarvestJob) -> int:
+    n, each = job.settings.gpus_per_replica, (job.settings.cpus_per_actor, job.gpus)
+    return fitting(cluster_cpus(), cluster_gpus(), *each) if n == 1 else fitting_groups(cluster_machines(), n, *each)
 
 
 def _sentence(error: BaseException) -> str:

@@ -79,6 +79,11 @@ class Tries:
             else:
                 self._again(shard, reason, self._suspects)
 
+    def put_back(self, shards: list[Shard], reason: str) -> None:
+        """They were not finished, by no fault of theirs."""
+        for shard in shards:
+            self._again(shard, reason, self._suspects if self.suspected(shard) else self._waiting)
+
     def raise_if_given_up(self) -> None:
         """Raise what the user must know of shards that were given up.
 
