@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tasks.lm.config import ModelConfig
 from tasks.lm.hooks import capture
 from tasks.lm.load import load_model
 from tasks.progress import Progress, silent
+from tasks.ray_config import RayConfig
 from tasks.sae import save
 from tasks.score import ray_score, work
 from tasks.score.config import ScoreConfig
@@ -300,6 +302,24 @@ def test_the_same_bytes_come_from_any_number_of_gpus(run_with_gpus: Callable[[in
     assert (all_pieces, pieces) == ([2], [1, 1])
     for key in ("summary.json", "latents.parquet", "examples.parquet", "manifest.json"):
         assert open_store(one).get(key) == open_store(three).get(key), key
+
+
+def test_saes_are_compared_by_the_code_for_gpus_as_by_that_for_cpus(
+    run_with_gpus: Callable[[int], tuple[str, list[int]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_with_gpus(0)  # stores what is compared
+    sae, activations = str(tmp_path / "sae"), str(tmp_path / f"activations-{'c' * 12}")
+    job = ScoreJob(settings=ScoreConfig(), hooks=HookRoles.of_sae(HOOK), sae=sae, activations=activations)
+
+    def compared(gpus: float) -> tuple[list[Any], list[Any]]:
+        monkeypatch.setattr(ray_score, "cluster_gpus", lambda: gpus)
+        return ray_score.compare([job, job], RayConfig(), [(sae, sae)], silent)
+
+    (plain, pairs), (by_gpu, the_same_pairs) = compared(0.0), compared(4.0)
+    for ours, theirs in zip(by_gpu, plain, strict=True):
+        assert asdict(ours) == pytest.approx(asdict(theirs), rel=1e-9)
+    assert pairs == the_same_pairs
+    assert pairs[0].shared == 1
 
 
 def test_run_json_tells_what_looked_at_the_rows(run_with_gpus: Callable[[int], tuple[str, list[int]]]) -> None:
