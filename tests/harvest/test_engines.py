@@ -3,6 +3,7 @@
 import importlib
 import io
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -20,7 +21,7 @@ from tasks.harvest.shards import Shard, planned_shards
 from tasks.harvest.stage import HarvestStage
 from tasks.lm.engines import own_folder
 from tasks.lm.engines.errors import EngineError
-from tasks.storage.artifacts import read_json
+from tasks.storage.artifacts import identity, read_json
 from tasks.storage.objects import open_store
 from tests.conftest import ROOT
 from tests.harvest.conftest import CONTEXT, places, tiny_config
@@ -86,11 +87,10 @@ def some_shards(job: HarvestJob) -> list[Shard]:
     return planned_shards(job.tokens, job.settings.shard_tokens)[:4]  # two of each split
 
 
-def harvested(job: HarvestJob) -> Harvester:
+def harvested(job: HarvestJob) -> None:
     worker = Harvester(job)
     for shard in some_shards(job):
         assert worker.harvest(shard, 1).computed
-    return worker
 
 
 def tables(uri: str) -> dict[str, list[object]]:
@@ -108,7 +108,7 @@ def tables(uri: str) -> dict[str, list[object]]:
 @pytest.mark.parametrize("fault", ["", "no lock"])
 def test_its_rows_are_those_of_transformers(job: HarvestJob, vllm: Callable[[str], None], memory: Path, fault: str) -> None:
     vllm(fault)
-    worker = harvested(job)
+    harvested(job)
     harvested(in_transformers(job))
     found, expected = tables(job.out), tables(in_transformers(job).out)
     assert found.keys() == expected.keys()
@@ -116,8 +116,6 @@ def test_its_rows_are_those_of_transformers(job: HarvestJob, vllm: Callable[[str
     for key, columns in expected.items():
         assert found[key][0] == pytest.approx(columns[0], rel=1e-4, abs=1e-5), key
         assert all(np.array_equal(a, b) for a, b in zip(found[key][1:], columns[1:], strict=True)), key
-    assert [path for path in memory.rglob("*") if path.is_file()] == []
-    del worker
     assert list(memory.iterdir()) == []
 
 
@@ -151,7 +149,7 @@ def test_what_it_does_wrong_is_told_before_anything_is_stored(
     with pytest.raises(EngineError, match=said):
         worker.harvest(some_shards(job)[0], 1)
     assert list(open_store(job.out).list()) == []
-    assert [path for path in memory.rglob("*") if path.is_file()] == []
+    assert list(memory.iterdir()) == []
 
 
 def test_a_shard_that_it_fails_at_later_is_not_stored(job: HarvestJob, vllm: Callable[[str], None], memory: Path) -> None:
@@ -161,7 +159,7 @@ def test_a_shard_that_it_fails_at_later_is_not_stored(job: HarvestJob, vllm: Cal
     with pytest.raises(SaemillError, match="GiB left at"):
         worker.harvest(first, 1)
     assert list(open_store(job.out).list()) == []
-    assert [path for path in memory.rglob("*") if path.is_file()] == []
+    assert list(memory.iterdir()) == []
     vllm("")
     assert worker.harvest(first, 2).computed
     assert worker.harvest(second, 1).computed
@@ -212,6 +210,8 @@ def test_a_command_ends_with_exit_code_2_at_another_layer_and_harvests_otherwise
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(STAND_INS), str(ROOT)]))
     monkeypatch.setenv("VLLM_FAULT", str(tmp_path / "fault"))
     found = told("tests.harvest.vllm_commands", write_config(tmp_path), tmp_path / "runs", tmp_path / "fault")
+    # Of actors that were killed while they compared, as the others were refused or had no shard left.
+    shutil.rmtree(f"/dev/shm/saemill-{os.getuid()}-{identity(found['printed']['shards'])}", ignore_errors=True)
     assert found["refused"] == 2
     assert "vLLM 0.22.0 gives other activations than transformers at model.layers.1" in " ".join(found["said"].split())
     assert "Traceback" not in found["said"]

@@ -26,7 +26,6 @@ from tasks.lm.engines.parity import Parity, compared, require_parity, worst
 from tasks.lm.engines.version import engine_identity, require_version
 from tasks.lm.files import ModelFiles
 from tests.conftest import ROOT
-from tests.patience import until
 
 VLLM = ModelConfig(name="any", engine="vllm")
 
@@ -215,13 +214,13 @@ KILLED = """
 import sys, time
 from pathlib import Path
 from tasks.lm.engines import own_folder
-from tasks.lm.engines.own_folder import OwnFolder
 
 own_folder._MEMORY = Path(sys.argv[1])
-folder = OwnFolder("pool", 1)
-(folder.path / "left.safetensors").write_bytes(b"x")
-print(folder.path, flush=True)
-time.sleep(600)
+folder = own_folder.OwnFolder("pool", 1)
+with folder.there():
+    (folder.path / "left.safetensors").write_bytes(b"x")
+    print(folder.path, flush=True)
+    time.sleep(600)
 """
 
 
@@ -231,28 +230,26 @@ def test_what_a_killed_process_left_is_removed_by_the_next_and_what_others_hold_
     monkeypatch.setattr(own_folder, "_MEMORY", tmp_path)
     process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
+    one, other = OwnFolder("pool", 1), OwnFolder("pool", 1)
     with process:
         theirs = Path(process.stdout.readline().strip())
-        first = OwnFolder("pool", 1)
-        (first.path / "a").write_bytes(b"x")
-        second = OwnFolder("pool", 1)
-        assert len({theirs, first.path, second.path}) == 3
-        assert theirs.is_dir()
-        assert first.path.is_dir()
-        process.send_signal(signal.SIGKILL)
-    third = OwnFolder("pool", 1)
-    assert not theirs.exists()
-    assert (first.path / "a").exists()
-    first.clear()
-    assert list(first.path.iterdir()) == []
-    for folder in (first, second, third):
-        folder.close()
-        folder.close()
+        with one.there():
+            (one.path / "a").write_bytes(b"x")
+            with other.there():
+                assert theirs.parent == one.path.parent == other.path.parent
+                assert all(path.is_dir() for path in (theirs, one.path, other.path))
+            assert not other.path.exists()
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            assert theirs.is_dir()
+            with other.there():
+                assert not theirs.exists()
+                assert (one.path / "a").exists()
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(("n_bytes", "home"), [(1, "memory"), (2**62, "disk")])
-def test_a_folder_is_in_memory_where_that_has_room_and_is_gone_with_its_owner(
+def test_a_folder_is_in_memory_where_that_has_room(
     n_bytes: int, home: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for each in ("memory", "disk"):
@@ -260,7 +257,5 @@ def test_a_folder_is_in_memory_where_that_has_room_and_is_gone_with_its_owner(
     monkeypatch.setattr(own_folder, "_MEMORY", tmp_path / "memory")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "disk"))
     folder = OwnFolder("pool", n_bytes)
-    path = folder.path
-    assert path.is_relative_to(tmp_path / home)
-    del folder
-    until(lambda: not path.parent.exists(), "the folder goes")
+    with folder.there():
+        assert [path.name for path in (tmp_path / home).iterdir()] == [folder.path.parent.name]

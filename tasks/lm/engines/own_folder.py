@@ -1,11 +1,12 @@
-"""A folder for files that live for a second, which a killed process leaves to the next one to remove."""
+"""A folder for files that live for seconds, which a killed process leaves to the next one to remove."""
 
 import contextlib
 import fcntl
 import os
+import secrets
 import shutil
 import tempfile
-import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 _MEMORY = Path("/dev/shm")
@@ -14,49 +15,50 @@ _MEMORY = Path("/dev/shm")
 class OwnFolder:
     """A folder of this process alone, in memory where the system has room for its files there.
 
-    It is locked, and the kernel unlocks it when the process ends, however that comes. Whoever makes another one of the same
-    name removes those that nobody holds.
+    While it is there it is locked, and the kernel unlocks it when the process ends, however that comes. Whoever makes one of
+    the same name removes those that nobody holds.
     """
 
     def __init__(self, name: str, n_bytes: int) -> None:
-        around = _home(n_bytes) / f"saemill-{os.getuid()}-{name}"
+        self.path = _home(n_bytes) / f"saemill-{os.getuid()}-{name}" / secrets.token_hex(8)
+
+    @contextlib.contextmanager
+    def there(self) -> Iterator[None]:
+        """While this is open there is a folder; then it is gone, and what is in it."""
         lock: int | None = None
         while lock is None:
-            with contextlib.suppress(FileNotFoundError):  # the last that was in there has just gone, and ``around`` with it
-                self.path, lock = _made(around)
-        self._finalize = weakref.finalize(self, _end, self.path, lock)  # at the interpreter's end at the latest
-
-    def clear(self) -> None:
-        """Remove what is in it."""
-        for path in self.path.iterdir():
-            path.unlink(missing_ok=True)
-
-    def close(self) -> None:
-        """Remove it."""
-        self._finalize()
-
-
-def _made(around: Path) -> tuple[Path, int]:
-    """A new folder within ``around``, and the handle that holds its lock.
-
-    Raises:
-        FileNotFoundError: ``around`` was removed meanwhile.
-    """
-    around.mkdir(mode=0o700, exist_ok=True)
-    handle = _lock(around, wait=True)  # between the making of a folder and its lock it would look like a left one
-    try:
-        for folder in around.iterdir():
-            _remove_if_left(folder)
-        path = Path(tempfile.mkdtemp(dir=around))
-        return path, _lock(path, wait=True)
-    finally:
-        os.close(handle)
+            with contextlib.suppress(FileNotFoundError):  # the last beside it has just gone, and what held both with it
+                lock = _made(self.path)
+        try:
+            yield
+        finally:
+            shutil.rmtree(self.path, ignore_errors=True)
+            os.close(lock)
+            with contextlib.suppress(OSError):  # there are others
+                self.path.parent.rmdir()
 
 
 def _home(n_bytes: int) -> Path:
     """A container may have no more than 64 MB of memory there; so much again is left to others."""
     roomy = os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free >= 2 * n_bytes
     return _MEMORY if roomy else Path(tempfile.gettempdir())
+
+
+def _made(path: Path) -> int:
+    """Make a folder; a handle that holds its lock.
+
+    Raises:
+        FileNotFoundError: the one above it was removed meanwhile.
+    """
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    above = _lock(path.parent, wait=True)  # before it is locked it looks like a left one
+    try:
+        for folder in path.parent.iterdir():
+            _remove_if_left(folder)
+        path.mkdir(mode=0o700)
+        return _lock(path, wait=True)
+    finally:
+        os.close(above)
 
 
 def _lock(folder: Path, *, wait: bool) -> int:
@@ -79,10 +81,3 @@ def _remove_if_left(folder: Path) -> None:
         lock = _lock(folder, wait=False)
         shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
-
-
-def _end(folder: Path, lock: int) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    os.close(lock)
-    with contextlib.suppress(OSError):  # others are there
-        folder.parent.rmdir()

@@ -50,13 +50,11 @@ class VllmEngine:
             SaemillError: vLLM has not written them.
         """
         sequences = token_ids.tolist()
-        try:
+        with self._folder.there():
             done = self._llm.generate([{"prompt_token_ids": ids} for ids in sequences], self._sampling, use_tqdm=False)
             paths = [output.kv_transfer_params["hidden_states_path"] for output in done]
             n = len(self._places)
             states = [read_hidden_states(path, ids, n) for path, ids in zip(paths, sequences, strict=True)]
-        finally:
-            self._folder.clear()
         return {hook: torch.stack([of[:, self._places[hook]] for of in states]) for hook in hooks}
 
 
@@ -92,7 +90,6 @@ def load_vllm(
         engine = VllmEngine(vllm.LLM(**settings), sampling, blocks, folder)
         found = engine.hidden(hooks, sample)
     except Exception as error:  # whatever it raises at a model that it does not know, or at a GPU that is too small
-        folder.close()
         raise EngineError(f"vLLM {version} cannot run model {config.label!r}: {reason_of(error)}.") from None
     engine.parity = {hook: compared(found[hook], expected[hook]) for hook in hooks}
     require_parity(f"vLLM {version}", engine.parity)
