@@ -106,7 +106,7 @@ def test_a_step_in_bfloat16_reads_copies_of_what_the_weights_are(
         return copy
 
     monkeypatch.setattr(WeightCopies, "_of", noted)
-    trained(arch, precision="bf16", **settings)
+    trained(arch, n_rows=8, precision="bf16", **settings)
     assert all(is_copy for _, is_copy in found)
     was_written = [written for written, _ in found]
     assert was_written == ([False, False, True, True] if not settings else [False] * 4), "encoder, W_dec, and again"
@@ -193,8 +193,8 @@ def test_batchtopk_takes_the_largest_of_its_batch_at_once_only_where_all_rows_fi
 
     monkeypatch.setattr(dispatch, "_chosen", lambda device, dtype: BACKEND)
     monkeypatch.setattr(TritonBackend, "select_of_batch", noted)
-    whole, blocks = trained("batchtopk", n_steps=1), trained("batchtopk", n_steps=1, most_rows=5)
-    assert counts == [3 * 16], "of the first, but not of that in blocks"
+    whole, blocks = trained("batchtopk", 1, 8), trained("batchtopk", 1, 8, most_rows=5)
+    assert counts == [3 * 8], "of the first, but not of that in blocks"
     assert_close(blocks, whole, 1e-5)
 
 
@@ -207,9 +207,9 @@ def test_training_goes_the_way_that_it_goes_in_plain_torch(arch: str, monkeypatc
     assert_close(found[0], found[1], 1e-4)
 
 
-def trained(arch: str, n_steps: int = 2, most_rows: int | None = None, **settings: Any) -> Tensor:
+def trained(arch: str, n_steps: int = 2, n_rows: int = 16, most_rows: int | None = None, **settings: Any) -> Tensor:
     """The change of all weights in some steps, with dead latents; ``most_rows`` of a step at once."""
-    rows = torch.randn(n_steps, 16, 6, generator=torch.Generator().manual_seed(0))
+    rows = torch.randn(n_steps, n_rows, 6, generator=torch.Generator().manual_seed(0))
     config = SAEConfig(arch=arch, d_in=6, d_sae=16, k=3)
     train = TrainConfig(**{"tokens": 16 * 1000, "batch_tokens": 16, "dead_after_tokens": 16, "precision": "fp32"} | settings)
     resolved = plan(config, train, 6)
