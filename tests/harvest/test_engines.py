@@ -210,14 +210,14 @@ def test_a_command_ends_with_exit_code_2_at_another_layer_and_harvests_otherwise
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(STAND_INS), str(ROOT)]))
     monkeypatch.setenv("VLLM_FAULT", str(tmp_path / "fault"))
     found = told("tests.harvest.vllm_commands", write_config(tmp_path), tmp_path / "runs", tmp_path / "fault")
-    # Of actors that were killed while they compared, as the others were refused or had no shard left.
-    shutil.rmtree(f"/dev/shm/saemill-{os.getuid()}-{identity(found['printed']['shards'])}", ignore_errors=True)
     assert found["refused"] == 2
     assert "vLLM 0.22.0 gives other activations than transformers at model.layers.1" in " ".join(found["said"].split())
     assert "Traceback" not in found["said"]
     assert found["done"] == 0
     out = found["printed"]["activations"]
     manifest, run = read_json(out, "manifest.json") or {}, read_json(out, "run.json") or {}
+    # Of actors that were killed while they compared, as the others were refused or had no shard left.
+    shutil.rmtree(f"/dev/shm/saemill-{os.getuid()}-{identity(manifest['shards'])}", ignore_errors=True)
     assert manifest["recipe"]["model"] == {"dtype": "float32", "engine": "vllm", "engine_version": VERSION}
     assert run["attention"] == ["vllm"]
     (parity,) = run["parity"].values()
