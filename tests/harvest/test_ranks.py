@@ -102,7 +102,7 @@ def _harvest(job: HarvestJob, seat: Seat) -> SaemillError:
 
     ranks_module.capture = full  # type: ignore[assignment]
     with pytest.raises(RanksOutOfMemoryError) as ended:
-        worker._subject.capture(worker._subject.model, job.settings.hooks, TEXTS[1])
+        worker._subject.engine.hidden(job.settings.hooks, TEXTS[1])
     assert ended.value.sequences == 3
     return ended.value
 

@@ -47,6 +47,7 @@ def arm(points: Points) -> None:
     at_steps(points)
     in_writer(points)
     points.around(checkpoint, "read_run", before="read")
+    points.steps["finish"] = sys.maxsize  # also of a worker that had no step left to take
     points.around(worker, "write_sae", before="finish")
     points.halve_uploads(among="/checkpoints/")
 

@@ -1,6 +1,7 @@
 """Real training commands whose processes can be killed, on a Ray cluster or as forks, and what must hold afterwards."""
 
 import itertools
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +96,18 @@ class Command(commands.Command):
             survived = surviving([(taken.pid, taken.step) for taken in group])
             assert survived == list(range(1, self._n_steps() + 1)), f"worker {place}"
         assert sum(rows for rows, _ in expected.values()) == self._n_steps() * self.config.train.batch_tokens
+
+    def require_gone_on(self, points: Sequence[str]) -> None:
+        """Each attempt went on from the newest whole checkpoint that there was at its point.
+
+        Where latents lie in parts, that may be a later one: what an attempt before had written of it was the rest.
+        """
+        begun = [steps[0] - 1 for steps in self.attempts()]
+        expected = [0, *(GOES_ON_FROM[point] for point in points if point != "finish")]  # where no step is left
+        if self.config.train.latent_shards == 1:
+            assert begun == expected, points
+        else:
+            assert all(map(operator.ge, begun, expected)), (points, begun)
 
     def _n_steps(self) -> int:
         return -(-self.config.train.tokens // self.config.train.batch_tokens)

@@ -11,7 +11,7 @@ from tests.kills.processes import CONTROLLER, WORKER, kill, kill_tree, titled
 from tests.patience import PATIENCE_S, until
 from tests.sampled import sampled
 from tests.train.kill_points import IN_WORKER
-from tests.train.kills import ARMED_FROM, GOES_ON_FROM, STEPS, Command, make_commands, surviving
+from tests.train.kills import ARMED_FROM, STEPS, Command, make_commands, surviving
 from tests.turns import kills_a_training
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
@@ -80,8 +80,7 @@ def test_whoever_is_killed_at_each_point_the_run_ends_undisturbed(
     finally:
         kill_tree(process)
     command.require_undisturbed(undisturbed(mesh))
-    begun = [steps[0] - 1 for steps in command.attempts()]
-    assert begun == [0, *(GOES_ON_FROM[point] for point in points if point != "finish")]  # where no step is left
+    command.require_gone_on(points)
     assert titled(WORKER) == []
 
 

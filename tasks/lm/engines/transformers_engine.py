@@ -18,8 +18,8 @@ class TransformersEngine:
     """A model of transformers, all modules of which can be hooks."""
 
     model: PreTrainedModel
-    take: Capture = capture
-    """Takes activations; of a model that several processes hold together, with the others' help."""
+    take: Capture | None = None
+    """Takes activations of a model that several processes hold together; None: this process has all of it."""
     parity: Mapping[str, Parity] = field(default_factory=dict)
 
     @property
@@ -35,4 +35,4 @@ class TransformersEngine:
 
     def hidden(self, hooks: Sequence[str], token_ids: Tensor) -> dict[str, Tensor]:
         """Activations at each hook, from a forward pass that ends at the last of them; see ``capture``."""
-        return self.take(self.model, hooks, token_ids)
+        return (self.take or capture)(self.model, hooks, token_ids)
