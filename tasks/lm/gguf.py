@@ -11,7 +11,7 @@ import functools
 import importlib
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +23,8 @@ from typing_extensions import override
 from tasks.errors import InputError
 
 MAGIC = b"GGUF"
+_PIECE_BYTES = 2**18
+"""Of a packed tensor, that are unpacked at once."""
 
 
 class _QuickReader(gguf.GGUFReader):  # type: ignore[misc]
@@ -48,6 +50,34 @@ class _QuickReader(gguf.GGUFReader):  # type: ignore[misc]
         return np.frombuffer(self._data, ordered, int(count), int(offset))
 
 
+def _in_pieces(unpack: Callable[..., npt.NDArray[Any]]) -> Callable[..., npt.NDArray[Any]]:
+    """The same unpacking, some rows at a time: gguf's takes several times the memory of what it gives meanwhile."""
+
+    def unpacked(data: npt.NDArray[Any], kind: gguf.GGMLQuantizationType) -> npt.NDArray[Any]:
+        if data.ndim < 2 or data.nbytes <= _PIECE_BYTES or kind == gguf.GGMLQuantizationType.F32:
+            return unpack(data, kind)
+        rows = max(1, _PIECE_BYTES * len(data) // data.nbytes)
+        first = unpack(data[:rows], kind)
+        found = np.empty((len(data), *first.shape[1:]), first.dtype)
+        found[:rows] = first
+        for start in range(rows, len(data), rows):
+            found[start : start + rows] = unpack(data[start : start + rows], kind)
+        return found
+
+    return unpacked
+
+
+class _NumpyWithoutNeedlessCopies:
+    """numpy, as transformers' reader of GGUF uses it, which copies each tensor once more than it has to."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
+
+    def copy(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The array itself where it has its memory to itself: not of those that lie in the file."""
+        return array if array.flags.owndata and array.flags.c_contiguous else np.copy(array)
+
+
 @contextlib.contextmanager
 def quick_gguf() -> Iterator[None]:
     """While this is open, transformers reads GGUF files quickly and without progress bars; the results are the same.
@@ -59,6 +89,8 @@ def quick_gguf() -> Iterator[None]:
         stack.enter_context(_replaced(gguf, "GGUFReader", functools.lru_cache(1)(_QuickReader)))
         stack.enter_context(_replaced(gguf, "get_tensor_name_map", functools.lru_cache(1)(gguf.get_tensor_name_map)))
         stack.enter_context(_replaced(loader, "tqdm", functools.partial(loader.tqdm, disable=True)))
+        stack.enter_context(_replaced(gguf, "dequantize", _in_pieces(gguf.dequantize)))
+        stack.enter_context(_replaced(loader, "np", _NumpyWithoutNeedlessCopies()))
         yield
 
 

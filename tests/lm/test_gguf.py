@@ -4,7 +4,7 @@ import gguf
 import numpy as np
 import pytest
 
-from tasks.lm.gguf import _QuickReader, only_layers, quick_gguf
+from tasks.lm.gguf import _in_pieces, _NumpyWithoutNeedlessCopies, _QuickReader, only_layers, quick_gguf
 
 
 @pytest.fixture
@@ -59,3 +59,23 @@ def test_of_later_layers_no_tensors_are_found_where_only_the_first_are_wanted(tm
         with only_layers(2):
             assert found() == ["token_embd.weight", "blk.0.attn_q.weight", "blk.1.attn_q.weight", "output.weight"]
         assert found() == names
+
+
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "Q5_1", "BF16", "F16", "F32"])
+@pytest.mark.parametrize("shape", [(64,), (7, 64), (3, 5, 64)], ids=str)
+def test_what_is_unpacked_in_pieces_is_what_the_library_unpacks(kind, shape, monkeypatch):
+    kind = gguf.GGMLQuantizationType[kind]
+    packed = gguf.quantize(np.random.default_rng(0).standard_normal(shape, dtype=np.float32), kind)
+    for piece_bytes in (1, 100, 2**20):
+        monkeypatch.setattr("tasks.lm.gguf._PIECE_BYTES", piece_bytes)
+        found, expected = _in_pieces(gguf.dequantize)(packed, kind), gguf.dequantize(packed, kind)
+        assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_an_array_is_copied_only_where_its_memory_is_anothers():
+    numpy, own = _NumpyWithoutNeedlessCopies(), np.arange(6.0).reshape(2, 3).copy()
+    assert numpy.copy(own) is own
+    for view in (own[:1], own.T, np.frombuffer(b"abcd", np.float32)):
+        assert not np.shares_memory(numpy.copy(view), view)
+    assert numpy.empty is np.empty
