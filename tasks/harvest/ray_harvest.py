@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -56,7 +56,7 @@ def harvest(
     """
     if read_manifest(out) is not None:
         return
-    read = require_manifest(tokens)
+    context_length = require_manifest(tokens)["context_length"]
     wanted = planned_shards(tokens, settings.shard_tokens)
     done = committed(shards)
     # By their records' keys: text that a corpus repeats is computed once.
@@ -69,29 +69,36 @@ def harvest(
         skeleton = load_skeleton(model)
         widths = [hook_width(skeleton, hook) for hook in settings.hooks]
         # The preflight could only guess how many tokens there would be; now it is known how many are still to be harvested.
-        tokens_left = sum(shard.n_sequences for shard in pending) * read["context_length"]
+        tokens_left = sum(shard.n_sequences for shard in pending) * context_length
         require_room(shards, tokens_left, widths, settings.dtype)
         connect(cluster)
-        job = HarvestJob(
-            settings=settings,
-            model=model.absolute(),
-            tokens=tokens,
-            out=shards,
-            context_length=read["context_length"],
-            special_token_ids=read["special_token_ids"],
-            padding_token_id=read.get("padding_token_id"),
-            gpus=_gpus_per_actor(settings),
-            shard_bytes=settings.shard_tokens * sum(row_bytes(d_in, settings.dtype) for d_in in widths),
-            order=order,
-            engine_version=engine_identity(model).get("engine_version"),
-        )
-        run = Pool(job, pending, listener).run()
+        run = Pool(_job(settings, model, tokens, shards, widths, order), pending, listener).run()
         _tell(settings, run)
     hooks = hook_entries(shards, wanted, settings.dtype)
     _refuse_empty_splits(hooks)
     observed = {"seconds": time.monotonic() - began, "shards": len(wanted), "shards_found": found}
     open_store(out).put("run.json", to_json({**_observed(run), **observed}))
     _finish(settings, model, tokens, shards, out, hooks)
+
+
+def _job(
+    settings: HarvestConfig, model: ModelConfig, tokens: str, shards: str, widths: Sequence[int], order: str | None
+) -> HarvestJob:
+    """What actors are told, on the cluster that is connected; ``widths`` are those of the hooks."""
+    read = require_manifest(tokens)
+    return HarvestJob(
+        settings=settings,
+        model=model.absolute(),
+        tokens=tokens,
+        out=shards,
+        context_length=read["context_length"],
+        special_token_ids=read["special_token_ids"],
+        padding_token_id=read.get("padding_token_id"),
+        gpus=_gpus_per_actor(settings),
+        shard_bytes=settings.shard_tokens * sum(row_bytes(d_in, settings.dtype) for d_in in widths),
+        order=order,
+        engine_version=engine_identity(model).get("engine_version"),
+    )
 
 
 def _tell(settings: HarvestConfig, run: PoolRun) -> None:

@@ -12,6 +12,7 @@ import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from flows.config import PipelineConfig, parse_config
+from tasks.harvest.pool.actor import HarvestJob
 from tasks.progress import Progress, silent
 from tasks.storage.artifacts import write_manifest
 from tasks.storage.base import ObjectStore
@@ -25,19 +26,20 @@ SPECIAL = 0
 @pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Folder of a random three-layer Llama, 16 wide."""
-    folder = str(tmp_path_factory.mktemp("llama"))
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "vocab_size": 50}
-    LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=2, num_key_value_heads=1)).save_pretrained(folder)
-    return folder
+    return saved_llama(tmp_path_factory.mktemp("llama"), heads=2)
 
 
 @pytest.fixture(scope="session")
 def even_llama(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Folder of a random three-layer Llama whose heads two processes can share."""
-    folder = str(tmp_path_factory.mktemp("even"))
+    return saved_llama(tmp_path_factory.mktemp("even"), heads=4)
+
+
+def saved_llama(folder: Path, heads: int) -> str:
+    """The folder, with a random Llama in it, half of whose heads are of keys and values."""
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "vocab_size": 50}
-    LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=4, num_key_value_heads=2)).save_pretrained(folder)
-    return folder
+    LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=heads, num_key_value_heads=heads // 2)).save_pretrained(folder)
+    return str(folder)
 
 
 @pytest.fixture(scope="session")
@@ -86,6 +88,19 @@ def tiny_config(model: str, storage: str, actors: int = 1) -> PipelineConfig:
 def places(root: str) -> tuple[str, str]:
     """A pool of shards and an activations directory below a root."""
     return f"{root}/shards/tiny-{'c' * 12}", f"{root}/activations/tiny-{'b' * 12}"
+
+
+def tiny_job(config: PipelineConfig, tokens: str, **settings: object) -> HarvestJob:
+    """What an actor on CPUs is told of a configuration below its storage; ``settings`` change those of the harvest."""
+    return HarvestJob(
+        settings=config.harvest.model_copy(update=settings),
+        model=config.model,
+        tokens=tokens,
+        out=places(config.storage)[0],
+        context_length=CONTEXT,
+        special_token_ids=[SPECIAL],
+        gpus=0,
+    )
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from tasks.harvest.stage import HarvestStage
 from tasks.lm.config import ModelConfig
 from tasks.progress import silent
 from tasks.ray_config import RayConfig
-from tests.harvest.conftest import CONTEXT, places, tiny_config
+from tests.harvest.conftest import CONTEXT, tiny_config, tiny_job
 
 
 def test_a_group_fits_on_one_machine_or_not_at_all() -> None:
@@ -33,16 +33,8 @@ def test_a_group_fits_on_one_machine_or_not_at_all() -> None:
 
 @pytest.fixture
 def job(even_llama: str, tokens_directory: Callable[[str], str], tmp_path: Path) -> HarvestJob:
-    config = tiny_config(even_llama, str(tmp_path))
-    return HarvestJob(
-        settings=config.harvest.model_copy(update={"gpus_per_replica": 2, "actors": None}),
-        model=config.model,
-        tokens=tokens_directory(str(tmp_path)),
-        out=places(str(tmp_path))[0],
-        context_length=CONTEXT,
-        special_token_ids=[0],
-        gpus=0,
-    )
+    config, tokens = tiny_config(even_llama, str(tmp_path)), tokens_directory(str(tmp_path))
+    return tiny_job(config, tokens, gpus_per_replica=2, actors=None)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from tasks.harvest.pool.actor import IN_FLIGHT, Harvester, HarvestJob
 from tasks.harvest.pool.tries import Tries
 from tasks.harvest.shards import Shard, planned_shards
 from tasks.storage.objects import open_store
-from tests.harvest.conftest import CONTEXT, places, tiny_config
+from tests.harvest.conftest import places, tiny_config, tiny_job
 from tests.harvest.kills import write_config
 from tests.kills.processes import told
 from tests.patience import PATIENCE_S
@@ -95,16 +95,7 @@ def test_many_given_up_are_counted_and_only_some_named() -> None:
 
 @pytest.fixture
 def job(tiny_llama: str, tokens_directory: Callable[[str], str], tmp_path: Path) -> HarvestJob:
-    config = tiny_config(tiny_llama, str(tmp_path))
-    return HarvestJob(
-        settings=config.harvest,
-        model=config.model,
-        tokens=tokens_directory(str(tmp_path)),
-        out=places(str(tmp_path))[0],
-        context_length=CONTEXT,
-        special_token_ids=[0],
-        gpus=0,
-    )
+    return tiny_job(tiny_config(tiny_llama, str(tmp_path)), tokens_directory(str(tmp_path)))
 
 
 @pytest.fixture
