@@ -86,6 +86,7 @@ def largest_of_rows(entries: Entries, k: int, latents: ProcessGroup, dtype: torc
     """
     if latents.world_size == 1:
         return entries
+    entries = entries.without_padding()
     (found,) = latents.all_gather([_in_columns(entries, k, dtype)])
     rivals = found.view(latents.world_size, entries.n, k)
     return backend_for(entries.values).keep_largest(entries, rivals, latents.rank)

@@ -151,6 +151,7 @@ def all_gather_entries(group: ProcessGroup, entries: Entries, most: int | None =
     """
     if group.world_size == 1:
         return entries
+    entries = entries.without_padding()
     per_row, coded = entries.start.diff(), (entries.values, entries.latents)
     if most is None:
         (per_row,) = group.all_gather([per_row])

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from tasks.sae.architectures.base import StepBatch, StepSums
 from tasks.sae.architectures.registry import architecture
+from tasks.sae.asked import AskedNumber
 from tasks.sae.mesh import Mesh
 from tasks.sae.scaling import Scaling
 from tasks.train.optimizer import optimizer_step
@@ -31,7 +32,7 @@ def train_step(state: TrainState, raw: Tensor, plan: Plan, scaling: Scaling, mes
         raw=raw,
         scaling=scaling,
         dead=dead,
-        n_dead=int(n_dead.sum()),
+        n_dead=AskedNumber(n_dead.sum()),
         k=plan.k_at(step),
         sparsity=plan.sparsity_at(step),
         progress=step / plan.n_steps,

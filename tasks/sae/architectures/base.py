@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import SupportsInt
 
 import torch
 from jaxtyping import Bool, Float
@@ -44,8 +45,8 @@ class StepBatch:
     scaling: Scaling
     dead: Bool[Tensor, "d_sae"]
     """Latents that count as dead, the same on every worker that holds them."""
-    n_dead: int | None = None
-    """How many do of all workers' latents; empty: as many as here, where all latents are."""
+    n_dead: SupportsInt | None = None
+    """How many do of all workers' latents; empty: as many as here, where all latents are. Asked once work is under way."""
     k: int = 1
     """Latents per row in force, where the architecture has such a number."""
     sparsity: float = 1.0

@@ -129,7 +129,10 @@ def _likely_level(pre_acts: PreActivations, count: int, mesh: Mesh) -> float:
 
 def _follow(threshold: Tensor, kept: Entries, latents: ProcessGroup) -> None:
     """Move the running mean towards the smallest activation that was kept."""
-    smallest = torch.cat([kept.values.to(threshold), torch.full_like(threshold, torch.inf)]).min()
+    found = kept.values.to(threshold)
+    if kept.padded:
+        found = found.where(found != 0, torch.inf)
+    smallest = torch.cat([found, torch.full_like(threshold, torch.inf)]).min()
     smallest = latents.all_gather([smallest[None]])[0].min()
     followed = torch.where(threshold > 0, threshold.lerp(smallest, THRESHOLD_RATE), smallest)
     threshold.copy_(torch.where(smallest.isinf(), threshold, followed))  # nothing is asked of a GPU, which works meanwhile

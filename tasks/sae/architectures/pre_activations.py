@@ -41,6 +41,14 @@ class PreActivations:
         """That which selects from them."""
         return backend_for(self._x.new_empty(0, dtype=self.dtype))
 
+    def begin(self) -> None:
+        """Take the product where memory has room for all of it, before what follows is known.
+
+        Raises:
+            InputError: there is no memory for a single row.
+        """
+        in_blocks(self.n, self._batch.scratch, lambda blocks: [self._of(blocks[0])] if len(blocks) == 1 else [])
+
     def select_at_once(self, selections: Sequence[Selection]) -> list[Entries]:
         """What each selection finds that has to see all rows together; nothing where memory has no room for these.
 

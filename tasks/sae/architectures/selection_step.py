@@ -67,9 +67,8 @@ def selected_gradients(
         revival, part = _revival(config, W_dec, rows, dead, x, mesh)
         loss = loss + revival
         parts.append(part)
-    fired = torch.zeros(d_own, dtype=torch.bool, device=x.device)
-    fired[entries.latents.long()] = True
-    sums = StepSums(len(x), loss, rows.squared_error[-1].to(loss.dtype), rows.n_entries.to(loss.dtype), fired)
+    error, n_entries = rows.squared_error[-1].to(loss.dtype), rows.n_entries.to(loss.dtype)
+    sums = StepSums(len(x), loss, error, n_entries, entries.fired(d_own))
     return sums, backend_for(x).by_latent(parts, optimizer_shard(mesh.data, d_own))
 
 
@@ -93,16 +92,25 @@ def _selected(
     select: Select,
 ) -> tuple[Entries, Entries | None]:
     """The active latents of all workers' rows, and the largest dead ones of this worker's rows; None where none is dead."""
-    aux_k = min(resolved_aux_k(config), int(batch.dead.sum()) if batch.n_dead is None else batch.n_dead)
+    pre_acts.begin()  # a GPU has this to do while it is asked how many are dead
+    n_dead = int(batch.dead.sum() if batch.n_dead is None else batch.n_dead)
+    aux_k = min(resolved_aux_k(config), n_dead)
     if aux_k == 0:
         return select(pre_acts, [])[0], None
-    entries, dead = select(pre_acts, [_dead_selection(batch.dead, aux_k, parameters.flat.dtype)])
+    columns = _marked(batch.dead, n_dead if latents.world_size == 1 else None)
+    entries, dead = select(pre_acts, [_dead_selection(columns, aux_k, parameters.flat.dtype)])
     return entries, largest_of_rows(dead, aux_k, latents, pre_acts.dtype)
 
 
-def _dead_selection(dead: Tensor, aux_k: int, dtype: torch.dtype) -> Selection:
-    """The ``aux_k`` largest of this worker's dead latents in each row."""
-    columns = dead.nonzero().squeeze(1)
+def _marked(mask: Tensor, n: int | None) -> Tensor:
+    """Places of a mask in their order; ``nonzero`` would ask a GPU how many there are, which may be known."""
+    if n is None:
+        return mask.nonzero().squeeze(1)
+    return torch.searchsorted(mask.cumsum(0), torch.arange(1, n + 1, device=mask.device))
+
+
+def _dead_selection(columns: Tensor, aux_k: int, dtype: torch.dtype) -> Selection:
+    """The ``aux_k`` largest of some of this worker's latents in each row."""
 
     def select(pre_acts: Tensor) -> Entries:
         if len(columns) == 0:

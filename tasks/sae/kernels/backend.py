@@ -1,7 +1,7 @@
 """What a backend of the training step does: selection, decoding, and gradients that touch active latents only.
 
 All backends give the same numbers to rounding, and the same bits whatever the number of threads. ``tests/sae/kernels``
-holds each of them to that.
+holds each of them to that. What is selected may be padded (``Entries.padded``) but for ``select_above``.
 """
 
 from collections.abc import Sequence

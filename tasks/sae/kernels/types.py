@@ -23,6 +23,9 @@ class Entries:
     """int32."""
     start: Int[Tensor, "n_plus_1"]
     """int64: the entries of row r are ``start[r]:start[r + 1]``."""
+    padded: bool = False
+    """Whether entries of value 0 may fill up what was not found, of any latent: so the host need not ask a GPU how many
+    there are. They add nothing to any sum."""
 
     @property
     def n(self) -> int:
@@ -38,8 +41,21 @@ class Entries:
 
     @property
     def count(self) -> Int[Tensor, ""]:
-        """Number of entries, int64."""
-        return self.start[-1]
+        """Number of entries without padding, int64."""
+        return (self.values != 0).sum() if self.padded else self.start[-1]
+
+    def fired(self, d_sae: int) -> Bool[Tensor, "{d_sae}"]:
+        """Latents that have an entry."""
+        latents = self.latents.long()
+        if self.padded:
+            latents = latents.where(self.values != 0, d_sae)
+        fired = torch.zeros(d_sae + self.padded, dtype=torch.bool, device=latents.device)
+        fired[latents] = True
+        return fired[:d_sae]
+
+    def without_padding(self) -> "Entries":
+        """The same without what only fills up, for which a GPU is waited for."""
+        return self.only(self.values != 0) if self.padded else self
 
     def sum_by_latent(self, values: Float[Tensor, "m"], d_sae: int) -> Float[Tensor, "{d_sae}"]:
         """Sums over each latent's entries of what stands beside them."""
@@ -49,7 +65,7 @@ class Entries:
         """The entries of ``n`` rows, from row ``first`` on."""
         start = self.start[first : first + n + 1]
         low, high = int(start[0]), int(start[-1])
-        return Entries(self.values[low:high], self.latents[low:high], start - low)
+        return Entries(self.values[low:high], self.latents[low:high], start - low, self.padded)
 
     def only(self, mask: Bool[Tensor, "m"]) -> "Entries":
         """The marked entries, in their order."""
@@ -64,7 +80,8 @@ def joined_entries(blocks: Sequence[Entries]) -> Entries:
         return blocks[0]
     counts = torch.cat([block.start.diff() for block in blocks])
     start = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    return Entries(torch.cat([block.values for block in blocks]), torch.cat([block.latents for block in blocks]), start)
+    values, latents = torch.cat([block.values for block in blocks]), torch.cat([block.latents for block in blocks])
+    return Entries(values, latents, start, any(block.padded for block in blocks))
 
 
 def no_entries(n: int, like: Tensor, dtype: torch.dtype) -> Entries:

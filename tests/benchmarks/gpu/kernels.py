@@ -88,7 +88,7 @@ def _selection(ops: Backend, device: torch.device) -> Iterator[dict[str, Any]]:
 
 def _differing(ours: Entries, theirs: Entries) -> float:
     """Number of rows with other values, or with NaN in one of both only."""
-    found = [[_sorted(entries, r) for r in range(entries.n)] for entries in (ours, theirs)]
+    found = [[_sorted(entries.without_padding(), r) for r in range(entries.n)] for entries in (ours, theirs)]
     return float(sum(a != b for a, b in zip(*found, strict=True)))
 
 
@@ -96,6 +96,7 @@ def _differing_of_batch(ours: Entries, rows: Tensor, count: int) -> float:
     """Whether other numbers of the rows were chosen than come first when all are sorted, equal ones in their order."""
     order = rows.flatten().sort(descending=True, stable=True).indices[:count]
     expected = order[~(rows.flatten()[order] <= 0)].sort().values
+    ours = ours.without_padding()
     places = ours.rows.long() * rows.shape[1] + ours.latents
     same = torch.equal(places.cpu(), expected) and torch.equal(
         ours.values.cpu().nan_to_num(-1), rows.flatten()[expected].nan_to_num(-1)

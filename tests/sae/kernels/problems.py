@@ -36,6 +36,7 @@ def pre_activations(draw: st.DrawFn) -> Tensor:
 
 
 def by_row(entries: Entries) -> list[dict[int, float]]:
+    entries = entries.without_padding()
     rows = [slice(a, b) for a, b in zip(entries.start[:-1].tolist(), entries.start[1:].tolist(), strict=True)]
     found = [dict(zip(entries.latents[row].tolist(), entries.values[row].tolist(), strict=True)) for row in rows]
     assert [len(latents) for latents in found] == [row.stop - row.start for row in rows]  # none twice

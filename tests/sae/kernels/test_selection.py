@@ -101,7 +101,7 @@ def test_each_latent_may_have_a_level_of_its_own(ops, device, dtype):
 
 def test_columns_are_named_in_the_numbering_of_all(ops, device):
     pre_acts = torch.tensor([[9.0, 2.0, 8.0, 3.0, 1.0], [9.0, -2.0, 8.0, -3.0, 1.0]], device=device)
-    entries = ops.select_columns(pre_acts, torch.tensor([1, 3, 4], device=device), 2, torch.float64)
+    entries = ops.select_columns(pre_acts, torch.tensor([1, 3, 4], device=device), 2, torch.float64).without_padding()
     assert [sorted(entries.latents[a:b].tolist()) for a, b in ((0, 2), (2, 3))] == [[1, 3], [4]]
     assert entries.start.tolist() == [0, 2, 3]
     assert (entries.values.dtype, entries.latents.dtype) == (torch.float64, torch.int32)
@@ -116,5 +116,7 @@ def test_nothing_to_select_gives_no_entries(ops, device):
         ops.select_above(pre_acts, 0.5, torch.float32),
         ops.select_above(pre_acts[:0], 0.5, torch.float32),
     ):
-        assert len(entries.values) == len(entries.latents) == 0
-        assert int(entries.start[-1]) == 0
+        assert int(entries.count) == 0
+        assert not entries.fired(4).any()
+        found = entries.without_padding()
+        assert len(found.values) == len(found.latents) == int(found.start[-1]) == 0

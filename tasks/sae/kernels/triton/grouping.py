@@ -43,6 +43,8 @@ class Gathered(NamedTuple):
     """Row of ``x`` of each entry, int32."""
     gradient: Tensor
     x: Tensor
+    padded: bool
+    """Whether entries of value 0 are none, which get no ``d_value``."""
 
 
 def chunks_of(latents: Tensor, own: tuple[int, int]) -> Chunks:
@@ -88,6 +90,7 @@ def gathered(parts: Sequence[Part]) -> Gathered:
         _joined(x_rows),
         _joined([part.output_gradient for part in parts]),
         _joined([part.x for part in parts[: 1 if one_x else None]]),
+        any(part.entries.padded for part in parts),
     )
 
 

@@ -123,6 +123,7 @@ class ChunkedByLatent(ByLatent):
             d_own,
             width,
             AT_ONCE=at_once,
+            PADDED=self._entries.padded,
             **constants,
         )
         if chunks.n_slots:

@@ -46,7 +46,7 @@ def pulled_back(output_gradient: Tensor, coded: Coded) -> Tensor:
     given = output_gradient.detach().contiguous(), coded.W_dec.detach().contiguous()
     constants = _constants(coded) | {"BLOCK": block_of(d_out, _BLOCK)}
     launch(products, (n,), *given, *arrays, d_values, n, d_out, **constants)
-    return d_values
+    return d_values.masked_fill_(coded.entries.values == 0, 0.0) if coded.entries.padded else d_values
 
 
 def _arrays(coded: Coded) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -1,4 +1,7 @@
-"""Selection of active latents. How many there are is known on the device only: each operation asks it one number."""
+"""Selection of active latents. How many there are is known on the device only, which the host asks for nothing.
+
+Entries are as many as there can be: where fewer are found, which is rare, zeros fill them up. Only ``above`` asks.
+"""
 
 from typing import Any
 
@@ -29,8 +32,7 @@ def top_of(pre_acts: Tensor, columns: Tensor | None, k: int, dtype: torch.dtype)
     if n == 0 or k == 0:
         return no_entries(n, pre_acts, dtype)
     bits = pre_acts.detach().contiguous().view(precision.bits)
-    values = torch.empty(n, k, dtype=dtype, device=bits.device)
-    latents, counts = (torch.empty(shape, dtype=torch.int32, device=bits.device) for shape in ((n, k), (n,)))
+    values, latents = _filling((n, k), bits, dtype)
     is_grouped = k <= _MOST_GROUPED
     room = block_of(max(4 * k, 128)) if is_grouped else 1
     block = block_of(max(4 * k, _BLOCK)) if is_grouped else _BLOCK
@@ -44,7 +46,6 @@ def top_of(pre_acts: Tensor, columns: Tensor | None, k: int, dtype: torch.dtype)
         torch.empty(n, room, dtype=torch.int32, device=bits.device),
         values,
         latents,
-        counts,
         pre_acts.shape[1] if columns is None else len(columns),
         pre_acts.shape[1],
         k,
@@ -56,17 +57,13 @@ def top_of(pre_acts: Tensor, columns: Tensor | None, k: int, dtype: torch.dtype)
         KEY=precision.key,
         num_warps=4 if block <= 1024 else 8,
     )
-    return _dense_entries(values, latents, counts)
+    return Entries(values.view(-1), latents.view(-1), torch.arange(0, n * k + 1, k, device=bits.device), padded=True)
 
 
-def _dense_entries(values: Tensor, latents: Tensor, counts: Tensor) -> Entries:
-    """Entries of rows that have k each, in most steps of a trained SAE; else they have to be moved together."""
-    n, k = values.shape
-    if int(counts.min()) == k:  # the host waits here: the number of entries is the size of tensors
-        start = torch.arange(0, n * k + 1, k, device=counts.device)
-        return Entries(values.view(-1), latents.view(-1), start)
-    kept = torch.arange(k, device=counts.device) < counts[:, None]
-    return Entries(values[kept], latents[kept], _start(counts))
+def _filling(shape: tuple[int, ...], bits: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Values and latents of nothing: the last latent, so that a row stays in the order of latents."""
+    values = torch.zeros(shape, dtype=dtype, device=bits.device)
+    return values, torch.full(shape, bits.shape[1] - 1, dtype=torch.int32, device=bits.device)
 
 
 def above(pre_acts: Tensor, level: float | Tensor, dtype: torch.dtype) -> Entries:
@@ -78,7 +75,7 @@ def above(pre_acts: Tensor, level: float | Tensor, dtype: torch.dtype) -> Entrie
     how = {"OWN": levels.ndim == 1, "BLOCK": block_of(width, 1024), "KIND": accumulator(rows.dtype), "num_warps": 4}
     launch(count_above, (n,), *given, counts, width, width, **how)
     start = _start(counts)
-    n_found = int(start[-1])  # the host waits here, as above
+    n_found = int(start[-1])  # the host waits here: nothing says how many are above a level
     values = torch.empty(n_found, dtype=dtype, device=rows.device)
     latents = torch.empty(n_found, dtype=torch.int32, device=rows.device)
     launch(write_above, (n,), *given, start, values, latents, width, width, **how)
@@ -100,11 +97,10 @@ def of_batch(pre_acts: Tensor, count: int, dtype: torch.dtype) -> Entries:
     above, ties = counts.long()
     kept_ties = (n_ties - ties.cumsum(0) + ties).clamp_(min=0).minimum(ties)
     start = _start(above + kept_ties)
-    n_found = int(start[-1])  # the host waits here, as above
-    values = torch.empty(n_found, dtype=dtype, device=bits.device)
-    latents = torch.empty(n_found, dtype=torch.int32, device=bits.device)
+    values, latents = _filling((min(count, n * width),), bits, dtype)
     launch(write_reaching, (n,), bits, level, start, kept_ties, values, latents, width, BLOCK=block, **how)
-    return Entries(values, latents, start)
+    start[-1] = len(values)  # what fills up is the last row's
+    return Entries(values, latents, start, padded=True)
 
 
 def _level_of(bits: Tensor, rank: int, precision: Precision, how: dict[str, Any]) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,6 @@ def top_of_rows(
     room_places,
     values,
     latents,
-    counts,
     width,
     stride,
     k,
@@ -28,21 +27,21 @@ def top_of_rows(
     N_BITS: tl.constexpr,
     KEY: tl.constexpr,
 ):
-    """A row a program: write up to k values and latents, in the order of columns, and how many there are.
+    """A row a program: write up to k values and latents, in the order of columns.
 
     Candidates go to ``room_keys`` and ``room_places`` [n, ROOM]. Where these have not enough room, as with many ties, the
     row is looked at again, bit by bit.
     """
     r = tl.program_id(0).to(tl.int64)
     row, room_keys, room_places = bits + r * stride, room_keys + r * ROOM, room_places + r * ROOM
-    values, latents, count = values + r * k, latents + r * k, counts + r
+    values, latents = values + r * k, latents + r * k
     n_found = ROOM + 1
     if GROUPED:
         n_found = _candidates(row, columns, room_keys, room_places, width, k, ROOM, BLOCK, INFINITY, N_BITS, KEY)
     if n_found <= ROOM:
-        _top_of_room(room_keys, room_places, columns, values, latents, count, n_found, k, ROOM, N_BITS, KEY)
+        _top_of_room(room_keys, room_places, columns, values, latents, n_found, k, ROOM, N_BITS, KEY)
     else:
-        _top_of_row(row, columns, values, latents, count, width, k, BLOCK, INFINITY, N_BITS, KEY)
+        _top_of_row(row, columns, values, latents, width, k, BLOCK, INFINITY, N_BITS, KEY)
 
 
 @kernel
@@ -89,7 +88,6 @@ def _top_of_room(
     columns,
     values,
     latents,
-    count,
     n_found,
     k,
     ROOM: tl.constexpr,
@@ -102,8 +100,7 @@ def _top_of_room(
     place = tl.load(room_places + slot, mask=slot < n_found, other=0)
     level = kth_largest(key, k, N_BITS, KEY)
     n_above = tl.sum((key > level).to(tl.int32), 0)
-    n_kept, _ = write_top(key, place, columns, values, latents, level, k - n_above, 0, 0, N_BITS)
-    tl.store(count, n_kept)
+    write_top(key, place, columns, values, latents, level, k - n_above, 0, 0, N_BITS)
 
 
 @kernel
@@ -113,7 +110,6 @@ def _top_of_row(
     columns,
     values,
     latents,
-    count,
     width,
     k,
     BLOCK: tl.constexpr,
@@ -141,7 +137,6 @@ def _top_of_row(
         place = first + lane
         key = keys_at(row, columns, place, width, INFINITY, N_BITS, KEY)
         n_kept, n_tied = write_top(key, place, columns, values, latents, level, k - n_above, n_kept, n_tied, N_BITS)
-    tl.store(count, n_kept)
 
 
 @kernel

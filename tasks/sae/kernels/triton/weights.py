@@ -41,11 +41,13 @@ def sum_chunks(
     BLOCK: tl.constexpr,
     KIND: tl.constexpr,
     UNIT_NORM: tl.constexpr,
+    PADDED: tl.constexpr,
 ):
     """A chunk of a latent's entries a program: the sum of factors[e] * rows[which[e]], and the sum of factors in ``totals``.
 
     Where a latent is one chunk, its row is finished. ``pulled`` gets each entry's product of rows[which[e]] with its
-    latent's row of ``weights``. Grids are upper bounds: programs beyond the last chunk have latent ``d_own`` and leave.
+    latent's row of ``weights``; with PADDED none where the factor is 0. Grids are upper bounds: programs beyond the last
+    chunk have latent ``d_own`` and leave.
     """
     chunk = tl.program_id(0)
     latent = tl.load(chunk_latent + chunk)
@@ -68,10 +70,12 @@ def sum_chunks(
             row = tl.load(which + entry, mask=there, other=0).to(tl.int64)
             places = rows + row[:, None] * width + column[None, :]
             tile = tl.load(places, mask=there[:, None] & ok[None, :], other=0.0).to(KIND)
+            factor = tl.load(factors + entry, mask=there, other=0.0).to(KIND)
             if pulled is not None:
                 product = tl.sum(tile * weight[None, :], 1)
+                if PADDED:
+                    product = tl.where(factor == 0, 0.0, product)
                 tl.store(pulled + entry, product.to(pulled.dtype.element_ty), mask=there)
-            factor = tl.load(factors + entry, mask=there, other=0.0).to(KIND)
             gradient += tl.sum(factor[:, None] * tile, 0)
             total += tl.sum(factor, 0)
         if end - first <= CHUNK:
