@@ -116,18 +116,14 @@ def _stages(found: StorageForecast) -> str:
 def _without_pools_at_work(found: Retention, names: PoolNames) -> Retention:
     """The same, but activations stay in whose pool a harvest may be at work: it may have found their shards there."""
     going, staying = [], list(found.staying)
+    manifests = {fate.result.uri: manifest_of(fate.result) for fate in found.going if fate.result.stage == "activations"}
     for fate in found.going:
-        busy = _at_work(fate, names) if fate.result.stage == "activations" else None
+        busy = names.harvested_lately(fate.result.uri, manifests) if fate.result.uri in manifests else None
         if busy is None:
             going.append(fate)
         else:
             staying.append(replace(fate, reason=f"a harvest may be at work in its pool: {busy} is of no manifest yet"))
     return Retention(going, staying)
-
-
-def _at_work(fate: Fate, names: PoolNames) -> str | None:
-    manifest = manifest_of(fate.result)
-    return names.harvested_lately(fate.result.uri, manifest) if manifest.get("shards", ".") != "." else None
 
 
 def _size_of_shards(fate: Fate, names: PoolNames, gone: set[str]) -> int:

@@ -65,18 +65,25 @@ class PoolNames:
         records = sorted({found.commit_key for found in own.values()})
         return Released(pool, records, sorted(own), sum(found.size for found in own.values()))
 
-    def harvested_lately(self, uri: str, manifest: Mapping[str, Any]) -> str | None:
+    def harvested_lately(self, uri: str, going: Mapping[str, Mapping[str, Any]]) -> str | None:
         """An object younger than a day in the pool of a directory that nothing names yet: a harvest may be at work there.
+
+        Args:
+            uri: the directory, one of ``going``; where its rows lie in it, nobody else is at work there.
+            going: manifests of all directories that are about to be removed, of which some may be gone already.
 
         Raises:
             ArtifactError: as ``released``.
         """
-        pool, oldest = open_store(shards_uri(uri, manifest)), time.time() - MIN_AGE_S
+        pool, oldest = open_store(shards_uri(uri, going[uri])), time.time() - MIN_AGE_S
+        if pool.uri == open_store(uri).uri:
+            return None
         young = [info.key for info in pool.list() if info.modified >= oldest and _is_of_shard(info.key)]
         if not young:
             return None
         named: set[str] = set()
-        for names in (_named(uri, manifest), *self._of_others(pool, {uri})):
+        of_going = (_named(home, manifest) for home, manifest in going.items())
+        for names in (*of_going, *self._of_others(pool, going)):
             named |= names.keys() | {found.commit_key for found in names.values()}
         return next((f"{pool.uri}/{key}" for key in young if key not in named), None)
 
