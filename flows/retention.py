@@ -61,8 +61,23 @@ def swept(storage: str, settings: RegistryConfig, signed: Signed, *, dry_run: bo
     if not dry_run:
         for fate in found.staying:
             spare(fate.result)
-        removed = [(fate, size) for fate, size in removed if _remove(fate, registry, settings, signed, names)]
+        removed = _done(removed, registry, settings, signed, names)
     return Swept(registry.name, registry.root, dry_run, removed, found.staying, forecast)
+
+
+def _done(
+    planned: list[tuple[Fate, int]], registry: Registry, settings: RegistryConfig, signed: Signed, names: PoolNames
+) -> list[tuple[Fate, int]]:
+    """Remove what was planned, and tell what of it went; with an SAE that stays after all, its activations stay."""
+    found, needed = [], set[str | None]()
+    for fate, size in planned:
+        if fate.result.stage == "activations" and fate.result.identity in needed:
+            continue
+        if _remove(fate, registry, settings, signed, names):
+            found.append((fate, size))
+        else:
+            needed.add(fate.result.named("activations"))
+    return found
 
 
 def _remove(fate: Fate, registry: Registry, settings: RegistryConfig, signed: Signed, names: PoolNames) -> bool:

@@ -41,7 +41,7 @@ def store_sae(root: str, name: str, activations: str = "rows", size: int = 64) -
 
 def store_scores(root: str, sae: str, fvu: float = 0.1, activations: str = "rows") -> str:
     """Finished scores of an SAE."""
-    uri = f"{root}/scores/toy-{hashed(sae + 'scores')}"
+    uri = f"{root}/scores/toy-{hashed(identity(sae))}"
     open_store(uri).put("summary.json", to_json({"fvu": fvu, "l0": 5.0, "ce_recovered": None}))
     write_manifest(uri, {"stage": "scores", "sae": identity(sae), "activations": hashed(activations)})
     return uri
@@ -49,7 +49,7 @@ def store_scores(root: str, sae: str, fvu: float = 0.1, activations: str = "rows
 
 def store_report(root: str, sae: str, activations: str = "rows") -> str:
     """A finished report on an SAE."""
-    uri = f"{root}/reports/toy-{hashed(sae + 'report')}"
+    uri = f"{root}/reports/toy-{hashed(identity(sae))}"
     open_store(uri).put("index.html", b"<html>")
     write_manifest(uri, {"stage": "report", "inputs": {"sae": identity(sae), "activations": hashed(activations)}})
     return uri

@@ -89,6 +89,7 @@ def test_who_comes_second_is_told_who_was_first(
     monkeypatch.setattr("tasks.registry.moving.position", lambda *_: before)  # as it was looked at
     with pytest.raises(InputError, match="at the same time ada@engine promoted version 4"):
         second(registry, found)
+    monkeypatch.undo()
     assert champion(registry) == 4
 
 

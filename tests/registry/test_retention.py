@@ -210,7 +210,8 @@ def test_a_version_that_is_promoted_or_tagged_meanwhile_stays(eight: Registry, m
 
     monkeypatch.setattr(open_store(eight.root).__class__, "put", put)
     found = sweep(eight.root)
-    assert not of("saes", "a") & gone(found)
+    assert not (of("saes", "a") | of("activations", "rows-a")) & gone(found)
+    assert of("saes", "b") | of("activations", "rows-b") <= gone(found)
     considered(eight, 1)
 
 
