@@ -24,8 +24,7 @@ def file_hashes(store: ObjectStore) -> dict[str, str]:
 
 def content_hash(hashes: Mapping[str, str]) -> str:
     """What an SAE is, from the hashes of its files."""
-    joined = "".join(f"{key}={hashes[key]};" for key in (WEIGHTS, CONFIG))
-    return f"sha256:{hashlib.sha256(joined.encode()).hexdigest()}"
+    return f"sha256:{hashlib.sha256((hashes[WEIGHTS] + hashes[CONFIG]).encode()).hexdigest()}"
 
 
 def require_files(sae: str, called: str) -> None:

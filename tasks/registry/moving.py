@@ -233,6 +233,6 @@ def _written(registry: Registry, move: AliasMove, after: int) -> AliasMove:
 
 def _failed(verdict: StoredVerdict) -> str:
     """Which gates speak against it, as far as they are named."""
-    names = [str(gate.get("metric") or gate.get("name")) for gate in verdict.gates if gate.get("verdict") == "REJECT"]
+    names = [str(gate.get("metric")) for gate in verdict.gates if gate.get("outcome") == "loss"]
     against = "" if verdict.against is None else f" against version {verdict.against}"
     return f"its verdict{against} is REJECT{' by ' + ', '.join(names) if names else ''}"

@@ -33,7 +33,8 @@ def register(
         sae: URI of a finished SAE, trained or imported.
         signed: who registers it, and when.
         scores: URI of its scores, whose figures become the version's.
-        started_from: the version with whose weights its training began.
+        started_from: the version with whose weights its training began. None: the one whose content the SAE's manifest names
+            as what it was begun from (``init_from``).
         tags: what it is tagged with from the beginning.
 
     Raises:
@@ -52,7 +53,7 @@ def register(
         sae=uri.removeprefix(f"{registry.root}/"),  # below the root as seen from it, so that the storage can be moved
         content=content_hash(hashes),
         config=recipe_hash(manifest.get("recipe") or settings),
-        parents=_parents(uri, manifest, settings, started_from),
+        parents=_parents(uri, manifest, settings),
         metrics=_metrics(uri, manifest, scores),
         tags=tuple(tags),
         by=signed.by,
@@ -66,7 +67,9 @@ def register(
         if same is not None:
             return same, False
         number = 1 + max((version.version for version in there), default=0)
-        numbered = made.model_copy(update={"version": number})
+        began = started_from or _begun_from(manifest, there)
+        parents = made.parents.model_copy(update={"champion": began})
+        numbered = made.model_copy(update={"version": number, "parents": parents})
         if registry.versions.append(number, numbered):
             return numbered, True
 
@@ -109,11 +112,17 @@ def _require_whole(sae: str, manifest: Mapping[str, Any], hashes: Mapping[str, s
             )
 
 
-def _parents(sae: str, manifest: Mapping[str, Any], settings: Mapping[str, Any], started_from: int | None) -> Parentage:
+def _begun_from(manifest: Mapping[str, Any], there: Sequence[SAEVersion]) -> int | None:
+    """The version whose content a warm start says that it began with."""
+    content = manifest.get("init_from")
+    return next((version.version for version in there if content is not None and version.content == content), None)
+
+
+def _parents(sae: str, manifest: Mapping[str, Any], settings: Mapping[str, Any]) -> Parentage:
     activations = _text(manifest.get("activations"))
     tokens = None if activations is None else _text(_activations_manifest(sae, activations).get("tokens"))
     model, revision = (_text(settings.get(name)) for name in ("model", "revision"))
-    return Parentage(activations=activations, tokens=tokens, model=model, revision=revision, champion=started_from)
+    return Parentage(activations=activations, tokens=tokens, model=model, revision=revision)
 
 
 def _activations_manifest(sae: str, activations: str) -> Mapping[str, Any]:

@@ -24,7 +24,7 @@ class VersionVerdict(BaseModel):
     """The champion that it was held against; None: there was none."""
     verdict: Literal["PROMOTE", "HOLD", "REJECT"]
     gates: tuple[dict[str, Any], ...] = ()
-    """An entry for each gate: its metric, what was found, and what it says."""
+    """An entry for each gate, with at least its ``metric`` and its ``outcome``: win, tie or loss."""
 
 
 class StoredVerdict(Signed):

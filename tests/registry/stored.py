@@ -24,7 +24,7 @@ def address(root: str, stage: str, name: str) -> str:
     return f"{root}/{stage}/toy-{hashed(name)}"
 
 
-def store_sae(root: str, name: str, activations: str = "rows", size: int = 64) -> str:
+def store_sae(root: str, name: str, activations: str = "rows", size: int = 64, **more: Any) -> str:
     """A finished SAE, with a checkpoint; its URI."""
     uri = address(root, "saes", name)
     store, objects = (
@@ -35,7 +35,7 @@ def store_sae(root: str, name: str, activations: str = "rows", size: int = 64) -
         store.put(key, data)
     hashes = {key: {"sha256": hashlib.sha256(data).hexdigest()} for key, data in objects.items()}
     named = {"stage": "saes", "recipe": {"name": name}, "activations": hashed(activations)}
-    write_manifest(uri, {**named, "training": {"fvu": 0.2, "l0": 4.0, "loss": float(len(name))}, "objects": hashes})
+    write_manifest(uri, {**named, **more, "training": {"fvu": 0.2, "l0": 4.0, "loss": float(len(name))}, "objects": hashes})
     return uri
 
 

@@ -134,7 +134,7 @@ def test_a_champion_whose_files_changed_or_are_gone_is_refused(three: Registry) 
 
 
 def verdict(version: int, said: str, against: int | None = 1) -> VersionVerdict:
-    gates = ({"metric": "fvu", "verdict": said, "found": 0.5},)
+    gates = ({"metric": "fvu", "outcome": "loss" if said == "REJECT" else "tie"},)
     return VersionVerdict.model_validate(
         {"name": "toy", "version": version, "against": against, "verdict": said, "gates": gates}
     )

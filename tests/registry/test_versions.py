@@ -76,6 +76,17 @@ def test_a_version_says_what_its_sae_was_made_of_and_its_figures(folder: str) ->
     )
 
 
+def test_the_version_that_a_warm_start_began_from_is_known_by_its_content(folder: str) -> None:
+    registry = Registry.at(folder, "toy")
+    for name in ("a", "b"):
+        add(registry, store_sae(folder, name))
+    content = registry.version(2).content
+    warm = add(registry, store_sae(folder, "c", init_from=content))
+    assert registry.version(warm).parents.champion == 2
+    assert registry.version(add(registry, store_sae(folder, "d", init_from="sha256:0"))).parents.champion is None
+    assert registry.version(add(registry, store_sae(folder, "e", init_from=content), started_from=1)).parents.champion == 1
+
+
 def test_a_storage_may_be_moved_as_a_whole(folder: str) -> None:
     add(Registry.at(folder, "toy"), store_sae(folder, "a"))
     there = f"{folder}-moved"
