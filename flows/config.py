@@ -15,6 +15,7 @@ from tasks.harvest.config import ActivationsConfig, HarvestConfig
 from tasks.hook_roles import OWN, HookRoles
 from tasks.lm.config import ModelConfig
 from tasks.ray_config import RayConfig
+from tasks.registry.config import RegistryConfig
 from tasks.report.config import ReportConfig
 from tasks.sae.config import SAEConfig
 from tasks.score.config import ScoreConfig
@@ -42,6 +43,7 @@ class PipelineConfig(Settings):
     sweep: SweepConfig = SweepConfig()
     score: ScoreConfig = ScoreConfig()
     report: ReportConfig = ReportConfig()
+    registry: RegistryConfig = RegistryConfig()
     ray: RayConfig = RayConfig()
 
     @model_validator(mode="before")

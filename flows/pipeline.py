@@ -8,13 +8,14 @@ What a stage does is imported when it runs, so that this module, the CLI and Pre
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from flows.addresses import Addresses, Placed, ResultUris, addresses, placed
 from flows.begun import begun_in_another_precision
 from flows.config import PipelineConfig
 from flows.preflight import check
+from flows.registered import registered
 from flows.resolve import resolved_and_why
 from tasks.errors import InputError
 from tasks.storage.artifacts import read_json
@@ -31,10 +32,13 @@ class Result(ResultUris[str | None]):
 
     summary: dict[str, Any]
     """The content of scores/summary.json, and ``tokens_per_second`` of harvest and training."""
+    version: str | None = None
+    """As what the SAE is registered, such as NAME@3; None: it is not, or the run was to stop before its end."""
 
     def as_json(self) -> dict[str, Any]:
         """URIs and figures side by side."""
-        return {**self.by_result, "summary": self.summary}
+        version = {} if self.version is None else {"version": self.version}
+        return {**self.by_result, **version, "summary": self.summary}
 
 
 Call = Callable[[Placed], None]
@@ -57,7 +61,8 @@ def run_pipeline(config: PipelineConfig, call: Call, until: str = LAST_STAGE) ->
         logger.warning("precision: %s", begun)
     for stage in up_to(until, placed(config, at)):
         call(stage)
-    return result(config, at)
+    found = result(config, at)
+    return replace(found, version=registered(config, at)) if until == LAST_STAGE else found
 
 
 def up_to(until: str, chain: Sequence[Placed]) -> Sequence[Placed]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from flows.references import sae_at
 from tasks.hook_roles import ENTRY, HookRoles
 from tasks.interchange.formats import FormatName, format_of, open_format
 from tasks.sae import checkpoint
@@ -14,23 +15,29 @@ from tasks.storage.objects import open_store
 
 
 def load(
-    uri: str | os.PathLike[str], *, format: FormatName | None = None, device: str | torch.device = "cpu"
+    uri: str | os.PathLike[str],
+    *,
+    format: FormatName | None = None,
+    device: str | torch.device = "cpu",
+    storage: str | None = None,
 ) -> SparseAutoencoder:
     """An SAE from a folder or an ``s3://`` prefix. It has ``encode``, ``decode`` and ``encode_sparse``.
 
     Raw activations go in and come out, ``[..., d_in]`` in any precision.
 
     Args:
-        uri: a directory that ``saemill train`` or ``saemill import`` wrote, or one of another library.
+        uri: a directory that ``saemill train`` or ``saemill import`` wrote, or one of another library; or a version in a
+            registry, such as ``name@champion``, ``name@3`` or ``name@champion~1``.
         format: whose files they are, where their names should not decide: saelens, sparsify, dictionary_learning or
             circuit-tracer.
         device: where the weights are to be.
+        storage: root of all results, where the registry is. None: as ``SAEMILL_STORAGE`` says, else ``runs``.
 
     Raises:
         InputError: no SAE is there, or the other library's SAE has a form that is not known here.
         ArtifactError: one of saemill's own is damaged.
     """
-    store = open_store(os.fspath(uri))
+    store = open_store(sae_at(os.fspath(uri), storage))
     name = _foreign_format(store.uri) if format is None else format
     if name is None:
         return checkpoint.load(store.uri, device)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from flows.commands.options import AsJson
+from flows.commands.options import AsJson, RegistryStorage
 from flows.console import listening, stdout_kept_clean
+from flows.references import sae_at
 from tasks.harvest.export import SplitName
 from tasks.interchange.formats import FormatName
 
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
     from tasks.encode.encode import Encoded
     from tasks.interchange.transfer import Transferred
 
-SaeUri = Annotated[str, typer.Argument(metavar="SAE_URI", help="An SAE directory, as saemill train prints it.")]
+SaeUri = Annotated[
+    str,
+    typer.Argument(metavar="SAE_URI", help="An SAE directory, as saemill train prints it, or a version: NAME@champion."),
+]
 OtherFormat = Annotated[FormatName, typer.Option("--format", help="The library whose files they are.")]
 
 
@@ -24,6 +28,7 @@ def export_sae(
     uri: SaeUri,
     file_format: OtherFormat,
     out: Annotated[str, typer.Option(metavar="DIR", help="A folder or s3://bucket/prefix; files there are never changed.")],
+    storage: RegistryStorage = None,
     as_json: AsJson = False,
 ) -> None:
     """Write an SAE as another library keeps it, ready for that library's own class, and print where it is.
@@ -33,7 +38,7 @@ def export_sae(
     from tasks.interchange import transfer  # only here, so that the command line starts without torch
 
     with stdout_kept_clean():
-        found = transfer.export_sae(uri, file_format, out)
+        found = transfer.export_sae(sae_at(uri, storage), file_format, out)
     typer.echo(json.dumps(asdict(found)) if as_json else described_transfer(found))
 
 
@@ -61,6 +66,7 @@ def encode(
         str | None, typer.Option(metavar="HOOK", help="Whose rows; left out: those of the SAE's own hook.")
     ] = None,
     split: Annotated[SplitName | None, typer.Option(help="Which rows; left out: all.")] = None,
+    storage: RegistryStorage = None,
     as_json: AsJson = False,
 ) -> None:
     """Write the sparse codes of activations to Parquet, a row per token, and print where they are.
@@ -70,7 +76,7 @@ def encode(
     from tasks.encode.encode import encode_activations
 
     with listening(Console(stderr=True)) as listener, stdout_kept_clean():
-        found = encode_activations(uri, activations, out, listener, hook=hook, split=split)
+        found = encode_activations(sae_at(uri, storage), activations, out, listener, hook=hook, split=split)
     typer.echo(json.dumps(asdict(found)) if as_json else described_codes(found))
 
 

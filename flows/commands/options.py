@@ -53,11 +53,19 @@ Storage = Annotated[
     str | None,
     typer.Option(metavar="URI", help="Root of all results: a folder or s3://bucket/prefix. Same as --set storage=URI."),
 ]
+RegistryStorage = Annotated[
+    str | None,
+    typer.Option(
+        "--storage",
+        metavar="URI",
+        help="Where NAME@champion is looked up: root of all results. Left out: SAEMILL_STORAGE, else runs.",
+    ),
+]
 ConfigOrSae = Annotated[
     str,
     typer.Argument(
         metavar="CONFIG|SAE_URI",
-        help="YAML file of settings, or an SAE directory, as saemill train or saemill import prints it.",
+        help="YAML file of settings, or an SAE: its directory, as saemill train or import prints it, or NAME@champion.",
         autocompletion=_complete_config,
     ),
 ]

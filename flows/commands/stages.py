@@ -23,6 +23,7 @@ from flows.commands.running import run_until
 from flows.config import load_config
 from flows.console import stdout_kept_clean
 from flows.direct import Given
+from flows.references import sae_at
 from flows.status import describe_status, status_of
 from tasks.errors import InputError
 
@@ -66,7 +67,8 @@ def score(
     a configuration; --set takes settings of score, model and ray. With --tokens its latents are shown in their text and
     told in tokens, and it is spliced into the model, which --set model.name names where the SAE knows it by another name.
     """
-    given = Given(config, activations, tokens, hook, target_hook, out, storage, tuple(overrides or ()))
+    sae = config if activations is None else sae_at(config, storage)
+    given = Given(sae, activations, tokens, hook, target_hook, out, storage, tuple(overrides or ()))
     if activations is None:
         given.require_nothing_beside("score")
         run_until("score", config, overrides, storage, as_json)
@@ -91,7 +93,8 @@ def report(
     Of CONFIG that is done after what it needs. Of an SAE_URI, be it trained or imported, ACTIVATIONS_URI and SCORES_URI
     are enough; --set takes settings of report.
     """
-    given = Given(config, activations, tokens, None, None, out, storage, tuple(overrides or ()))
+    sae = config if activations is None else sae_at(config, storage)
+    given = Given(sae, activations, tokens, None, None, out, storage, tuple(overrides or ()))
     if activations is None:
         given.require_nothing_beside("report")
         run_until("report", config, overrides, storage, as_json)
