@@ -40,8 +40,8 @@ GOLDEN: dict[str, tuple[str, ...]] = {
 
 APART = {"model": FIXED_OF_MODEL, "activations": FIXED_OF_OWN}
 """Groups of settings whose values the harvest's recipe fixes."""
-NOT_COUNTED = {"ray", "sweep"}
-"""Groups that say how something is done, or how often."""
+NOT_COUNTED = {"ray", "sweep", "gates"}
+"""Groups that say how something is done, how often, or what is said of it."""
 
 
 def groups() -> Iterator[tuple[str, tuple[type[Settings], Mapping[str, Any]]]]:
