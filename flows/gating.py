@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from flows.direct import DirectSettings, Inputs, model_of, settings_of
+from flows.preflight import check_storage
 from tasks.errors import InputError
 from tasks.gates.ledger import Ledger, write_ledger
 from tasks.gates.measure import measure, shared_share, wanted_l0
@@ -54,6 +55,7 @@ def gated(asked: Asked, listener: Listener) -> Gated:
         ArtifactError: a directory is unfinished or damaged.
     """
     settings, folder = settings_of(asked.settings, ("gates", "model")), _folder(asked)
+    check_storage(folder)
     saes = (asked.champion, asked.challenger, *asked.repeats)
     rows = gate_rows(asked.activations, saes, settings.gates.max_tokens)
     look = _Look(asked, settings, rows, listener)

@@ -99,10 +99,9 @@ def gate_rows(activations: str, saes: tuple[str, ...], max_rows: int) -> GateRow
 
 
 def _sequences(split: AnySplit, pieces: tuple[Piece, ...]) -> npt.NDArray[np.int64]:
-    parts = [np.zeros(0, np.int64)]
-    for piece in pieces:
-        parts.append(np.unique(split.places(piece.shard)[0][piece.start : piece.stop]))
-    return np.unique(np.concatenate(parts))
+    ends = {piece.shard: piece.stop for piece in pieces}  # those of a shard follow each other from its first row on
+    parts = [np.unique(split.places(shard)[0][:stop]) for shard, stop in ends.items()]
+    return np.unique(np.concatenate([np.zeros(0, np.int64), *parts]))
 
 
 def _settings(sae: str) -> dict[str, object]:
