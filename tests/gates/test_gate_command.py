@@ -34,7 +34,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
     codes = rng.exponential(size=(ROWS, 40)) * (rng.random((ROWS, 40)) < 0.1)
     np.save(folder / "rows.npy", (codes @ rng.normal(size=(40, D_IN)) + 3).astype(np.float32))
-    settings(folder)  # is well-formed
     ingest(parse_config(settings(folder)), str(rows(folder)), silent)
     for name, changed in {"champion": {}, "seed-1": {"seed": 1}, "seed-2": {"seed": 2}, "seed-3": {"seed": 3}}.items():
         trained(folder, name, train=changed)
@@ -157,7 +156,7 @@ def test_what_cannot_be_gated_is_refused_in_a_sentence(
     options: list[str], told: str, root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     champion = load(str(root / "saes/champion"))
-    narrow = Weights(champion.W_enc[:6], champion.b_enc, champion.W_dec[:, :6], champion.b_dec[:6], dict(champion.extra))
+    narrow = Weights(champion.W_enc[:6], champion.b_enc, champion.W_dec[:, :6], champion.b_dec[:6], champion.weights.extra)
     save(SparseAutoencoder(champion.config, narrow), str(root / "saes/narrow"), {"hook": "source"})
     first, *rest = options
     saes = [str(root / "saes" / name) for name in ("champion", first)]

@@ -121,7 +121,7 @@ def test_a_ledger_is_called_by_its_content_and_tells_all(tmp_path: Path) -> None
     assert found["metrics"]["fvu"].startswith("Fraction of variance unexplained")
     lines = described(ledger).splitlines()
     assert lines[0].split() == ["gate", "champion", "challenger", "limit", "sigma", "outcome"]
-    assert lines[1].startswith("fvu (champion)    0.1000      0.2000")
+    assert lines[1].split()[:4] == ["fvu", "(champion)", "0.1000", "0.2000"]
     assert lines[-1] == "REJECT: It is worse by fvu than chance explains, or than is allowed."
 
 
