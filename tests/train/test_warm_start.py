@@ -28,11 +28,14 @@ from tasks.train.train_state import TrainState
 from tasks.train.warm_start import Seen, firing, warm_state
 from tasks.train.worker import Worker
 from tests.composed import members, run_settings
+from tests.conftest import free_port
 from tests.interchange.conftest import D_IN, D_SAE, K, Make, assert_near
 from tests.interchange.conftest import made as made
 from tests.interchange.conftest import x as x
 from tests.sae.threads import in_mesh
+from tests.together import together
 from tests.train.conftest import make_run, pipeline
+from tests.train.test_distributed import _train, _worker
 from tests.train.test_resume import KilledError, assert_equal_bits, keep, train_to_the_end
 
 TinyRun = Callable[..., tuple[PipelineConfig, str]]
@@ -180,6 +183,17 @@ def test_once_there_is_a_checkpoint_the_champion_is_not_read_again(tmp_path: Pat
         )
     shutil.rmtree(first)
     assert_equal_bits(train_to_the_end(config, activations, tmp_path / "two"), undisturbed)
+
+
+def test_two_workers_go_on_with_a_champion_to_the_sae_of_one(tmp_path: Path) -> None:
+    config, activations = make_run(tmp_path, init_from=champion(tmp_path))
+    alone = _train({"warm": config}, activations, str(tmp_path / "alone"), OneProcess())["warm"]
+    out = tmp_path / "together"
+    out.mkdir()
+    together(_worker, 2, free_port(), {"warm": config}, activations, str(out), True, world_size=2)
+    first, second = (torch.load(out / f"{rank}.pt", weights_only=True)["warm"] for rank in range(2))
+    assert torch.equal(first["weights"], second["weights"])
+    assert torch.allclose(first["weights"], alone["weights"], atol=2e-4)
 
 
 def test_the_address_follows_the_content_of_the_champion_and_not_its_place(tmp_path: Path) -> None:
