@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from tasks.config_errors import mistakes_of, names_in, told, unknown
 from tasks.errors import InputError
+from tasks.gates.config import GatesConfig
 from tasks.harvest.config import ActivationsConfig, HarvestConfig
 from tasks.hook_roles import OWN, HookRoles
 from tasks.lm.config import ModelConfig
@@ -42,6 +43,7 @@ class PipelineConfig(Settings):
     train: TrainConfig = TrainConfig()
     sweep: SweepConfig = SweepConfig()
     score: ScoreConfig = ScoreConfig()
+    gates: GatesConfig = GatesConfig()
     report: ReportConfig = ReportConfig()
     registry: RegistryConfig = RegistryConfig()
     ray: RayConfig = RayConfig()

@@ -14,6 +14,7 @@ from flows.console import OnConsole, listening, logged_to, say
 from flows.preflight import check_storage
 from tasks.config_errors import mistakes_of, told
 from tasks.errors import ArtifactError, InputError
+from tasks.gates.config import GatesConfig
 from tasks.hook_roles import HookRoles
 from tasks.lm.config import ModelConfig
 from tasks.ray_config import RayConfig
@@ -36,6 +37,7 @@ class DirectSettings(Settings):
 
     model: ModelConfig = ModelConfig()
     score: ScoreConfig = ScoreConfig()
+    gates: GatesConfig = GatesConfig()
     report: ReportConfig = ReportConfig()
     ray: RayConfig = RayConfig()
 

@@ -38,6 +38,7 @@ def check_reachable(config: PipelineConfig) -> None:
         InputError: no server answers, or it knows no such bucket or not these credentials.
     """
     inputs = {"storage": config.storage, "text.source": config.text.source, "activations.source": config.activations.source}
+    inputs["train.init_from"] = config.train.init_from
     for name, uri in inputs.items():
         if uri is not None:
             backend_of(uri).require_reachable(uri, name)

@@ -86,6 +86,8 @@ def _described(name: str, field: Mapping[str, Any]) -> SettingInfo:
 
 
 def _kind(part: Mapping[str, Any]) -> str:
+    if "$ref" in part:
+        return "group of settings"
     if part.get("type") == "array":
         return f"list, each {_kind(part['items'])}"
     return " or ".join(_choices(part)) or _KINDS[part["type"]]

@@ -4,6 +4,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from typing_extensions import override
+
 from tasks.errors import InputError
 
 ENTRY = "hook_roles"
@@ -46,6 +48,12 @@ class HookRoles:
             return "transcoder"
         return "crosscoder" if len(self.inputs) > 1 else "sae"
 
+    @override
+    def __str__(self) -> str:
+        """Their names, and an arrow where others are rebuilt than are read."""
+        inputs, outputs = ", ".join(self.inputs), ", ".join(self.outputs)
+        return inputs if inputs == outputs else f"{inputs} to {outputs}"
+
     def to_json(self) -> dict[str, list[str]]:
         """What ``config.json`` keeps."""
         return {"inputs": list(self.inputs), "outputs": list(self.outputs)}
@@ -66,17 +74,26 @@ def roles_among(there: Collection[str], settings: Mapping[str, Any], sae: str, a
     Raises:
         InputError: the activations lack a hook, or it is not known which hooks the SAE reads.
     """
-    stated = _stated(settings)
+    stated = stated_roles(settings)
     named = stated or _named(settings)
     if named is not None and set(named.all) <= set(there):
         return named
     if stated is None and len(there) == 1 and (named is None or named.kind == "sae"):
         return HookRoles.of_sae(*there)
-    found = "names no hooks" if named is None else f"is of {_told(named)}"
+    found = "names no hooks" if named is None else f"is of {named}"
     raise InputError(
         f"The SAE at {sae} {found}, and {activations} has {', '.join(sorted(there))}. Say which of them it reads with "
         "--hook, and which it rebuilds, where that is another, with --target-hook."
     )
+
+
+def stated_roles(settings: Mapping[str, Any]) -> HookRoles | None:
+    """The roles that an SAE's ``config.json`` states; None of an imported SAE, and of one from before they were kept."""
+    entry = settings.get(ENTRY)
+    if not isinstance(entry, dict):
+        return None
+    inputs, outputs = _names(entry.get("inputs")), _names(entry.get("outputs"))
+    return HookRoles(inputs, outputs) if inputs and outputs else None
 
 
 def roles_in_scores(summary: Mapping[str, Any]) -> HookRoles | None:
@@ -98,14 +115,6 @@ def require_known(roles: HookRoles, there: Collection[str], activations: str) ->
     return roles
 
 
-def _stated(settings: Mapping[str, Any]) -> HookRoles | None:
-    entry = settings.get(ENTRY)
-    if not isinstance(entry, dict):
-        return None
-    inputs, outputs = _names(entry.get("inputs")), _names(entry.get("outputs"))
-    return HookRoles(inputs, outputs) if inputs and outputs else None
-
-
 def _named(settings: Mapping[str, Any]) -> HookRoles | None:
     """What SAEs say that were trained before roles were kept, and imported ones."""
     inputs = _names(settings.get("hooks")) or _names([settings.get("hook")])
@@ -116,8 +125,3 @@ def _named(settings: Mapping[str, Any]) -> HookRoles | None:
 def _names(value: object) -> tuple[str, ...]:
     """A list of texts; nothing where it is something else."""
     return tuple(value) if isinstance(value, list) and all(isinstance(name, str) for name in value) else ()
-
-
-def _told(roles: HookRoles) -> str:
-    inputs, outputs = ", ".join(roles.inputs), ", ".join(roles.outputs)
-    return inputs if inputs == outputs else f"{inputs} to {outputs}"

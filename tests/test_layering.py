@@ -161,6 +161,7 @@ USES = {
     "harvest": {"lm"},
     "train": {"sae"},
     "encode": {"sae"},
+    "gates": {"encode", "sae"},
     "score": {"encode", "sae", "lm"},
     "report": {"sae"},
     "interchange": {"sae"},

@@ -23,7 +23,7 @@ from tasks.score.config import ScoreConfig
 from tasks.score.recipe import FIXED as FIXED_OF_SCORE
 from tasks.settings import Settings
 from tasks.storage.artifacts import identity
-from tasks.train.config import TrainConfig
+from tasks.train.config import OF_COLD_START, OF_WARM_START, TrainConfig
 from tasks.train.recipe import FIXED_OF_SAE, training_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -40,8 +40,8 @@ GOLDEN: dict[str, tuple[str, ...]] = {
 
 APART = {"model": FIXED_OF_MODEL, "activations": FIXED_OF_OWN}
 """Groups of settings whose values the harvest's recipe fixes."""
-NOT_COUNTED = {"ray", "sweep", "registry"}
-"""Groups that say how something is done, how often, or under which name it is kept."""
+NOT_COUNTED = {"ray", "sweep", "registry", "gates"}
+"""Groups that say how something is done, how often, under which name it is kept, or what is said of it."""
 
 
 def groups() -> Iterator[tuple[str, tuple[type[Settings], Mapping[str, Any]]]]:
@@ -114,6 +114,7 @@ OTHER: dict[str, dict[str, Any]] = {
         "precision": "bf16",
         "seed": 1,
         "init_seed": 7,
+        "init_from": "saes/other",
         "lanes": 8,
         "workers": 4,
         "min_workers": 1,
@@ -250,11 +251,20 @@ def test_a_setting_of_training_moves_an_sae_if_and_only_if_it_is_read(name: str,
     plain, other = TrainConfig(), TrainConfig(**{name: OTHERS["train"][name]})
     assert plain != other
     read = name not in TrainConfig.not_in_recipe
+    if name in OF_WARM_START:
+        read = False
     if name == "k_anneal_fraction":
         read = sae == SAEConfig(k_start=64)
     if name == "sparsity_warmup_fraction":
         read = sae.arch == "l1"
     assert (training_recipe(plain, sae) != training_recipe(other, sae)) == read
+
+
+def test_where_training_begins_from_an_sae_other_settings_are_read() -> None:
+    plain, sae = TrainConfig(init_from="saes/other"), SAEConfig()
+    for name in OF_WARM_START | OF_COLD_START:
+        other = plain.model_copy(update={name: OTHERS["train"][name]})
+        assert (training_recipe(plain, sae) != training_recipe(other, sae)) == (name in OF_WARM_START)
 
 
 def test_it_is_the_hooks_that_count_not_the_setting_that_names_them() -> None:

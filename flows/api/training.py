@@ -21,7 +21,7 @@ from tasks.sae.config import SAEConfig
 from tasks.sae.model import SparseAutoencoder
 from tasks.settings import Settings
 from tasks.train import loop
-from tasks.train.config import TrainConfig
+from tasks.train.config import OF_WARM_START, TrainConfig
 from tasks.train.curve import CurveRow
 from tasks.train.finish import finished_weights
 from tasks.train.loop import Run
@@ -31,7 +31,7 @@ from tasks.train.worker import SAMPLE_ROWS
 
 _OF_SAE = frozenset(field.name for field in fields(SAEConfig)) - {"d_in", "skip"}
 _OF_HOOKS = frozenset({"hook", "hooks", "target_hook"})
-_OF_TRAINING = frozenset(TrainConfig.model_fields) - TrainConfig.not_in_recipe - _OF_HOOKS - {"lanes"}
+_OF_TRAINING = frozenset(TrainConfig.model_fields) - TrainConfig.not_in_recipe - _OF_HOOKS - OF_WARM_START - {"lanes"}
 
 
 class TrainingSettings(Settings):

@@ -18,19 +18,21 @@ def initial_parameters(
     seed: int,
     x: Float[Tensor, "m d_in"],
     y: Float[Tensor, "m d_out"] | None = None,
+    leans: bool | None = None,
 ) -> Parameters:
     """Decoder rows of norm 1, the encoder as their transpose, and biases 0; then what the architecture makes of them.
 
     ``x`` are scaled training rows and ``y`` the rows to be rebuilt from them (empty: ``x`` itself). If the architecture
-    wants it, each latent leans half towards one of the rows, the encoder to ``x`` and the decoder to ``y``. Measured on
-    SmolLM2-135M, TopK, 1M tokens at lr 2e-3: FVU .0894 and .1% dead, where purely random directions end at .0900 and .4%.
+    wants it, or ``leans`` says so, each latent leans half towards one of the rows, the encoder to ``x`` and the decoder to
+    ``y``. Measured on SmolLM2-135M, TopK, 1M tokens at lr 2e-3: FVU .0894 and .1% dead, where purely random directions end
+    at .0900 and .4%.
     """
     kind, target = architecture(config.arch), x if y is None else y
     generator = torch.Generator().manual_seed(seed)
     parameters = zeros(layout)
     parameters.W_dec.copy_(normalize(torch.randn(config.d_sae, layout.d_out, generator=generator)))
     rows = torch.randint(len(x), (config.d_sae,), generator=generator)
-    if kind.leans_on_rows:
+    if kind.leans_on_rows if leans is None else leans:
         parameters.W_dec.copy_(normalize(parameters.W_dec + normalize(target[rows])))
     if y is None:
         parameters.encoder.copy_(parameters.W_dec)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tasks.sae.parameters import Parameters
+from tasks.sae.parameters import Layout, Parameters, zeros
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +71,19 @@ class Folding:
         """A threshold on pre-activations."""
         return threshold.double() / self.unit
 
+    def own_bias(self, b: Float[Tensor, "d_sae"], gain: Tensor | float = 1.0) -> Float[Tensor, "d_sae"]:
+        """The inverse of ``bias``."""
+        return b.double() * self.unit + gain * self.shift
+
+    def own_level(self, threshold: Tensor) -> Tensor:
+        """The inverse of ``level``."""
+        return threshold.double() * self.unit
+
+
+def unit_of(scaling: Scaling) -> float:
+    """The geometric mean of the features' scales, by which codes are smaller in a finished SAE."""
+    return float(scaling.scale.double().log().mean().exp())
+
 
 def folding(parameters: Parameters, scaling: Scaling) -> Folding:
     """For an encoder that reads rows behind ``scaling``.
@@ -79,8 +92,7 @@ def folding(parameters: Parameters, scaling: Scaling) -> Folding:
     mind, and where all features have the same scale the weights stay as they are and codes are in units of raw
     activations.
     """
-    unit = float(scaling.scale.double().log().mean().exp())
-    return Folding(unit, parameters.encoder.double() @ (scaling.scale.double() * scaling.mean.double()))
+    return Folding(unit_of(scaling), parameters.encoder.double() @ (scaling.scale.double() * scaling.mean.double()))
 
 
 def fold(
@@ -113,3 +125,29 @@ def fold(
         b_dec=b_dec.float(),
         extra={name: tensor.float() for name, tensor in others.items()},
     )
+
+
+def unfold(weights: Weights, layout: Layout, scaling: Scaling, output: Scaling | None = None) -> Parameters:
+    """The inverse of ``fold``, for any scaling: parameters that do on scaled rows what ``weights`` do on raw ones.
+
+    What the architecture has of its own is 0, but for a skip path.
+
+    Args:
+        weights: of a finished SAE.
+        layout: its sizes.
+        scaling: of the input, which need not be the one that the SAE was trained behind.
+        output: of what is rebuilt; the input's where it is the input.
+    """
+    output, found = output or scaling, zeros(layout, device=weights.W_enc.device)
+    s_in, s_out, m_in = scaling.scale.double(), output.scale.double(), scaling.mean.double()
+    unit = unit_of(scaling)
+    found.encoder.copy_(weights.W_enc.double().T * (unit / s_in))
+    found.b_enc.copy_(folding(found, scaling).own_bias(weights.b_enc))
+    found.W_dec.copy_(weights.W_dec.double() * (s_out / unit))
+    b_dec = weights.b_dec.double() - output.mean.double()
+    if "W_skip" in layout.extra:
+        W_skip = weights.extra["W_skip"].double()
+        b_dec = b_dec + W_skip @ m_in
+        found.extra["W_skip"].copy_(W_skip * s_out[:, None] / s_in)
+    found.b_dec.copy_(b_dec * s_out)
+    return found

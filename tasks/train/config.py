@@ -7,12 +7,18 @@ from typing_extensions import override
 
 from tasks.settings import LEAST_CPUS, MOST, MOST_PROCESSES, HookName, PathText, Seed, Settings
 
+OF_WARM_START = frozenset({"init_lr_factor", "init_warmup_fraction"})
+"""Settings that are read only where training begins from an SAE."""
+OF_COLD_START = frozenset({"warmup_fraction"})
+"""Settings that are not read there."""
+
 
 class TrainConfig(Settings):
     """Length, schedule and workers of the training run; lengths are in tokens (rows)."""
 
     not_in_recipe: ClassVar[frozenset[str]] = frozenset(
         {
+            "init_from",
             "workers",
             "min_workers",
             "latent_shards",
@@ -60,6 +66,13 @@ class TrainConfig(Settings):
     """Seed of the order of the data, and of the initial weights."""
     init_seed: Seed | None = None
     """Seed of the initial weights alone. Empty: train.seed."""
+    init_from: PathText | None = Field(None, min_length=1)
+    """URI of a finished SAE to begin from, trained or imported: of the same architecture, width and hooks. Latents that do
+    not fire any more are drawn anew. Empty: from drawn weights."""
+    init_lr_factor: float = Field(0.5, gt=0, le=1000)
+    """What the learning rate is multiplied by where training begins from an SAE (train.init_from)."""
+    init_warmup_fraction: float = Field(0.15, ge=0, le=1)
+    """Share of the run over which the learning rate rises from 0 where training begins from an SAE."""
     hook: HookName | None = None
     """Which of harvest.hooks to train on. Empty: the first."""
     hooks: tuple[HookName, ...] = ()
@@ -127,12 +140,17 @@ class TrainConfig(Settings):
             raise ValueError(f"train.hooks and {other} are both set. A crosscoder rebuilds its own hooks: clear {other}.")
         if len({*self.hooks}) != len(self.hooks):
             raise ValueError(f"train.hooks is {list(self.hooks)} but must name each hook once.")
-        if self.warmup_fraction + self.decay_fraction > 1:
+        if self.warmup + self.decay_fraction > 1:
+            name = "warmup_fraction" if self.init_from is None else "init_warmup_fraction"
             raise ValueError(
-                f"train.warmup_fraction + train.decay_fraction is {self.warmup_fraction + self.decay_fraction:g} "
-                "but must be at most 1."
+                f"train.{name} + train.decay_fraction is {self.warmup + self.decay_fraction:g} but must be at most 1."
             )
         return self
+
+    @property
+    def warmup(self) -> float:
+        """Share of the run over which the learning rate rises from 0."""
+        return self.warmup_fraction if self.init_from is None else self.init_warmup_fraction
 
     @property
     def least_workers(self) -> int:
@@ -164,4 +182,6 @@ class TrainConfig(Settings):
         settings = super().recipe()
         if self.weights_seed == self.seed:
             del settings["init_seed"]
+        for name in OF_COLD_START if self.init_from is not None else OF_WARM_START:
+            del settings[name]
         return settings

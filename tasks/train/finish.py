@@ -52,7 +52,8 @@ def close(config: RunSettings, activations: str, out: str, found: dict[str, Any]
     """Write run.json and, with what ``write_sae`` found, the manifest: from now on the SAE below ``out`` is finished."""
     open_store(out).put("run.json", to_json(timing))
     recipe = {"sae": asdict(config.sae), "train": config.train.recipe()}
-    inputs = {"activations": identity(activations), **hooks_of(config.hooks)}
+    begun_from = {} if config.init_content is None else {"init_from": config.init_content}
+    inputs = {"activations": identity(activations), **begun_from, **hooks_of(config.hooks)}
     write_manifest(out, {"format_version": 1, "stage": "saes", "recipe": recipe, **inputs, **found})
 
 

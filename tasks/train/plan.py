@@ -77,8 +77,10 @@ def plan(sae: SAEConfig, train: TrainConfig, d_in: int, d_out: int | None = None
     kind, sae = architecture(sae.arch), replace(sae, d_in=d_in)
     if sae.bandwidth is None:
         sae = replace(sae, bandwidth=kind.bandwidth(d_in, n_steps))
-    usual = STEERED_WARMUP if kind.steers(sae) else kind.sparsity_warmup
+    # An SAE that is begun from is sparse already.
+    usual = 0.0 if train.init_from is not None else STEERED_WARMUP if kind.steers(sae) else kind.sparsity_warmup
     sparsity_share = _first(train.sparsity_warmup_fraction, usual)
+    lr = train.lr if train.lr is not None else default_lr(sae, n_steps)
     log_every = max(1, n_steps // CURVE_ROWS)
     checkpoint_tokens = train.checkpoint_every_tokens or math.ceil(train.tokens / 10)
     logs_per_checkpoint = max(1, math.ceil(checkpoint_tokens / (train.batch_tokens * log_every)))
@@ -87,12 +89,12 @@ def plan(sae: SAEConfig, train: TrainConfig, d_in: int, d_out: int | None = None
         layout=layout(sae, d_in, d_out),
         batch_rows=train.batch_tokens,
         n_steps=n_steps,
-        lr=train.lr if train.lr is not None else default_lr(sae, n_steps),
-        warmup_steps=train.warmup_fraction * n_steps,
+        lr=lr if train.init_from is None else lr * train.init_lr_factor,
+        warmup_steps=train.warmup * n_steps,
         decay_steps=train.decay_fraction * n_steps,
         betas=(kind.beta1, default_beta2(n_steps) if train.adam_beta2 is None else train.adam_beta2),
         dead_after=train.dead_after_tokens or default_dead_after(sae, train.tokens),
-        sparsity_steps=(train.warmup_fraction if sparsity_share is None else sparsity_share) * n_steps,
+        sparsity_steps=(train.warmup if sparsity_share is None else sparsity_share) * n_steps,
         k_steps=train.k_anneal_fraction * n_steps,
         resample_at=frozenset(round(share * n_steps) for share in RESAMPLE_AT) if kind.resamples else frozenset(),
         max_grad_norm=_first(train.max_grad_norm, kind.max_grad_norm),

@@ -7,7 +7,7 @@ from typing import Any
 from tasks.recipe import differing
 from tasks.sae.config import SAEConfig
 from tasks.sae.reads import read_by, unread_by
-from tasks.train.config import TrainConfig
+from tasks.train.config import OF_COLD_START, OF_WARM_START, TrainConfig
 
 FIXED: Mapping[str, Any] = MappingProxyType(
     {
@@ -25,6 +25,8 @@ FIXED: Mapping[str, Any] = MappingProxyType(
         "precision": "auto",
         "seed": 0,
         "init_seed": None,
+        "init_lr_factor": 0.5,
+        "init_warmup_fraction": 0.15,
         "lanes": 16,
     }
 )
@@ -63,7 +65,7 @@ def training_recipe(train: TrainConfig, sae: SAEConfig) -> dict[str, Any]:
 
 def unread_of_training(train: TrainConfig, sae: SAEConfig) -> frozenset[str]:
     """Settings of the training that change nothing of such an SAE."""
-    unread = type(train).not_in_recipe | _OF_HOOKS
+    unread = type(train).not_in_recipe | _OF_HOOKS | (OF_WARM_START if train.init_from is None else OF_COLD_START)
     if sae.k_start is None or "k_start" not in read_by(sae.arch):
         unread |= {"k_anneal_fraction"}
     if not _PENALTIES & read_by(sae.arch):

@@ -32,7 +32,7 @@ def resample(state: TrainState, batch: StepBatch, plan: Plan, mesh: Mesh) -> Non
     x, y = batch.rows(mesh.data.all_gather([batch.raw])[0], d_in)
     # By each of its own rows, as often as its memory asks for: all of them draw by the same bits.
     (losses,) = mesh.data.all_gather([_losses(p, *batch.rows(batch.raw, d_in), batch.scratch, latents)])
-    drawn = _draw(losses, sum(counts), plan.seed + 1_000_003 * (state.step + 1))
+    drawn = draw_by_loss(losses, sum(counts), plan.seed + 1_000_003 * (state.step + 1))
     if drawn is None:
         return
     chosen = torch.split(drawn, counts)[latents.rank]
@@ -68,7 +68,7 @@ def _losses(p: Parameters, x: Tensor, y: Tensor, scratch: Scratch, latents: Proc
     return (y - y_hat).square().sum(1).where(x.any(1) & y.any(1), 0.0)
 
 
-def _draw(loss: Tensor, count: int, seed: int) -> Tensor | None:
+def draw_by_loss(loss: Tensor, count: int, seed: int) -> Tensor | None:
     """``count`` rows, drawn by their squared loss; None where all rows are rebuilt.
 
     The draw is among rows sorted by loss: their order in the batch depends on the number of workers.

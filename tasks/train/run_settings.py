@@ -24,5 +24,7 @@ class RunSettings:
     """The model's revision on the hub, where one was asked for."""
     ray: RayConfig = field(default_factory=RayConfig)
     """Where the workers run."""
+    init_content: str | None = None
+    """Hash of the SAE that training begins from (``train.init_from``)."""
     shown: Mapping[str, Any] = field(default_factory=dict)
     """Settings of other stages by group, which loggers show beside these."""

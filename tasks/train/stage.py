@@ -1,7 +1,7 @@
 """The third stage: an SAE trained on activations."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from typing_extensions import override
 
@@ -9,10 +9,12 @@ from tasks.errors import InputError
 from tasks.machine import gib, memory_bytes
 from tasks.machines import machines_of
 from tasks.progress import Listener
+from tasks.sae.content import content_of
 from tasks.stage import Recipe, Stage, StageProgress, Widths
 from tasks.storage.base import ObjectStore
 from tasks.storage.objects import open_store
 from tasks.train.device import trains_on_gpus
+from tasks.train.init_fit import require_same_sizes
 from tasks.train.recipe import training_recipe
 from tasks.train.run_settings import RunSettings
 
@@ -29,8 +31,9 @@ class TrainStage(Stage, name="train", result="sae", folder="saes", version=2, is
     @override
     def recipe(self) -> Recipe:
         """Settings of the SAE and of its training, and the activations."""
-        settings = training_recipe(self.settings.train, self.settings.sae)
-        return Recipe({**settings, "hooks": self.settings.hooks.to_json()}, (self.activations,))
+        settings, first = training_recipe(self.settings.train, self.settings.sae), self.settings.train.init_from
+        begun_from = () if first is None else (content_of(first),)
+        return Recipe({**settings, "hooks": self.settings.hooks.to_json()}, (self.activations, *begun_from))
 
     @override
     def check(self) -> None:
@@ -52,6 +55,8 @@ class TrainStage(Stage, name="train", result="sae", folder="saes", version=2, is
             read = " + ".join(hooks.inputs)
             raise InputError(f"sae.d_in is {sae.d_in} but {read} is {d_in} wide. Leave sae.d_in empty or set it to {d_in}.")
         if not self.finished(out):
+            if self.settings.train.init_from is not None:
+                require_same_sizes(self.settings, d_in)
             self._check_memory(d_in, d_out)
         return widths
 
@@ -72,7 +77,15 @@ class TrainStage(Stage, name="train", result="sae", folder="saes", version=2, is
         if not self.finished(out):
             for hook in self.settings.hooks.all:
                 warn(self.activations, hook)
-        train(self.settings, self.activations, out, listener, self.tokens)
+        train(self._begun(), self.activations, out, listener, self.tokens)
+
+    def _begun(self) -> RunSettings:
+        """The settings with what the SAE is that training begins from, by an URI that holds in any folder."""
+        first = self.settings.train.init_from
+        if first is None:
+            return self.settings
+        train = self.settings.train.model_copy(update={"init_from": open_store(first).uri})
+        return replace(self.settings, train=train, init_content=content_of(first))
 
     def _check_gpus(self) -> None:
         """Refuse training on GPUs that the local cluster will not have; a cluster that is joined says so itself."""

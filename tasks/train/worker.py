@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,6 +11,7 @@ from tasks.activations.reader import Split
 from tasks.activations.schema import Array
 from tasks.activations.tensors import as_tensor, from_stored
 from tasks.errors import InputError
+from tasks.sae import load
 from tasks.sae.mesh import Mesh
 from tasks.sae.scaling import Scaling, scaling, side_by_side
 from tasks.storage.objects import open_store
@@ -19,12 +19,14 @@ from tasks.train.checkpoint import newest_run
 from tasks.train.checkpoint_names import CHECKPOINTS
 from tasks.train.feed import feed
 from tasks.train.finish import finished_weights, write_sae
+from tasks.train.init_fit import require_same_sizes
 from tasks.train.loop import Run, ignore, train
 from tasks.train.nonfinite import NotFiniteError, explain
 from tasks.train.plan import plan
 from tasks.train.run_settings import RunSettings
 from tasks.train.timing import accounts
-from tasks.train.train_state import initial_state, share_state
+from tasks.train.train_state import TrainState, initial_state, share_state
+from tasks.train.warm_start import FIRING_ROWS, FIRING_SHARE, Seen, firing, require_fit, warm_state
 
 SAMPLE_ROWS = 8192
 """Training rows that the initial weights are drawn from."""
@@ -90,19 +92,34 @@ class Worker:
         ``sample`` gives what ``self.sample`` does, for callers that have it already.
 
         Raises:
-            ArtifactError: workers do not see the same storage.
+            InputError: the SAE that training begins from is of another kind, or there is none.
+            ArtifactError: workers do not see the same storage, or that SAE is damaged.
         """
         run = newest_run(open_store(self.out), f"{CHECKPOINTS}/", self.plan, self.device, self.mesh)
-        run = run or Run(initial_state(self.plan, (sample or self.sample)(), self.device, self.mesh.latents))
+        run = run or Run(self._first_state(sample or self.sample))
         run.state = share_state(run.state, self.plan, self.mesh)
         return run
 
     def sample(self) -> Tensor:
         """Scaled rows (targets too) of the first batches, over all lanes, so that every worker has the same."""
+        return self.scaling.apply(torch.cat(list(self._first_rows(SAMPLE_ROWS)))).cpu()
+
+    def _first_state(self, sample: Callable[[], Tensor]) -> TrainState:
+        """Before the first step, from drawn weights or from an SAE, which is not looked at once there is a checkpoint."""
+        if self.config.train.init_from is None:
+            return initial_state(self.plan, sample(), self.device, self.mesh.latents)
+        require_same_sizes(self.config, self.plan.layout.d_in)
+        sae = load(self.config.train.init_from, self.device)
+        require_fit(sae, self.plan)
+        most = max(SAMPLE_ROWS, self.config.train.tokens // FIRING_SHARE)
+        seen = Seen(firing(sae, self._first_rows(min(FIRING_ROWS, most))), torch.cat(list(self._first_rows(SAMPLE_ROWS))))
+        return warm_state(self.plan, sae, seen, self.scaling, self.device, self.mesh.latents)
+
+    def _first_rows(self, wanted: int) -> Iterator[Tensor]:
+        """Raw rows of the first batches, over all lanes."""
         reader = self._open(rank=0, world_size=1)
-        n_batches = -(-min(SAMPLE_ROWS, reader.split.rows) // self.plan.batch_rows)
-        rows = np.concatenate(list(reader.batches(0, n_batches)))
-        return self.scaling.apply(self._tensor(rows)).cpu()
+        n_batches = -(-min(wanted, reader.split.rows) // self.plan.batch_rows)
+        return (self._tensor(rows) for rows in reader.batches(0, n_batches))
 
     def batches(self, first: int) -> Iterator[Tensor]:
         """This worker's raw rows of the steps from ``first`` to the last."""

@@ -163,3 +163,23 @@ class Architecture:
     def finished(self, parameters: Parameters, buffers: Mapping[str, Tensor], folding: Folding) -> dict[str, Tensor]:
         """The finished SAE's tensors beside the four, for raw activations."""
         return {}
+
+    def take_over(
+        self,
+        config: SAEConfig,
+        parameters: Parameters,
+        buffers: Mapping[str, Tensor],
+        finished: Mapping[str, Tensor],
+        folding: Folding,
+        x: Float[Tensor, "m d_in"],
+    ) -> None:
+        """The inverse of ``finished``: fill in what training holds beside the four tensors, which are there, in place.
+
+        Args:
+            config: of the training that begins.
+            parameters: of the finished SAE, for scaled rows.
+            buffers: as before the first step.
+            finished: the finished SAE's tensors beside the four, for raw activations.
+            folding: between the two.
+            x: some scaled rows.
+        """

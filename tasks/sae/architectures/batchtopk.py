@@ -87,6 +87,18 @@ class BatchTopK(Architecture):
         threshold = folding.level(buffers["threshold"].to(parameters.flat.device))
         return {"threshold": threshold.expand(len(parameters.b_enc)).clone()}
 
+    @override
+    def take_over(
+        self,
+        config: SAEConfig,
+        parameters: Parameters,
+        buffers: Mapping[str, Tensor],
+        finished: Mapping[str, Tensor],
+        folding: Folding,
+        x: Float[Tensor, "m d_in"],
+    ) -> None:
+        buffers["threshold"].copy_(folding.own_level(finished["threshold"]).mean())
+
 
 def _largest(
     pre_acts: PreActivations, others: Sequence[Selection], count: int, threshold: Tensor, mesh: Mesh, dtype: torch.dtype

@@ -79,6 +79,19 @@ class Gated(Penalised):
         r_mag = parameters.extra["r_mag"].double()
         return {"r_mag": r_mag, "b_mag": folding.bias(parameters.extra["b_mag"], r_mag.exp())}
 
+    @override
+    def take_over(
+        self,
+        config: SAEConfig,
+        parameters: Parameters,
+        buffers: Mapping[str, Tensor],
+        finished: Mapping[str, Tensor],
+        folding: Folding,
+        x: Float[Tensor, "m d_in"],
+    ) -> None:
+        parameters.extra["r_mag"].copy_(finished["r_mag"])
+        parameters.extra["b_mag"].copy_(folding.own_bias(finished["b_mag"], finished["r_mag"].double().exp()))
+
 
 def _gated(pre_acts: Tensor, b_enc: Tensor, extra: Mapping[str, Tensor]) -> Tensor:
     magnitude = (torch.exp(extra["r_mag"]) * (pre_acts - b_enc) + extra["b_mag"]).relu()

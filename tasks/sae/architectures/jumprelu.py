@@ -47,6 +47,8 @@ where short runs have to end. At lr 3e-3 a run of 1,000 steps with k 8 ended at 
 """
 START_ROWS = 2048
 """Rows by which thresholds and biases are set at the start."""
+_LEAST_THRESHOLD = 1e-8
+"""Of an SAE that is begun from: an imported one may have thresholds at 0, which has no logarithm."""
 _ACTIVE_BELOW = 0.2
 """Share of latents in the window or above it in the step before below which a step touches these only.
 
@@ -126,6 +128,19 @@ class JumpReLU(Penalised):
     @override
     def finished(self, parameters: Parameters, buffers: Mapping[str, Tensor], folding: Folding) -> dict[str, Tensor]:
         return {"threshold": folding.level(parameters.extra["log_threshold"].exp())}
+
+    @override
+    def take_over(
+        self,
+        config: SAEConfig,
+        parameters: Parameters,
+        buffers: Mapping[str, Tensor],
+        finished: Mapping[str, Tensor],
+        folding: Folding,
+        x: Float[Tensor, "m d_in"],
+    ) -> None:
+        threshold = folding.own_level(finished["threshold"]).clamp(min=_LEAST_THRESHOLD)
+        parameters.extra["log_threshold"].copy_(threshold.log())
 
 
 def _active_step(

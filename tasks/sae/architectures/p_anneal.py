@@ -3,11 +3,12 @@
 At each change of p the coefficient is rescaled, so that the penalty of the present codes stays as it was.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import linear
 from typing_extensions import override
 
 from tasks.sae.architectures.base import StepBatch
@@ -19,6 +20,7 @@ from tasks.sae.kernels.types import Entries
 from tasks.sae.latent_parallel import all_reduced
 from tasks.sae.mesh import Mesh
 from tasks.sae.parameters import Parameters
+from tasks.sae.scaling import Folding
 
 DESCRIPTION = Description(
     title="p-annealed",
@@ -29,6 +31,7 @@ DESCRIPTION = Description(
 
 CHANGES = 10
 """Steps in which p falls, evenly over the run."""
+_ROWS = 1024  # by which the penalty of an SAE that is begun from is measured
 _SMALLEST = 1e-8  # codes below count as 0: the slope of f^p has no bound there
 
 
@@ -45,6 +48,22 @@ class PAnneal(Penalised):
     def buffers(self, config: SAEConfig) -> dict[str, Tensor]:
         one = torch.ones(1, dtype=torch.float64)
         return super().buffers(config) | {"p": one, "rescaled": one.clone()}
+
+    @override
+    def take_over(
+        self,
+        config: SAEConfig,
+        parameters: Parameters,
+        buffers: Mapping[str, Tensor],
+        finished: Mapping[str, Tensor],
+        folding: Folding,
+        x: Float[Tensor, "m d_in"],
+    ) -> None:
+        """p has fallen already: from the start the penalty is that of its end, and as large as it would be with p at 1."""
+        codes = linear(x[:_ROWS], parameters.encoder, parameters.b_enc).relu_()
+        sums = [float(_power_sum(codes, p)) for p in (1.0, config.p_final)]
+        buffers["p"].fill_(config.p_final)
+        buffers["rescaled"].fill_(sums[0] / sums[1] if sums[1] > 0 else 1.0)
 
     @override
     def codes(self, at: LossContext, p: Parameters, pre_acts: Float[Tensor, "n d_sae"]) -> PenalisedCodes:

@@ -47,6 +47,11 @@ def members(sweep: SweepConfig, sae: SAEConfig, train: TrainConfig) -> list[Memb
             f"train.latent_shards is {train.latent_shards}, but a sweep trains each SAE whole, on one worker: "
             "set it to 1, or train such an SAE by itself."
         )
+    if train.init_from is not None:
+        raise InputError(
+            "train.init_from is set, but SAEs of a sweep begin from drawn weights, so that they can be compared: leave it "
+            "empty, or go on with an SAE by itself, by saemill train."
+        )
     if train.wandb is not None:
         raise InputError("train.wandb is set, but W&B shows one run per process: use train.mlflow or train.tensorboard.")
     return [_member(sweep, sae, train, point) for point in sweep.points()]
