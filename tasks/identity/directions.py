@@ -22,7 +22,7 @@ class UnitDirections:
 @torch.inference_mode()
 def unit_directions(sae: SparseAutoencoder, scale: Float64[np.ndarray, "d_in"] | None) -> UnitDirections:
     """Of an SAE whose features are multiplied by ``scale``, which a crosscoder needs whose hooks vary unequally."""
-    decoder, encoder = sae.W_dec.detach(), sae.W_enc.detach().T
+    decoder, encoder = sae.W_dec.detach(), sae.W_enc.detach().T.contiguous()
     if scale is not None:
         factor = torch.from_numpy(scale).float().to(decoder.device)
         decoder, encoder = decoder * factor, encoder / factor

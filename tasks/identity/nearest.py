@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from jaxtyping import Float32, Int64
 
 from tasks.identity.comparison import Comparison
@@ -24,9 +25,9 @@ def nearest(comparison: Comparison) -> Nearest:
     of_a, C_d = np.zeros(len(every_a), np.int64), np.zeros(len(every_a), np.float32)
     of_b, highest = np.zeros(len(every_b), np.int64), np.full(len(every_b), -np.inf, np.float32)
     for block in comparison.blocks(every_a, every_b):
-        rows = slice(block.start, block.start + len(block.score))
-        of_a[rows], C_d[rows] = block.score.argmax(axis=1), block.C_d.max(axis=1)
-        place, most = block.score.argmax(axis=0), block.score.max(axis=0)
+        score, rows = torch.from_numpy(block.score), slice(block.start, block.start + len(block.score))
+        of_a[rows], C_d[rows] = score.max(dim=1).indices.numpy(), block.C_d.max(axis=1)
+        most, place = (found.numpy() for found in score.max(dim=0))
         of_b = np.where(most > highest, block.start + place, of_b)
         highest = np.maximum(most, highest)
     return Nearest(of_a, of_b, C_d)

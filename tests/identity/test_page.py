@@ -16,6 +16,7 @@ from tasks.identity.table import SCHEMA
 from tasks.report.descent import descent, read_descent
 from tasks.report.identity import CLASSES, SHOWN, histogram, identity_page, share_rows, tables, yardsticks
 from tasks.report.render import render
+from tests.composed import about
 from tests.report.conftest import stages as stages
 from tests.report.stages import Stages
 
@@ -73,7 +74,7 @@ def test_the_page_needs_no_script_and_shows_every_class_with_null_and_ceiling() 
 
 def test_shares_are_of_their_own_side_and_empty_where_a_class_cannot_be() -> None:
     found = {row["name"]: row for row in share_rows(SUMMARY["counts"])}
-    assert found["same"]["a"] == {"count": "130", "share": "81.3 %", "part": 81.25}
+    assert found["same"]["a"] == {"count": "130", "share": "81.2 %", "part": 81.25}
     assert found["died"]["b"] is None
     assert found["born"]["a"] is None
 
@@ -140,7 +141,7 @@ def test_a_report_shows_the_line_of_descent_of_the_sae_that_the_match_ends_with(
     (sae / "sae.safetensors").write_bytes(b"weights")
     uri = matched(tmp_path / "match", stages, hashlib.sha256(b"weights").hexdigest())
     out = tmp_path / "report"
-    render(stages.config, stages.tokens, stages.activations, str(sae), stages.scores, str(out), uri)
+    render(about(stages.config), stages.tokens, stages.activations, str(sae), stages.scores, str(out), uri)
     chunk = (out / "data/latents-00000.js").read_text()
     assert '"x.2.0"' in chunk
     assert '"descent"' in chunk

@@ -5,8 +5,8 @@
 Two seeds of the demo's SAE on SmolLM2-135M-Instruct after layer 8: 4,608 latents, k 32. One of them is matched
 
 - with itself in another order, as a permuted copy on storage: all have to be the same, and codes equal to the bit;
-- with itself in another order, all directions turned by noise to a cosine of .95 (encoder and decoder each by its own), 5% of
-  the latents deleted and 5% of random directions added: at least 99% have to be right, and died and born exact;
+- with itself in another order, all directions turned by noise to a cosine of .95 (encoder and decoder each by its own), 5%
+  of the latents deleted and 5% of random directions added: at least 99% have to be right, and died and born exact;
 - with the other seed, which is the ceiling of any retrain.
 
 Then a dictionary of 65,536 random directions is matched with itself, planted likewise, for time and memory.
