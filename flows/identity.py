@@ -15,7 +15,7 @@ from tasks.identity.match import MatchInputs, match, open_inputs
 from tasks.identity.request import MatchRequest
 from tasks.identity.stored import STAGE, TABLE, Line, summary_of
 from tasks.report.identity import FILES, identity_page
-from tasks.storage.artifacts import MANIFEST, address, write_manifest
+from tasks.storage.artifacts import MANIFEST, address, require_manifest, write_manifest
 from tasks.storage.claims import claim, sweep
 from tasks.storage.objects import open_store
 
@@ -45,6 +45,8 @@ def matched(request: MatchRequest, line: Line | None, out: str | None, root: str
     there = claim(store, REQUEST, content, [*tables, *FILES, MANIFEST], "match")
     sweep(store)
     say(console, f"match: {out}{' (finished earlier)' if MANIFEST in there else ''}")
+    if inputs is None and request.permute_out is not None:
+        require_manifest(request.permute_out)  # of a copy that was deleted since, it is not said that it is there
     if inputs is not None:
         _write(inputs, out, console)
     return {**(summary_of(out) or {}), "table": f"{out}/{TABLE}", "page": f"{out}/index.html"}

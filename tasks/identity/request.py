@@ -43,7 +43,7 @@ class MatchRequest:
     """Where B is written with matched latents at A's indices."""
 
     def content(self) -> dict[str, Any]:
-        """All that decides the result, by content and not by place.
+        """All that decides the result, by content; but for where the copy goes, whose place the result tells.
 
         Raises:
             InputError: one of the inputs is not there.
@@ -64,7 +64,7 @@ class MatchRequest:
             "version_a": self.version_a,
             "version": self.version,
             "carry_sha256": None if self.carry is None else _sha256_of_file(self.carry),
-            "permuted": self.permute_out is not None,
+            "permute_out": self.permute_out,
         }
 
 
