@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from flows.commands import beginning, gate, interchange, registry, serve, stages, stored, sweep
+from flows.commands import beginning, gate, identity, interchange, registry, serve, stages, stored, sweep
 from flows.exits import exit_code, stoppable
 
 # Libraries that would write over the progress bars; each still shows its errors.
@@ -52,6 +52,7 @@ app.command("encode")(interchange.encode)
 app.add_typer(registry.app, name="registry")
 app.command()(registry.promote)
 app.command()(registry.rollback)
+app.command()(identity.match)
 app.command()(serve.serve)
 
 

@@ -20,6 +20,7 @@ from tasks.lm.config import ModelConfig
 from tasks.ray_config import RayConfig
 from tasks.report.about import About
 from tasks.report.config import ReportConfig
+from tasks.report.descent import read_descent
 from tasks.report.stage import ReportStage
 from tasks.score.config import ScoreConfig
 from tasks.score.stage import ScoreStage
@@ -78,11 +79,36 @@ class Given:
     @property
     def roles(self) -> HookRoles | None:
         """The hooks as they are given."""
-        if self.hook is None:
-            if self.target_hook is not None:
-                raise InputError("--target-hook says what is rebuilt; --hook must say what is read.")
-            return None
-        return HookRoles((self.hook,), (self.target_hook or self.hook,))
+        return roles_of_options(self.hook, self.target_hook)
+
+
+def roles_of_options(hook: str | None, target_hook: str | None) -> HookRoles | None:
+    """What ``--hook`` and ``--target-hook`` say; None where they say nothing.
+
+    Raises:
+        InputError: it is said what is rebuilt, but not what is read.
+    """
+    if hook is None:
+        if target_hook is not None:
+            raise InputError("--target-hook says what is rebuilt; --hook must say what is read.")
+        return None
+    return HookRoles((hook,), (target_hook or hook,))
+
+
+def root_beside(activations: str, root: str | None) -> str:
+    """The root of results that is given, or else that of the activations.
+
+    Raises:
+        InputError: none is given, and the activations do not lie below one.
+    """
+    if root is not None:
+        return open_store(root).uri
+    if activations.split("/")[-2:-1] != ["activations"]:
+        raise InputError(
+            f"{activations} is not below a folder 'activations', beside which results could be put: say where with "
+            "--out, or below which root with --storage."
+        )
+    return root_of(activations)
 
 
 def score(given: Given) -> str:
@@ -107,8 +133,8 @@ def score(given: Given) -> str:
     return _run(stage, given.out or inputs.place(stage, given.root, {"hooks": found.to_json(), "model": model}))
 
 
-def report(given: Given, scores: str) -> str:
-    """Write the report on scores of an SAE; its URI.
+def report(given: Given, scores: str, matched: str | None = None) -> str:
+    """Write the report on scores of an SAE, with lines of descent where it is given a match that ends with it; its URI.
 
     Raises:
         InputError: the scores are of another SAE, or a setting is wrong.
@@ -124,8 +150,11 @@ def report(given: Given, scores: str) -> str:
         activations=inputs.activations,
         sae=inputs.sae,
         scores=scores,
+        matched=None if matched is None else open_store(matched).uri,
     )
-    return _run(stage, given.out or inputs.place(stage, given.root, {}, scores))
+    if stage.matched is not None:
+        read_descent(stage.matched, inputs.sae)  # refused before anything is written
+    return _run(stage, given.out or inputs.place(stage, given.root, {}, *stage.recipe().inputs))
 
 
 def scores_as_json(uri: str) -> dict[str, Any]:
@@ -150,12 +179,7 @@ class Inputs:
 
     def place(self, stage: Stage, root: str | None, more: dict[str, Any], *also: str) -> str:
         """The address of a result below the root, which other settings, ``more`` of them, and other inputs change."""
-        if root is None and self.activations.split("/")[-2:-1] != ["activations"]:
-            raise InputError(
-                f"{self.activations} is not below a folder 'activations', beside which results could be put: say where with "
-                "--out, or below which root with --storage."
-            )
-        root = open_store(root).uri if root is not None else root_of(self.activations)
+        root = root_beside(self.activations, root)
         settings = {"version": stage.version, **stage.recipe().settings, **more}
         name = re.sub(r"-[0-9a-f]{12}$", "", self.sae.rpartition("/")[2])
         return address(root, stage.folder, name, settings, (_content(self.sae), self.activations, self.tokens or "", *also))

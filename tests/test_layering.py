@@ -165,6 +165,7 @@ USES = {
     "score": {"encode", "sae", "lm"},
     "report": {"sae"},
     "interchange": {"sae"},
+    "identity": {"encode", "sae"},
 }
 READ_BACK = "tasks.text.stored"
 """How other stages read a directory of tokens."""

@@ -124,6 +124,7 @@ def test_the_command_line_never_shows_it(address: str, tmp_path: Path, capfd: py
         ["verify", address],
         ["hooks", address],
         ["encode", address, address, "--out", address],
+        ["match", address, address, "--activations", address],
     ):
         with pytest.raises(SystemExit) as stopped:
             main(arguments)

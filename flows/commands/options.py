@@ -86,6 +86,10 @@ OutUri = Annotated[
     str | None,
     typer.Option("--out", metavar="URI", help="With SAE_URI: where to. Left out: beside the activations, by its content."),
 ]
+OfIdentity = Annotated[
+    str | None,
+    typer.Option("--identity", metavar="URI", help="With SAE_URI: a match that ends with it, for lines of descent."),
+]
 ModelName = Annotated[
     str, typer.Argument(metavar="MODEL", help="A folder, .gguf file, package that carries one, or hub id.")
 ]

@@ -11,6 +11,7 @@ from flows.commands.options import (
     ConfigOrSae,
     ConfigPath,
     OfActivations,
+    OfIdentity,
     OfScores,
     OfTokens,
     OutUri,
@@ -83,6 +84,7 @@ def report(
     activations: OfActivations = None,
     scores: OfScores = None,
     tokens: OfTokens = None,
+    identity: OfIdentity = None,
     out: OutUri = None,
     overrides: Overrides = None,
     storage: Storage = None,
@@ -97,12 +99,14 @@ def report(
     given = Given(sae, activations, tokens, None, None, out, storage, tuple(overrides or ()))
     if activations is None:
         given.require_nothing_beside("report")
+        if identity is not None:
+            raise InputError("--identity is for an SAE that is given by its URI: saemill report SAE_URI ACTIVATIONS_URI.")
         run_until("report", config, overrides, storage, as_json)
         return
     if scores is None:
         raise InputError("SCORES_URI is missing, which saemill score SAE_URI ACTIVATIONS_URI prints: it comes last.")
     with stdout_kept_clean():
-        found = direct.report(given, scores)
+        found = direct.report(given, scores, identity)
     typer.echo(json.dumps({"report": found}) if as_json else f"{found}/index.html")
 
 

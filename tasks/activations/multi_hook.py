@@ -113,6 +113,17 @@ def open_split(uri: str, hooks: Sequence[str], split: str) -> AnySplit:
     return Split(uri, hooks[0], split) if len(hooks) == 1 else JoinedSplit(uri, hooks, split)
 
 
+def even_scale(training: AnySplit) -> npt.NDArray[np.float64]:
+    """What the features [d_in] of several hooks are multiplied by so that all hooks weigh alike; its geometric mean is 1.
+
+    It is that of training: each hook's root of its width over its variance.
+    """
+    pairs = [(part.d_in, part.statistics["variance"]) for part in training.parts]
+    logs = [0.5 * np.log(d_in / variance) if variance > 0 else 0.0 for d_in, variance in pairs]
+    scale = np.repeat(np.array(logs, np.float64), [d_in for d_in, _ in pairs])
+    return np.asarray(np.exp(scale - scale.mean()))
+
+
 def _cuts(part: Split) -> list[tuple[Any, ...]]:
     """How a hook's rows are cut; equal for hooks that hold the same tokens."""
     return [(shard["rows"], list(shard["row_groups"]), shard["first_sequence"]) for shard in part.shards]

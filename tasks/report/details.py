@@ -1,6 +1,6 @@
 """What a latent's panel shows, in chunks of latents that the page loads when it needs them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -19,10 +19,16 @@ def chunk_name(chunk: int) -> str:
     return f"latents-{chunk:05d}"
 
 
-def chunks(latents: pa.Table, contexts: StoredContexts, panels: list[int] | None) -> Iterator[tuple[str, dict[str, Any]]]:
+def chunks(
+    latents: pa.Table,
+    contexts: StoredContexts,
+    panels: list[int] | None,
+    descent: Sequence[Mapping[str, Any]] | None = None,
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """Name and content of every chunk that holds a latent with a panel.
 
-    In a chunk all text is in ``strings`` and referred to by number; latents are named by their number.
+    In a chunk all text is in ``strings`` and referred to by number; latents are named by their number. ``descent`` is the
+    line of descent of each latent, where that is known.
     """
     wanted = None if panels is None else set(panels)
     names = ("histogram", "promoted", "suppressed", "neighbours", "decoder_norm_share")
@@ -31,7 +37,10 @@ def chunks(latents: pa.Table, contexts: StoredContexts, panels: list[int] | None
         members = range(first, min(first + CHUNK_LATENTS, latents.num_rows))
         kept = [latent for latent in members if wanted is None or latent in wanted]
         if kept:
-            yield chunk_name(first // CHUNK_LATENTS), _chunk(lists, contexts, members, kept)
+            found = _chunk(lists, contexts, members, kept)
+            for latent in kept if descent is not None else ():
+                found["latents"][str(latent)]["descent"] = descent[latent]
+            yield chunk_name(first // CHUNK_LATENTS), found
 
 
 def _chunk(lists: dict[str, Ragged], contexts: StoredContexts, members: range, kept: list[int]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 from tasks.report import details, figures, kinds, overview, provenance, tables
 from tasks.report.about import About
 from tasks.report.contexts import StoredContexts
+from tasks.report.descent import read_descent
 from tasks.report.inputs import Inputs, read_inputs
 from tasks.report.javascript import data_file
 from tasks.report.pages import asset, page
@@ -30,8 +31,12 @@ ASSETS = (
 )
 
 
-def render(about: About, tokens: str | None, activations: str, sae: str, scores: str, out: str) -> None:
+def render(
+    about: About, tokens: str | None, activations: str, sae: str, scores: str, out: str, matched: str | None = None
+) -> None:
     """Write the site to ``out``, its manifest last; nothing happens where it is finished already.
+
+    With ``matched``, the URI of a match whose last version is the SAE, panels show their latents' lines of descent.
 
     Files are written under their final names and always with the same bytes, so a killed run is simply repeated.
 
@@ -43,17 +48,18 @@ def render(about: About, tokens: str | None, activations: str, sae: str, scores:
         return
     began = time.monotonic()
     inputs = read_inputs(tokens, activations, sae, scores)
+    descent = None if matched is None else read_descent(matched, sae)
     store = open_store(out)
     files: dict[str, dict[str, Any]] = {}
-    for key, content in site(about, inputs):
+    for key, content in site(about, inputs, descent):
         store.put(key, content)
         files[key] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     store.put("run.json", to_json({"seconds": time.monotonic() - began, "tokens_per_second": None}))
     write_manifest(out, _manifest(about, inputs, files))
 
 
-def site(about: About, inputs: Inputs) -> Iterator[tuple[str, bytes]]:
-    """Key and content of every file of the site."""
+def site(about: About, inputs: Inputs, descent: list[dict[str, Any]] | None = None) -> Iterator[tuple[str, bytes]]:
+    """Key and content of every file of the site; ``descent`` is each latent's line of descent, where that is known."""
     contexts = StoredContexts(inputs.examples, inputs.n_latents)
     panels = tables.with_panel(inputs.latents, about.settings.max_latents)
     statistics = inputs.activations["hooks"][inputs.roles.first].get("statistics", {}).get("train", {})
@@ -70,7 +76,7 @@ def site(about: About, inputs: Inputs) -> Iterator[tuple[str, bytes]]:
     yield _data("search", tables.search(inputs.latents, contexts))
     if inputs.heatmap is not None:
         yield _data("heatmap", figures.heat_map(inputs.heatmap))
-    for name, chunk in details.chunks(inputs.latents, contexts, panels):
+    for name, chunk in details.chunks(inputs.latents, contexts, panels, descent):
         yield _data(name, chunk)
     yield "index.html", _page(about, inputs, charts)
 

@@ -23,15 +23,18 @@ class ReportStage(
     activations: str = ""
     sae: str = ""
     scores: str = ""
+    matched: str | None = None
+    """A match whose last version is the SAE, whose table says where its latents come from; None: that is not shown."""
 
     @override
     def recipe(self) -> Recipe:
-        """Settings, and the scores."""
-        return Recipe({"report": differing(self.about.settings, FIXED)}, (self.scores,))
+        """Settings, the scores, and the match where there is one."""
+        matched = () if self.matched is None else (self.matched,)
+        return Recipe({"report": differing(self.about.settings, FIXED)}, (self.scores, *matched))
 
     @override
     def run(self, out: str, listener: Listener) -> None:
         """Write the site."""
         from tasks.report.render import render
 
-        render(self.about, self.tokens, self.activations, self.sae, self.scores, out)
+        render(self.about, self.tokens, self.activations, self.sae, self.scores, out, self.matched)

@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Float64
 
-from tasks.activations.multi_hook import AnySplit
+from tasks.activations.multi_hook import AnySplit, even_scale
 from tasks.hook_roles import HookRoles, Kind
 
 
@@ -50,12 +50,5 @@ def roles_of(hooks: HookRoles, training: AnySplit) -> Roles:
         reads=slice(0, d_in),
         rebuilds=slice(total - d_out, total),
         parts=tuple(slice(a, b) for a, b in pairwise(ends)),
-        scale=_scale(training) if len(outputs) > 1 else None,
+        scale=even_scale(training) if len(outputs) > 1 else None,
     )
-
-
-def _scale(training: AnySplit) -> Float64[np.ndarray, "d_out"]:
-    pairs = [(part.d_in, part.statistics["variance"]) for part in training.parts]
-    logs = [0.5 * np.log(d_in / variance) if variance > 0 else 0.0 for d_in, variance in pairs]
-    scale = np.repeat(np.array(logs, np.float64), [d_in for d_in, _ in pairs])
-    return np.asarray(np.exp(scale - scale.mean()))

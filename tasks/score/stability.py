@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from tasks.encode.chunks import chunk_rows, in_chunks
+from tasks.encode.cosines import cosines, largest_cosines
 from tasks.sae import SparseAutoencoder
 
 SHARED = 0.7
@@ -43,7 +43,7 @@ def stability(a: SparseAutoencoder, b: SparseAutoencoder) -> Stability:
     if (a.d_in, a.d_sae, a.d_out) != (b.d_in, b.d_sae, b.d_out):
         raise ValueError(f"[{a.d_in}, {a.d_sae}, {a.d_out}] and [{b.d_in}, {b.d_sae}, {b.d_out}] cannot be matched.")
     if a.d_sae > MOST_LATENTS:
-        return Stability(None, _mean_of_maxima(*_maxima(a.W_dec, b.W_dec)))
+        return Stability(None, _mean_of_maxima(*largest_cosines(a.W_dec, b.W_dec)))
     decoder = cosines(a.W_dec, b.W_dec)
     mmcs = _mean_of_maxima(decoder.max(dim=1).values, decoder.max(dim=0).values)
     return Stability(shared_fraction(decoder.cpu(), cosines(a.W_enc.T, b.W_enc.T).cpu()), mmcs)
@@ -61,22 +61,6 @@ def partners(cosines: Float[Tensor, "n n"]) -> Int[np.ndarray, "n"]:
     """For each row the column that it gets, each column being given once, so that the sum of cosines is largest."""
     _, columns = linear_sum_assignment(cosines.numpy(), maximize=True)
     return np.asarray(columns)
-
-
-def cosines(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> Float[Tensor, "n m"]:
-    """Of each row of one matrix with each of another; 0 for rows that are 0."""
-    found: Tensor = torch.nn.functional.normalize(a) @ torch.nn.functional.normalize(b).T
-    return found
-
-
-def _maxima(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> tuple[Float[Tensor, "n"], Float[Tensor, "m"]]:
-    """Of each row of either matrix the largest cosine with a row of the other, a block of all cosines at a time."""
-    of_a, of_b = [], torch.full((len(b),), -torch.inf, device=b.device)
-    for rows in in_chunks(a, chunk_rows(len(b), a.device)):
-        block = cosines(rows, b)
-        of_a.append(block.amax(dim=1))
-        of_b = of_b.maximum(block.amax(dim=0))
-    return torch.cat(of_a), of_b
 
 
 def _mean_of_maxima(of_a: Float[Tensor, "n"], of_b: Float[Tensor, "n"]) -> float:

@@ -12,7 +12,9 @@ from tasks.storage.base import ObjectStore
 _LEFTOVER_AGE_S = 600.0
 
 
-def claim(store: ObjectStore, key: str, request: Mapping[str, Any], expected: Collection[str], noun: str) -> dict[str, int]:
+def claim(
+    store: ObjectStore, key: str, request: Mapping[str, Any], expected: Collection[str], noun: str, option: str = "--out"
+) -> dict[str, int]:
     """Claim a folder, or find it claimed for the same; the sizes of what is there of it.
 
     Args:
@@ -21,13 +23,14 @@ def claim(store: ObjectStore, key: str, request: Mapping[str, Any], expected: Co
         request: what is to be made there; JSON.
         expected: keys of all files that may come to be there beside ``key``.
         noun: what the work makes, such as "export".
+        option: by which the folder was given.
 
     Raises:
         InputError: something else is there.
     """
     folder = store.path()
     if folder is not None and folder.exists() and not folder.is_dir():
-        raise InputError(f"--out is {store.uri}, which is a file; name a folder that is empty or not there yet.")
+        raise InputError(f"{option} is {store.uri}, which is a file; name a folder that is empty or not there yet.")
     there = {info.key: info.size for info in store.list()}
     if not there:
         store.put_if_absent(key, to_json(request))
@@ -36,12 +39,12 @@ def claim(store: ObjectStore, key: str, request: Mapping[str, Any], expected: Co
     if found is None or surplus:
         what = next(iter(surplus), None) or min(there)
         raise InputError(
-            f"--out is {store.uri}, which holds other things ({what}); name a folder that is empty or not there yet."
+            f"{option} is {store.uri}, which holds other things ({what}); name a folder that is empty or not there yet."
         )
     if found != request:
         differing = next(name for name in [*request, *found] if request.get(name) != found.get(name))
         raise InputError(
-            f"--out is {store.uri}, which holds another {noun} ({differing} {found.get(differing)}, now "
+            f"{option} is {store.uri}, which holds another {noun} ({differing} {found.get(differing)}, now "
             f"{request.get(differing)}); name another folder, or delete that one."
         )
     return there

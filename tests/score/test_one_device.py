@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from tasks.encode import chunks
+from tasks.encode.cosines import largest_cosines
 from tasks.sae import SAEConfig, SparseAutoencoder
 from tasks.sae.architectures.registry import architecture
 from tasks.sae.scaling import Weights
@@ -27,7 +28,6 @@ from tasks.score.linear import linear_baselines
 from tasks.score.logits import Unembedding, neighbours, promoted_and_suppressed
 from tasks.score.roles import Roles
 from tasks.score.splice import splice
-from tasks.score.stability import _maxima
 from tests.score.conftest import D_IN, D_SAE
 
 OTHER = torch.device("meta")
@@ -125,7 +125,7 @@ WORK: dict[str, Callable[[], Any]] = {
     "linear baselines": lambda: linear_baselines(sae(), fitted(2 * D_IN), rows(2 * D_IN), 3),
     "neighbours": lambda: neighbours(rows(), 3),
     "promoted": lambda: promoted_and_suppressed(rows(), Unembedding(rows(), rows()[0], centred=True), 3),
-    "stability": lambda: _maxima(rows(), rows()),
+    "stability": lambda: largest_cosines(rows(), rows()),
     "directions": lambda: directions(sae(), Roles(kind="crosscoder", scale=np.ones(D_IN))),
     "splice": spliced,
 }

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from tasks.encode import chunks
+from tasks.encode.cosines import cosines, largest_cosines
 from tasks.sae import SAEConfig, SparseAutoencoder
 from tasks.sae.scaling import Weights
 from tasks.score import stability as module
@@ -71,8 +72,8 @@ def test_too_many_latents_are_not_matched(monkeypatch: pytest.MonkeyPatch) -> No
 def test_the_largest_cosines_of_many_latents_are_those_of_all_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chunks, "_CHUNK_ROWS", 48)
     a, b = random_sae(0), random_sae(1)
-    expected = module.cosines(a.W_dec, b.W_dec)
-    of_a, of_b = module._maxima(a.W_dec, b.W_dec)
+    expected = cosines(a.W_dec, b.W_dec)
+    of_a, of_b = largest_cosines(a.W_dec, b.W_dec)
     torch.testing.assert_close(of_a, expected.amax(dim=1))
     torch.testing.assert_close(of_b, expected.amax(dim=0))
 
@@ -85,7 +86,7 @@ def test_too_many_latents_are_never_held_against_each_other_at_once(monkeypatch:
         assert memory.refused == 0
         assert found.mmcs == pytest.approx(1)
         with pytest.raises(RuntimeError, match="can't allocate memory"):
-            module.cosines(a.W_dec, a.W_dec)
+            cosines(a.W_dec, a.W_dec)
 
 
 def test_saes_of_other_sizes_are_refused() -> None:

@@ -58,6 +58,7 @@
     const data = chunk.latents[latent];
     const most = index.columns.max_activation[latent] || 1;
     const side = [
+      data.descent ? card("Line of descent", lineage(data.descent)) : null,
       data.shares ? card("Decoder norm by hook", shares(data.shares, index.hooks)) : null,
       card("Activations", activations(data.histogram, most)),
       data.promoted.tokens.length ? card("Promoted tokens", logits(data.promoted, chunk.strings)) : null,
@@ -128,6 +129,17 @@
       describe: (low, high, count) => `${number(count)} rows\n${number(low, 3)} to ${number(high, 3)}`,
     });
     return host;
+  }
+
+  /** Which latents it was in the versions before, the last one first. */
+  function lineage(descent) {
+    const steps = [...descent.steps].reverse().map((step) => {
+      const figures = [step.C_d === null ? null : `C_d ${figure(step.C_d, 2)}`, step.R === null ? null : `R ${figure(step.R, 2)}`];
+      const told = [step.class, ...figures.filter((text) => text !== null)].join(", ");
+      return h("li", {}, h("span", { text: `Version ${step.version}` }), h("span", { class: "line", text: `latent ${step.index}` }), h("span", { class: "num muted", text: told }));
+    });
+    const parents = descent.parents.length ? h("p", { class: "muted", text: `from ${descent.parents.join(", ")}` }) : null;
+    return [h("p", {}, h("code", { text: descent.id })), h("ol", { class: "neighbours descent" }, steps), parents];
   }
 
   /** Where a crosscoder's latent writes: the share of its decoder's norm at each hook. */
