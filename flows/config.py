@@ -15,6 +15,7 @@ from tasks.gates.config import GatesConfig
 from tasks.harvest.config import ActivationsConfig, HarvestConfig
 from tasks.hook_roles import OWN, HookRoles
 from tasks.lm.config import ModelConfig
+from tasks.notify.config import NotifyConfig
 from tasks.ray_config import RayConfig
 from tasks.registry.config import RegistryConfig
 from tasks.report.config import ReportConfig
@@ -46,6 +47,7 @@ class PipelineConfig(Settings):
     gates: GatesConfig = GatesConfig()
     report: ReportConfig = ReportConfig()
     registry: RegistryConfig = RegistryConfig()
+    notify: NotifyConfig = NotifyConfig()
     ray: RayConfig = RayConfig()
 
     @model_validator(mode="before")

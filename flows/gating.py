@@ -54,7 +54,17 @@ def gated(asked: Asked, listener: Listener) -> Gated:
         InputError: an SAE is not there, or not of these activations; or a setting is wrong.
         ArtifactError: a directory is unfinished or damaged.
     """
-    settings, folder = settings_of(asked.settings, ("gates", "model")), _folder(asked)
+    return gated_by(settings_of(asked.settings, ("gates", "model")), asked, listener)
+
+
+def gated_by(settings: DirectSettings, asked: Asked, listener: Listener) -> Gated:
+    """The same by settings that are there.
+
+    Raises:
+        InputError: an SAE is not there, or not of these activations.
+        ArtifactError: a directory is unfinished or damaged.
+    """
+    folder = _folder(asked)
     check_storage(folder)
     saes = (asked.champion, asked.challenger, *asked.repeats)
     rows = gate_rows(asked.activations, saes, settings.gates.max_tokens)

@@ -6,6 +6,7 @@ Bytes never pass through Prefect, and neither do results: the manifests on stora
 import logging
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -116,18 +117,18 @@ for _runs in ("prefect.flow_runs", "prefect.task_runs"):
 
 def conduct(config: PipelineConfig, until: str = LAST_STAGE) -> Result:
     """Run the pipeline inside the present flow run and publish what came of it as artifacts."""
-    _label(run_name(config), run_tags(config))
-    with logged_to(_InRunsLog()):
-        result = run_pipeline(config, _call, until)
+    labelled(run_name(config), run_tags(config))
+    with in_run():
+        result = run_pipeline(config, called, until)
     publish(result)
     return result
 
 
 def conduct_sweep(config: PipelineConfig) -> SweepResult:
     """Run a sweep inside the present flow run and publish what came of it as artifacts."""
-    _label(sweep_name(config), sweep_tags(config))
-    with logged_to(_InRunsLog()):
-        result = run_sweep(config, _call, _do)
+    labelled(sweep_name(config), sweep_tags(config))
+    with in_run():
+        result = run_sweep(config, called, _do)
     link = link_to(result.report)
     create_link_artifact(link=link, link_text="Open the page", key="sweep-page", description=result.report)
     get_run_logger().info("The page of the sweep is at %s", link)
@@ -135,7 +136,12 @@ def conduct_sweep(config: PipelineConfig) -> SweepResult:
     return result
 
 
-def _label(name: str, tags: list[str]) -> None:
+def in_run() -> AbstractContextManager[None]:
+    """Until the block ends, what stages log goes to the log of the present run, which the UI shows."""
+    return logged_to(_InRunsLog())
+
+
+def labelled(name: str, tags: list[str]) -> None:
     """Name the present flow run after what it does, and tag it so that it is found again."""
     with get_client(sync_client=True) as client:
         kept = [*runtime.flow_run.tags, *tags]
@@ -143,7 +149,7 @@ def _label(name: str, tags: list[str]) -> None:
 
 
 class _InRunsLog(logging.Handler):
-    """Passes what the stages log on to the log of the run that they are part of, which the UI shows."""
+    """Passes records on to the log of the run that they are part of."""
 
     @override
     def emit(self, record: logging.LogRecord) -> None:
@@ -163,13 +169,14 @@ def run_stage(stage: Placed) -> str | State[str]:
 
     def work() -> str:
         get_run_logger().info("writing %s", out)
-        stage.run(_listener(stage.name, has_bar=stage.is_long))
+        stage.run(listener(stage.name, has_bar=stage.is_long))
         return out
 
     return in_a_sentence(work, InputError)  # all else is worth another try
 
 
-def _call(stage: Placed) -> None:
+def called(stage: Placed) -> None:
+    """Run a stage as a Prefect task."""
     timeout_s = LONG_TIMEOUT_S if stage.is_long else TIMEOUT_S
     run_stage.with_options(name=stage.name, task_run_name=stage.name, timeout_seconds=timeout_s)(stage)
 
@@ -179,7 +186,7 @@ def run_step(step: Step, sweep: Sweep) -> str | State[str]:
     """Run one step of a sweep, which does nothing where it is finished; the URI of the sweep."""
 
     def work() -> str:
-        step(sweep, _listener("sweep", has_bar=True))
+        step(sweep, listener("sweep", has_bar=True))
         return sweep.report
 
     return in_a_sentence(work, InputError)
@@ -190,7 +197,7 @@ def _do(step: Step, sweep: Sweep) -> None:
     named(step, sweep)
 
 
-def _listener(stage: str, *, has_bar: bool) -> Listener:
+def listener(stage: str, *, has_bar: bool) -> Listener:
     """Tell the run's log and a progress artifact of a stage's progress, each at its own pace."""
     logger = get_run_logger()
     pace = Pace()

@@ -1,4 +1,4 @@
-"""What precision ``auto`` comes to, settled before addresses are known and before anything runs.
+"""What precision ``auto`` comes to, and which SAE a version is, settled before addresses are known and before anything runs.
 
 The machines that will do the work decide: of a Ray cluster that is joined its nodes are asked, else this one is. Addresses
 and manifests hold what came of it, so ``auto`` and the same precision by name are the same result. Which device trains is in
@@ -9,16 +9,18 @@ from collections.abc import Sequence
 from typing import Literal
 
 from flows.config import PipelineConfig
+from flows.first_weights import named_by_uri
 from tasks.machines import machines_of
 from tasks.precision import Choice, Machine, for_training, on_cpus, on_gpus
 from tasks.train.device import trains_on_gpus
 
 
 def resolved(config: PipelineConfig) -> PipelineConfig:
-    """The configuration with ``model.dtype`` and ``train.precision`` settled.
+    """The configuration with ``model.dtype``, ``train.precision`` and ``train.init_from`` settled.
 
     Raises:
-        InputError: the cluster at ``ray.address`` does not answer, or has no machine that could say what it is.
+        InputError: the cluster at ``ray.address`` does not answer, or has no machine that could say what it is; or there is
+            no such version as training is to begin from.
     """
     return resolved_and_why(config)[0]
 
@@ -29,6 +31,7 @@ def resolved_and_why(config: PipelineConfig) -> tuple[PipelineConfig, str | None
     Raises:
         InputError: as ``resolved``.
     """
+    config = named_by_uri(config)
     if "auto" not in (config.model.dtype, config.train.precision):
         return config, None
     return settled(config, machines_of(config.ray))

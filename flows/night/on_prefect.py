@@ -1,0 +1,64 @@
+"""A night inside a Prefect flow run: a task for each step, one page as artifact, and events that automations listen to."""
+
+from typing import Any
+
+from prefect import get_run_logger, task
+from prefect.artifacts import create_link_artifact, create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.events import emit_event
+from prefect.states import Completed
+
+from flows.config import PipelineConfig
+from flows.events import Event, Tell, by_webhook
+from flows.labels import run_name, run_tags
+from flows.night.run import Step, run_night
+from flows.night.telling import headline, markdown, telling_failures
+from flows.night.tonight import Night
+from flows.on_prefect import called, in_a_sentence, in_run, labelled, listener, publish
+from flows.pipeline import Result
+from flows.reports import link_to
+from tasks.errors import InputError
+
+RESOURCE = "saemill.registry"
+"""With a point and the registry's name, the resource of every event."""
+
+
+def conduct_night(config: PipelineConfig) -> Result | State[Any]:
+    """Do the night inside the present flow run, and publish what came of it as one page."""
+    labelled(run_name(config), run_tags(config))
+    with in_run(), telling_failures(config, emitted(by_webhook(config.notify))) as tell:
+        night = run_night(config, called, _do, tell)
+    _publish(night)
+    if not night.is_new:
+        return Completed(name="NothingNew", message=headline(night), data=night.result)
+    return night.result
+
+
+def emitted(tell: Tell) -> Tell:
+    """Tell the server too; its automations listen to the event's name."""
+
+    def both(event: Event) -> None:
+        resource = {"prefect.resource.id": f"{RESOURCE}.{event.registry}", "prefect.resource.name": event.registry}
+        emit_event(event=event.name, resource=resource, payload={"text": event.text, **event.payload})
+        tell(event)
+
+    return both
+
+
+@task(retries=2, retry_delay_seconds=[10, 60], persist_result=False, cache_policy=NO_CACHE)
+def run_night_step(name: str, step: Step) -> Any:
+    """Do one step of a night, which does nothing where it is done."""
+    return in_a_sentence(lambda: step(listener(name, has_bar=False)), InputError)
+
+
+def _do(name: str, step: Step) -> Any:
+    return run_night_step.with_options(name=name, task_run_name=name)(name, step)
+
+
+def _publish(night: Night) -> None:
+    create_markdown_artifact(markdown=markdown(night), key="night", description=headline(night))
+    link = link_to(night.history)
+    create_link_artifact(link=link, link_text="All nights", key="nights", description=night.history)
+    get_run_logger().info("%s; all nights are at %s", headline(night), link)
+    publish(night.result)
