@@ -19,7 +19,16 @@ def next_date(schedule: SCHEDULE_TYPES) -> datetime | None:
     Raises:
         ValueError: it has no date, such as a cron of 30 February.
     """
+    return next(iter(next_dates(schedule, 1)), None)
+
+
+def next_dates(schedule: SCHEDULE_TYPES, n: int) -> list[datetime]:
+    """When the schedule comes next, up to ``n`` times.
+
+    Raises:
+        ValueError: it has no date, such as a cron of 30 February.
+    """
     found = _WITH_DATES.validate_python(schedule.model_dump())
     # Not asyncio.run, which refuses a thread that has a loop.
-    dates: Any = run_coro_as_sync(found.get_dates(1, start=datetime.now(UTC) + timedelta(seconds=1)))
-    return cast(datetime, dates[0]) if dates else None
+    dates: Any = run_coro_as_sync(found.get_dates(n, start=datetime.now(UTC) + timedelta(seconds=1)))
+    return cast(list[datetime], dates)

@@ -13,11 +13,12 @@ from prefect.deployments.runner import DeploymentApplyError, RunnerDeployment
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL
 
+from flows.automations import offer_automations
 from flows.commands.options import Overrides, Storage
 from flows.commands.running import require_server
 from flows.configurations import load_stored
 from flows.defaults import CONFIGURATION, CRON, NIGHTLY, TIMEZONE
-from flows.deployments import exists, offered
+from flows.deployments import check_schedule, exists, offered
 from flows.exits import exit_code
 from tasks.errors import InputError
 
@@ -38,6 +39,8 @@ def main(
         raise InputError("PREFECT_API_URL is not set. Give the API of a Prefect server, such as http://127.0.0.1:4200/api.")
     require_server(api)
     for name in deploy(_of_the_cluster(storage, overrides or []), pool, names or ()):
+        typer.echo(name)
+    for name in offer_automations(load_stored(NIGHTLY, overrides or [], storage).notify, check_schedule(CRON, TIMEZONE)):
         typer.echo(name)
 
 

@@ -75,8 +75,8 @@ def exists(deployment: RunnerDeployment) -> bool:
         return True
 
 
-def check_schedule(cron: str | None, timezone: str) -> None:
-    """Refuse a schedule that Prefect could not read, or that never comes.
+def check_schedule(cron: str | None, timezone: str) -> CronSchedule:
+    """The schedule, or the default one; refused where Prefect could not read it, or it never comes.
 
     Raises:
         InputError: the cron expression or the time zone is wrong.
@@ -94,3 +94,4 @@ def check_schedule(cron: str | None, timezone: str) -> None:
         next_date(schedule)
     except ValueError:
         raise InputError(f"--cron is {cron!r}, which never comes. Name a day that the calendar has.") from None
+    return schedule

@@ -55,15 +55,16 @@ def serve(options: ServeOptions) -> None:
         SaemillError: the server does not start, or ends by itself.
     """
     configuration, nightly = offer([options.config, options.nightly_config])
-    config, _ = (load_stored(name, storage=options.storage) for name in (configuration, nightly))
+    config, by_night = (load_stored(name, storage=options.storage) for name in (configuration, nightly))
     api = _configure_prefect(options)
     with warnings.catch_warnings():  # Prefect warns that its home is not there yet; nothing is made before all is checked
         warnings.filterwarnings("ignore", message="Failed to create the Prefect home directory")
-        from flows.deployments import check_schedule, offered  # importing Prefect reads its settings
+        from flows.automations import offer_automations  # importing Prefect reads its settings
+        from flows.deployments import check_schedule, offered
         from flows.runner import serve_deployments
         from flows.watch import watching_schedules
 
-    check_schedule(options.cron, options.timezone)
+    schedule = check_schedule(options.cron, options.timezone)
     console = Console(stderr=True)
     root = api.removesuffix("/api")
     with _server(options, api) as server, _reports(options, config.storage) as reports:
@@ -76,6 +77,7 @@ def serve(options: ServeOptions) -> None:
         log = home.log() if server is not None else None
         with watching_schedules(lambda line: say(console, line, style="bold red"), log):
             deployments = offered(configuration, nightly, beside, options.cron, options.timezone)
+            offer_automations(by_night.notify, schedule)
             serve_deployments(deployments, lambda: server is not None and server.poll() is not None)
 
 

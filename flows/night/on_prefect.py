@@ -40,6 +40,7 @@ def emitted(tell: Tell) -> Tell:
 
     def both(event: Event) -> None:
         resource = {"prefect.resource.id": f"{RESOURCE}.{event.registry}", "prefect.resource.name": event.registry}
+        resource |= {"saemill.verdict": verdict} if (verdict := event.payload.get("verdict")) else {}  # automations match it
         emit_event(event=event.name, resource=resource, payload={"text": event.text, **event.payload})
         tell(event)
 
