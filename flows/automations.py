@@ -68,9 +68,7 @@ def _automations(block: UUID | None, within: timedelta) -> Iterator[AutomationCo
     yield AutomationCore(
         name=VERDICT,
         description="Tonight's SAE was held against the champion, and is no better, or was rejected.",
-        trigger=EventTrigger(
-            expect={events.VERDICT}, match={"saemill.verdict": ["HOLD", "REJECT"]}, posture=Posture.Reactive
-        ),
+        trigger=EventTrigger(expect={events.VERDICT}, match=lost, posture=Posture.Reactive),
         actions=[DoNothing()],
     )
 
