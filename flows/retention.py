@@ -29,6 +29,7 @@ class Swept:
     """In order, with the bytes that each frees, those of shards included that only it names."""
     kept: list[Fate]
     forecast: StorageForecast
+    """Of what is stored then."""
 
     @property
     def size(self) -> int:
@@ -57,12 +58,12 @@ def swept(storage: str, settings: RegistryConfig, signed: Signed, *, dry_run: bo
     for fate in found.going:
         removed.append((fate, fate.result.size + _size_of_shards(fate, names, gone)))
         gone.add(fate.result.uri)
-    forecast = storage_forecast(there, registry)
     if not dry_run:
         for fate in found.staying:
             spare(fate.result)
         removed = _done(removed, registry, settings, signed, names)
-    return Swept(registry.name, registry.root, dry_run, removed, found.staying, forecast)
+        there = inventory(registry.root)
+    return Swept(registry.name, registry.root, dry_run, removed, found.staying, storage_forecast(there, registry))
 
 
 def _done(

@@ -185,6 +185,14 @@ def test_what_a_registry_no_longer_needs_is_told_and_removed(folder: str, say: S
     ]
     assert say(*command).splitlines()[-2] == f"removed 2 directories, {told['bytes']:,} bytes"
     assert ask(*command)["removed"] == []
+    assert [
+        entry["present"] for entry in ask("registry", "list", "toy", "--storage", folder)["registries"][0]["versions"]
+    ] == [
+        False,
+        True,
+    ]
+    assert "removed" in say("registry", "list", "toy", "--storage", folder).splitlines()[0]
+    assert "The SAE of toy@1 is gone" in say("promote", "toy@1", "--storage", folder, code=2)
     assert "Give one of two" in say("gc", code=2)
     assert "Give one of two" in say("gc", folder, "--registry", "toy", code=2)
 
