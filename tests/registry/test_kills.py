@@ -189,11 +189,11 @@ def two_champions(root: str) -> str:
     return root
 
 
-def test_a_kill_in_a_rollback_to_a_version_loses_nothing(root: str) -> None:
+def test_a_kill_in_a_rollback_to_a_version_loses_nothing(folder: str) -> None:
     def back(root: str) -> None:
         rolled_back(root, "toy", "worse", 1)
 
-    assert Trial(two_champions, back, champion_is_valid, history).survive(root, EVERY[kind(root)]) >= 20
+    assert Trial(two_champions, back, champion_is_valid, history).survive(folder, EVERY["disk"]) >= 20
 
 
 # Removal.
@@ -266,20 +266,22 @@ def meeting(folder: Path, of: int) -> Iterator[None]:
         NumberedLog.append = real  # type: ignore[method-assign]
 
 
-def test_of_two_promotions_at_once_one_wins_and_the_other_is_refused_in_a_sentence(three: Registry, tmp_path: Path) -> None:
-    make_champion(three, 1)
+def test_of_two_promotions_at_once_one_wins_and_the_other_is_refused_in_a_sentence(
+    three_anywhere: Registry, tmp_path: Path
+) -> None:
+    make_champion(three_anywhere, 1)
 
     def attempt(version: int) -> None:
         with meeting(tmp_path, 2), open(tmp_path / f"{version}.said", "w") as said, contextlib.redirect_stderr(said):
-            main(["promote", f"toy@{version}", "--storage", three.root])
+            main(["promote", f"toy@{version}", "--storage", three_anywhere.root])
 
     pids = {version: forked(partial(attempt, version)) for version in (2, 3)}
     codes = {version: ended(pid) for version, pid in pids.items()}
     assert sorted(codes.values()) == [0, 2]
     (won,) = (version for version, code in codes.items() if code == 0)
     (lost,) = codes.keys() - {won}
-    assert resolve("toy@champion", three.root) == three.uri_of(three.version(won))
+    assert resolve("toy@champion", three_anywhere.root) == three_anywhere.uri_of(three_anywhere.version(won))
     said = (tmp_path / f"{lost}.said").read_text()
     assert said.count("\n") == 1
     assert f"toy@champion was not moved to version {lost}: at the same time" in said
-    assert three.moves("champion").numbers() == [1, 2]
+    assert three_anywhere.moves("champion").numbers() == [1, 2]
