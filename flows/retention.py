@@ -4,10 +4,15 @@ The policy is that of ``tasks.registry.retention``; of activations, the shards t
 ``tasks.harvest.release`` knows. So the two meet here.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
+from flows.config import load_config
+from flows.references import storage_of
+from tasks.config_errors import validated
+from tasks.errors import InputError
 from tasks.harvest.release import PoolNames
 from tasks.registry.config import RegistryConfig
 from tasks.registry.inventory import inventory
@@ -35,6 +40,27 @@ class Swept:
     def size(self) -> int:
         """Bytes in all."""
         return sum(size for _, size in self.removed)
+
+
+def asked(config: str | None, storage: str | None, given: Mapping[str, Any]) -> tuple[str, RegistryConfig]:
+    """The storage and the settings of a registry: those of a configuration, where there is one, but for what is given.
+
+    Args:
+        config: the file of a configuration.
+        storage: as ``--storage``.
+        given: settings by name; None for those that are not given.
+
+    Raises:
+        InputError: the file or a setting is wrong, or nothing names the registry.
+    """
+    loaded = None if config is None else load_config(config)
+    values = {} if loaded is None else loaded.registry.model_dump()
+    settings = validated(
+        RegistryConfig, "gc", **values | {name: value for name, value in given.items() if value is not None}
+    )
+    if settings.name is None:
+        raise InputError(f"registry.name is empty in {config}; name the registry with --registry NAME.")
+    return storage_of(storage, None if loaded is None else loaded.storage), settings
 
 
 def swept(storage: str, settings: RegistryConfig, signed: Signed, *, dry_run: bool) -> Swept:
