@@ -1,11 +1,13 @@
 """What the commands for registries do, and what they say: each as plain values for ``--json``, and as lines."""
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from flows.preflight import check_storage
 from flows.references import sae_at, storage_of
 from flows.registered import now
+from tasks.registry.content import has_files
 from tasks.registry.moving import considered, moves_of, position, promote, rollback
 from tasks.registry.names import CHAMPION
 from tasks.registry.reference import referred
@@ -16,6 +18,7 @@ from tasks.registry.verdicts import verdict_of
 from tasks.registry.versions import SAEVersion
 
 Json = dict[str, Any]
+_READERS = 16
 _SHOWN = ("fvu", "l0", "dead_fraction", "ce_recovered")
 
 
@@ -74,7 +77,7 @@ def described_version(found: Json) -> str:
         "version": f"{found['name']}@{found['version']}",
         "aliases": ", ".join(found["aliases"]),
         "tags": ", ".join(found["tags"]),
-        "SAE": found["uri"],
+        "SAE": f"{found['uri']}{'' if found['present'] else ' (removed)'}",
         "content": found["content"],
         "settings": found["config"],
         **parents,
@@ -82,7 +85,7 @@ def described_version(found: Json) -> str:
         "verdict": told,
         "registered": f"{found['when']} by {found['by']}",
     }
-    return "\n".join(f"{name:<20} {'-' if value in (None, '') else value}" for name, value in rows.items())
+    return "\n".join(f"{name:<24} {'-' if value in (None, '') else value}" for name, value in rows.items())
 
 
 def moved(storage: str | None, name: str) -> list[Json]:
@@ -219,13 +222,20 @@ def _writable(storage: str | None) -> str:
 
 
 def _registry(registry: Registry) -> Json:
-    tags = tags_of(registry)
+    tags, versions = tags_of(registry), dict(registry.versions.all())
     positions = ((alias, position(registry, alias)) for alias in registry.aliases())
+    with ThreadPoolExecutor(_READERS) as pool:
+        there = dict(
+            zip(versions, pool.map(lambda version: has_files(registry.uri_of(version)), versions.values()), strict=True)
+        )
     return {
         "name": registry.name,
         "storage": registry.root,
         "aliases": {alias: at.move.version for alias, at in positions if at is not None},
-        "versions": [_entry(registry, version, tags.get(number, ())) for number, version in registry.versions.all()],
+        "versions": [
+            _entry(registry, version, tags.get(number, ())) | {"present": there[number]}
+            for number, version in versions.items()
+        ],
     }
 
 
@@ -235,6 +245,7 @@ def _entry(registry: Registry, version: SAEVersion, tags: Sequence[str] | frozen
 
 def _version_line(registry: Mapping[str, Any], version: Mapping[str, Any]) -> str:
     marks = [alias for alias, number in registry["aliases"].items() if number == version["version"]] + version["tags"]
+    marks += [] if version["present"] else ["removed"]
     figures = [f"{name} {version['metrics'][name]:.4g}" for name in _SHOWN if name in version["metrics"]]
     called = f"{registry['name']}@{version['version']}"
     told = f"{', '.join(marks) or '-':<22} {', '.join(figures) or '-':<48}"

@@ -4,10 +4,15 @@ The policy is that of ``tasks.registry.retention``; of activations, the shards t
 ``tasks.harvest.release`` knows. So the two meet here.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
+from flows.config import load_config
+from flows.references import storage_of
+from tasks.config_errors import validated
+from tasks.errors import InputError
 from tasks.harvest.release import PoolNames
 from tasks.registry.config import RegistryConfig
 from tasks.registry.inventory import inventory
@@ -29,11 +34,33 @@ class Swept:
     """In order, with the bytes that each frees, those of shards included that only it names."""
     kept: list[Fate]
     forecast: StorageForecast
+    """Of what is stored then."""
 
     @property
     def size(self) -> int:
         """Bytes in all."""
         return sum(size for _, size in self.removed)
+
+
+def asked(config: str | None, storage: str | None, given: Mapping[str, Any]) -> tuple[str, RegistryConfig]:
+    """The storage and the settings of a registry: those of a configuration, where there is one, but for what is given.
+
+    Args:
+        config: the file of a configuration.
+        storage: as ``--storage``.
+        given: settings by name; None for those that are not given.
+
+    Raises:
+        InputError: the file or a setting is wrong, or nothing names the registry.
+    """
+    loaded = None if config is None else load_config(config)
+    values = {} if loaded is None else loaded.registry.model_dump()
+    settings = validated(
+        RegistryConfig, "gc", **values | {name: value for name, value in given.items() if value is not None}
+    )
+    if settings.name is None:
+        raise InputError(f"registry.name is empty in {config}; name the registry with --registry NAME.")
+    return storage_of(storage, None if loaded is None else loaded.storage), settings
 
 
 def swept(storage: str, settings: RegistryConfig, signed: Signed, *, dry_run: bool) -> Swept:
@@ -57,12 +84,12 @@ def swept(storage: str, settings: RegistryConfig, signed: Signed, *, dry_run: bo
     for fate in found.going:
         removed.append((fate, fate.result.size + _size_of_shards(fate, names, gone)))
         gone.add(fate.result.uri)
-    forecast = storage_forecast(there, registry)
     if not dry_run:
         for fate in found.staying:
             spare(fate.result)
         removed = _done(removed, registry, settings, signed, names)
-    return Swept(registry.name, registry.root, dry_run, removed, found.staying, forecast)
+        there = inventory(registry.root)
+    return Swept(registry.name, registry.root, dry_run, removed, found.staying, storage_forecast(there, registry))
 
 
 def _done(

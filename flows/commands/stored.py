@@ -10,13 +10,10 @@ from flows.commands.options import AsJson, ConfigPath, Overrides, RegistryStorag
 from flows.config import load_config
 from flows.console import stdout_kept_clean
 from flows.in_process import run_in_process
-from flows.references import storage_of
 from flows.registered import now
-from tasks.config_errors import validated
 from tasks.errors import InputError
 from tasks.harvest.export import CONTEXT, SplitName
 from tasks.harvest.formats import FormatName
-from tasks.registry.config import RegistryConfig
 
 ActivationsUri = Annotated[
     str, typer.Argument(metavar="URI", help="An activations directory, as saemill harvest prints it.")
@@ -38,29 +35,34 @@ def gc(
     registry: Annotated[
         str | None, typer.Option(metavar="NAME", help="In place of URI: what versions of this registry no longer need.")
     ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(metavar="CONFIG", help="In place of URI: the registry of this configuration, and its settings."),
+    ] = None,
     keep_versions: Annotated[
-        int, typer.Option(metavar="N", min=1, max=100_000, help="With --registry: how many of the newest versions stay.")
-    ] = RegistryConfig().keep_versions,
+        int | None, typer.Option(metavar="N", help="Of a registry: how many of the newest versions stay (5).")
+    ] = None,
     keep_champion_days: Annotated[
-        float, typer.Option(metavar="DAYS", min=0, max=36_500, help="With --registry: for how long former champions stay.")
-    ] = RegistryConfig().keep_champion_days,
+        float | None, typer.Option(metavar="DAYS", help="Of a registry: for how long former champions stay (90).")
+    ] = None,
     storage: RegistryStorage = None,
     as_json: AsJson = False,
 ) -> None:
     """Remove rows that nothing names and half-written files, older than a day, from an activations directory.
 
-    Harvests that were killed leave them behind. With --registry go the SAEs of versions that are not kept, their scores and
-    reports, and activations that nothing else needs; every directory is listed with its bytes and the reason.
+    Harvests that were killed leave them behind. With --registry or --config go the SAEs of versions that are not kept, their
+    scores and reports, and activations that nothing else needs; every directory is listed with its bytes and the reason.
     """
-    if registry is not None and uri is None:
+    of_registry = registry is not None or config is not None
+    if of_registry and uri is None:
         from flows import retention
 
-        kept = {"keep_versions": keep_versions, "keep_champion_days": keep_champion_days}
-        settings = validated(RegistryConfig, "--registry", name=registry, **kept)
-        swept = retention.swept(storage_of(storage), settings, now(), dry_run=dry_run)
+        given = {"name": registry, "keep_versions": keep_versions, "keep_champion_days": keep_champion_days}
+        root, settings = retention.asked(config, storage, given)
+        swept = retention.swept(root, settings, now(), dry_run=dry_run)
         typer.echo(json.dumps(retention.swept_as_json(swept)) if as_json else retention.described_sweep(swept))
         return
-    if uri is None or registry is not None:
+    if uri is None or of_registry:
         raise InputError("Give one of two: URI, an activations directory as saemill harvest prints it, or --registry NAME.")
     from flows.lake import collection_as_json, described_collection
     from tasks.harvest.gc import gc

@@ -47,15 +47,18 @@ def require_files(sae: str, called: str) -> None:
             )
 
 
+def has_files(sae: str) -> bool:
+    """Whether an SAE is there, as far as its weights are."""
+    return open_store(sae).head(WEIGHTS) is not None
+
+
 def _sha256(store: ObjectStore, key: str) -> str:
-    digest, start = hashlib.sha256(), 0
-    try:
-        while block := store.get(key, start, _BLOCK):
-            digest.update(block)
-            start += len(block)
-    except FileNotFoundError:
+    info, digest = store.head(key), hashlib.sha256()
+    if info is None:
         raise InputError(
             f"There is no SAE at {shown(store.uri)}: it lacks {key}. A directory was expected, as saemill train or saemill "
             "import prints it."
-        ) from None
+        )
+    for start in range(0, info.size, _BLOCK):  # never from the end on: S3 refuses such a range
+        digest.update(store.get(key, start, min(_BLOCK, info.size - start)))
     return digest.hexdigest()

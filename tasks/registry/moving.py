@@ -80,8 +80,12 @@ def considered(registry: Registry, number: int, *, force: bool = False) -> Promo
 def promote(registry: Registry, found: Promotion, signed: Signed, why: str = "", *, force: bool = False) -> AliasMove:
     """Make a version the champion; where it is that already, nothing is written.
 
+    A removal marks an SAE and then looks whether it was promoted; a promotion is written and then looks for that mark. So
+    whoever comes second gives way, and no champion is removed.
+
     Raises:
-        InputError: another promotion or rollback came first.
+        InputError: another promotion or rollback came first, or the SAE is being removed.
+        ArtifactError: a record is damaged.
     """
     if found.before is not None and found.is_champion:
         return found.before.move
@@ -100,7 +104,14 @@ def promote(registry: Registry, found: Promotion, signed: Signed, why: str = "",
         by=signed.by,
         when=signed.when,
     )
-    return _written(registry, move, 0 if before is None else before.number)
+    promoted = _written(registry, move, 0 if before is None else before.number)
+    try:
+        require_files(registry.uri_of(found.version), f"{registry.name}@{move.version}")
+    except InputError:
+        if before is not None:
+            rollback(registry, signed, f"the SAE of version {move.version} was being removed")
+        raise
+    return promoted
 
 
 def rollback(registry: Registry, signed: Signed, why: str = "", to: int | None = None) -> AliasMove:

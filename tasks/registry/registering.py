@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tasks.errors import ArtifactError, InputError
-from tasks.registry.content import CONFIG, WEIGHTS, content_hash, file_hashes
+from tasks.registry.content import CONFIG, content_hash, file_hashes, has_files
 from tasks.registry.names import require_name
 from tasks.registry.records import Signed
 from tasks.registry.registry import Registry
@@ -76,7 +76,7 @@ def register(
 
 def _is_there(registry: Registry, version: SAEVersion, made: SAEVersion) -> bool:
     """Whether a version of this content has files; those of a copy elsewhere may have been removed since."""
-    return version.sae == made.sae or open_store(registry.uri_of(version)).head(WEIGHTS) is not None
+    return version.sae == made.sae or has_files(registry.uri_of(version))
 
 
 def _manifest_of(sae: str) -> dict[str, Any]:
@@ -145,12 +145,8 @@ def _metrics(sae: str, manifest: Mapping[str, Any], scores: str | None) -> dict[
 
 
 def _numbers(values: Mapping[str, Any], names: Sequence[str], prefix: str = "") -> dict[str, float]:
-    known = {name: values.get(name) for name in names}
-    return {
-        f"{prefix}{name}": float(value)
-        for name, value in known.items()
-        if type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
-    }
+    known = {f"{prefix}{name}": values[name] for name in names if type(values.get(name)) in (int, float)}
+    return {name: float(value) for name, value in known.items() if math.isfinite(value)}
 
 
 def _text(value: object) -> str | None:

@@ -111,10 +111,8 @@ def _may_go(registry: Registry, version: SAEVersion, untouchable: set[str]) -> b
 def _reigns(registry: Registry) -> dict[int, datetime | None]:
     """By version that was ever champion, until when it was last; None for the one that is."""
     moves: Sequence[AliasMove] = [move for _, move in registry.moves(CHAMPION).all()]
-    found: dict[int, datetime | None] = {}
-    for move, after in zip(moves, [*moves[1:], None], strict=True):
-        found[move.version] = None if after is None else after.when
-    return found
+    ends = [*(move.when for move in moves[1:]), None]
+    return {move.version: end for move, end in zip(moves, ends, strict=False)}  # without moves there is one end too many
 
 
 def _reasons(registry: Registry, settings: RegistryConfig) -> dict[int, str]:

@@ -21,8 +21,18 @@ def folder(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def three(root: str) -> Registry:
+def three(folder: str) -> Registry:
     """A registry 'toy' with three versions and no champion."""
+    return _with_three(folder)
+
+
+@pytest.fixture
+def three_anywhere(root: str) -> Registry:
+    """The same, once on disk and once on S3."""
+    return _with_three(root)
+
+
+def _with_three(root: str) -> Registry:
     registry = Registry.at(root, "toy")
     for name in ("a", "b", "c"):
         add(registry, store_sae(root, name))

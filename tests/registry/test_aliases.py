@@ -21,19 +21,19 @@ def champion(registry: Registry, steps: int = 0) -> int:
     return next(number for number, version in registry.versions.all() if registry.uri_of(version) == uri)
 
 
-def test_each_rollback_goes_one_promotion_further_back_and_never_there_and_back(three: Registry) -> None:
+def test_each_rollback_goes_one_promotion_further_back_and_never_there_and_back(three_anywhere: Registry) -> None:
     for version in (1, 2, 3):
-        make_champion(three, version)
-    assert [champion(three, steps) for steps in range(3)] == [3, 2, 1]
-    assert rollback(three, NOW).version == 2
-    assert [champion(three, steps) for steps in range(2)] == [2, 1]
-    assert rollback(three, NOW).version == 1
+        make_champion(three_anywhere, version)
+    assert [champion(three_anywhere, steps) for steps in range(3)] == [3, 2, 1]
+    assert rollback(three_anywhere, NOW).version == 2
+    assert [champion(three_anywhere, steps) for steps in range(2)] == [2, 1]
+    assert rollback(three_anywhere, NOW).version == 1
     with pytest.raises(InputError, match="is version 1, and there was no promotion of an earlier one"):
-        rollback(three, NOW)
-    make_champion(three, 3)
-    assert [champion(three, steps) for steps in range(2)] == [3, 1]
-    assert rollback(three, NOW).version == 1
-    moves = [(move.action, move.previous, move.version) for move in moves_of(three)]
+        rollback(three_anywhere, NOW)
+    make_champion(three_anywhere, 3)
+    assert [champion(three_anywhere, steps) for steps in range(2)] == [3, 1]
+    assert rollback(three_anywhere, NOW).version == 1
+    moves = [(move.action, move.previous, move.version) for move in moves_of(three_anywhere)]
     assert moves == [
         ("promote", None, 1),
         ("promote", 1, 2),
@@ -93,22 +93,22 @@ def test_who_comes_second_is_told_who_was_first(
     assert champion(registry) == 4
 
 
-def test_of_many_promotions_at_once_exactly_one_wins(three: Registry) -> None:
+def test_of_many_promotions_at_once_exactly_one_wins(three_anywhere: Registry) -> None:
     for name in ("d", "e", "f", "g", "h"):
-        add(three, store_sae(three.root, name))
-    found = [considered(three, version) for version in range(1, 9)]
+        add(three_anywhere, store_sae(three_anywhere.root, name))
+    found = [considered(three_anywhere, version) for version in range(1, 9)]
 
     def attempt(promotion: Any) -> int | None:
         try:
-            return promote(three, promotion, NOW).version
+            return promote(three_anywhere, promotion, NOW).version
         except InputError:
             return None
 
     with ThreadPoolExecutor(8) as pool:
         won = [version for version in pool.map(attempt, found) if version is not None]
     assert len(won) == 1
-    assert champion(three) == won[0]
-    assert three.moves("champion").numbers() == [1]
+    assert champion(three_anywhere) == won[0]
+    assert three_anywhere.moves("champion").numbers() == [1]
 
 
 def test_the_challenger_never_goes_back(three: Registry) -> None:

@@ -7,6 +7,7 @@ is a fork that kills itself at its n-th step, for n from 1 on until it comes to 
 import contextlib
 import itertools
 import os
+import random
 import signal
 import traceback
 from collections.abc import Callable, Iterator
@@ -46,15 +47,11 @@ from tests.registry.stored import (
     store_sae,
     store_scores,
 )
-from tests.sampled import every_case
+from tests.sampled import every_case, seed
 
 VERBS = ("get", "put", "put_if_absent", "list", "head", "delete")
-ALL_STEPS = 1 if every_case() else 0
-"""make test takes every second or so of the steps, as each is a storage that is filled anew; make test-all takes all."""
-
-
-def stride(root: str) -> int:
-    return 5 if "://" in root else 2
+EVERY = {"disk": 6, "s3": 24, "removal": 40}
+"""make test takes one step of so many, others with each commit; make test-all takes all. On S3 a life needs a new client."""
 
 
 def forked(work: Callable[[], Any]) -> int:
@@ -124,22 +121,27 @@ class Trial:
     final: Callable[[str], object]
     """What must be equal in the end."""
 
-    def survive(self, root: str, stride: int) -> int:
-        """Kill it at every step that the stride comes to, each time on a storage of its own, and give it again.
+    def survive(self, root: str, every: int) -> int:
+        """Kill it at every so-manieth step, each time on a storage of its own, and give it again.
 
         Returns:
             About how many steps it has.
         """
         undisturbed = self.make(f"{root}-undisturbed")
         self.work(undisturbed)
-        expected, step = self.final(undisturbed), 1
+        every = 1 if every_case() else every
+        expected, step = self.final(undisturbed), 1 + random.Random(seed()).randrange(every)
         while killed_at(step, partial(self.work, where := self.make(f"{root}-{step}"))):
             self.check(where)
             self.work(where)
             assert self.final(where) == expected, f"killed at step {step}"
-            step += stride
+            step += every
         assert self.final(where) == expected
         return step
+
+
+def kind(root: str) -> str:
+    return "s3" if "://" in root else "disk"
 
 
 def prepared(root: str) -> str:
@@ -177,7 +179,7 @@ def champion_is_valid(root: str) -> None:
 
 
 def test_a_kill_between_version_and_alias_loses_nothing(root: str) -> None:
-    assert Trial(prepared, end_of_run, champion_is_valid, history).survive(root, ALL_STEPS or stride(root)) >= 40
+    assert Trial(prepared, end_of_run, champion_is_valid, history).survive(root, EVERY[kind(root)]) >= 40
 
 
 def two_champions(root: str) -> str:
@@ -187,11 +189,11 @@ def two_champions(root: str) -> str:
     return root
 
 
-def test_a_kill_in_a_rollback_to_a_version_loses_nothing(root: str) -> None:
+def test_a_kill_in_a_rollback_to_a_version_loses_nothing(folder: str) -> None:
     def back(root: str) -> None:
         rolled_back(root, "toy", "worse", 1)
 
-    assert Trial(two_champions, back, champion_is_valid, history).survive(root, ALL_STEPS or stride(root)) >= 20
+    assert Trial(two_champions, back, champion_is_valid, history).survive(folder, EVERY["disk"]) >= 20
 
 
 # Removal.
@@ -232,7 +234,7 @@ def whole_or_unfinished(root: str) -> None:
 
 
 def test_a_kill_in_a_removal_leaves_what_is_whole_or_is_removed_by_the_next(folder: str) -> None:
-    assert Trial(full, sweep, whole_or_unfinished, keys).survive(folder, ALL_STEPS or 11) >= 100
+    assert Trial(full, sweep, whole_or_unfinished, keys).survive(folder, EVERY["removal"]) >= 100
 
 
 @pytest.mark.s3
@@ -264,20 +266,22 @@ def meeting(folder: Path, of: int) -> Iterator[None]:
         NumberedLog.append = real  # type: ignore[method-assign]
 
 
-def test_of_two_promotions_at_once_one_wins_and_the_other_is_refused_in_a_sentence(three: Registry, tmp_path: Path) -> None:
-    make_champion(three, 1)
+def test_of_two_promotions_at_once_one_wins_and_the_other_is_refused_in_a_sentence(
+    three_anywhere: Registry, tmp_path: Path
+) -> None:
+    make_champion(three_anywhere, 1)
 
     def attempt(version: int) -> None:
         with meeting(tmp_path, 2), open(tmp_path / f"{version}.said", "w") as said, contextlib.redirect_stderr(said):
-            main(["promote", f"toy@{version}", "--storage", three.root])
+            main(["promote", f"toy@{version}", "--storage", three_anywhere.root])
 
     pids = {version: forked(partial(attempt, version)) for version in (2, 3)}
     codes = {version: ended(pid) for version, pid in pids.items()}
     assert sorted(codes.values()) == [0, 2]
     (won,) = (version for version, code in codes.items() if code == 0)
     (lost,) = codes.keys() - {won}
-    assert resolve("toy@champion", three.root) == three.uri_of(three.version(won))
+    assert resolve("toy@champion", three_anywhere.root) == three_anywhere.uri_of(three_anywhere.version(won))
     said = (tmp_path / f"{lost}.said").read_text()
     assert said.count("\n") == 1
     assert f"toy@champion was not moved to version {lost}: at the same time" in said
-    assert three.moves("champion").numbers() == [1, 2]
+    assert three_anywhere.moves("champion").numbers() == [1, 2]

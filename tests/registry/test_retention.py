@@ -12,8 +12,9 @@ from flows.retention import Swept, described_sweep, swept, swept_as_json
 from tasks.errors import ArtifactError, InputError
 from tasks.registry.config import RegistryConfig
 from tasks.registry.inventory import inventory
-from tasks.registry.moving import challenge, considered, rollback
+from tasks.registry.moving import challenge, considered, moves_of, promote, rollback
 from tasks.registry.names import REMOVED
+from tasks.registry.numbered_log import NumberedLog
 from tasks.registry.records import Signed
 from tasks.registry.registry import Registry
 from tasks.registry.retention import reasons_to_stay
@@ -213,6 +214,20 @@ def test_a_version_that_is_promoted_or_tagged_meanwhile_stays(eight: Registry, m
     assert not (of("saes", "a") | of("activations", "rows-a")) & gone(found)
     assert of("saes", "b") | of("activations", "rows-b") <= gone(found)
     considered(eight, 1)
+
+
+def test_a_promotion_gives_way_to_a_removal_that_began_just_before(eight: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_champion(eight, 8)
+    found, real = considered(eight, 1), NumberedLog.append
+
+    def append(log: Any, number: int, record: Any) -> bool:
+        open_store(address(eight.root, "saes", "a")).put(REMOVED, b"{}")
+        return real(log, number, record)
+
+    monkeypatch.setattr(NumberedLog, "append", append)
+    with pytest.raises(InputError, match="The SAE of toy@1 is being removed"):
+        promote(eight, found, NOW)
+    assert [(move.action, move.version) for move in moves_of(eight)][1:] == [("promote", 1), ("rollback", 8)]
 
 
 def test_what_is_about_to_go_cannot_be_promoted_until_the_mark_is_dropped(eight: Registry) -> None:

@@ -37,9 +37,9 @@ def test_the_same_content_is_the_version_that_it_has_also_from_another_place(fol
     assert add(registry, there.uri) == 2, "the copy outlives what was registered"
 
 
-def test_of_many_who_register_at_once_each_has_a_number_of_its_own(root: str) -> None:
-    registry = Registry.at(root, "toy")
-    saes = [store_sae(root, str(n)) for n in range(8)]
+def test_of_many_who_register_at_once_each_has_a_number_of_its_own(folder: str) -> None:
+    registry = Registry.at(folder, "toy")
+    saes = [store_sae(folder, str(n)) for n in range(8)]
     with ThreadPoolExecutor(8) as pool:
         numbers = list(pool.map(lambda uri: add(registry, uri), saes))
         again = list(pool.map(lambda uri: add(registry, uri), saes))
