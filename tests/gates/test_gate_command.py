@@ -150,7 +150,7 @@ def test_rules_of_one_s_own_decide(say: Say) -> None:
     [
         (["nowhere"], "There is no SAE at "),
         (["champion", "--set", "sae.k=3"], "--set sae changes nothing of an SAE that is there"),
-        (["champion", "--set", "gates.max_tokens=5"], "has held-out rows of 5 sequences, but 8 are the least"),
+        (["champion", "--set", "gates.rows=5"], "has held-out rows of 5 sequences, but 8 are the least"),
         (["narrow"], "has d_in 6 and d_out 6, but"),
     ],
 )
