@@ -34,8 +34,8 @@ def main() -> None:
     options = arguments(__doc__ or "", _add)
     where, cache = environment(), options.cache
     n, tokens = (4, 20_000) if options.quick else (20, options.tokens)
-    rows, code = stretch(cache, demo(options), "sotu", FROM, 2021), source_code(cache, 24_000)
-    sizes = [f"sae.d_sae={options.d_sae}", f"sae.arch={options.arch}", f"train.tokens={tokens}"]
+    rows = stretch(cache, demo(options), "sotu", FROM, 2021)
+    sizes = [f"sae.d_sae={options.d_sae}", f"sae.arch={options.arch}", f"train.tokens={tokens}", *options.set]
     label = f"{options.arch}-{options.d_sae}-{tokens}"
 
     def at(name: str, where: str, seed: int, k: int = options.k) -> str:
@@ -51,10 +51,10 @@ def main() -> None:
     challengers: dict[str, list[str]] = {
         "unchanged": retrains,
         "k halved": [at("plain", rows, 201 + i, options.k // 2) for i in range(few)],
-        "source code": [at("code", code, 201 + i) for i in range(few)],
         "encoder bias zeroed": [_changed(uri, "bias", _without_bias) for uri in retrains[:few]],
         "decoder shuffled": [_changed(uri, "shuffled", _shuffled) for uri in retrains[few : 2 * few]],
         "the champion itself": [at("plain", rows, 0)],
+        "source code": [at("code", source_code(cache, options.code_tokens), 201 + i) for i in range(few)],
     }
     found = {kind: [look(uri) for uri in uris] for kind, uris in challengers.items()}
     table = [_row(kind, name, champion, of_kind, noise) for name, noise in (("typical", ()), ("five repeats", repeats))
@@ -69,6 +69,8 @@ def _add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--arch", default="batchtopk")
     parser.add_argument("--d-sae", type=int, default=1152)
     parser.add_argument("--k", type=int, default=16)
+    parser.add_argument("--code-tokens", type=int, default=24_000)
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="change other settings of all SAEs")
 
 
 def _row(kind: str, noise: str, champion: Found, challengers: Sequence[Found], repeats: Sequence[Found]) -> dict[str, Any]:
