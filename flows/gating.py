@@ -67,7 +67,7 @@ def gated_by(settings: DirectSettings, asked: Asked, listener: Listener) -> Gate
     folder = _folder(asked)
     check_storage(folder)
     saes = (asked.champion, asked.challenger, *asked.repeats)
-    rows = gate_rows(asked.activations, saes, settings.gates.max_tokens)
+    rows = gate_rows(asked.activations, saes, settings.gates.rows)
     look = _Look(asked, settings, rows, listener)
     champion, challenger, *repeats = (look.at(sae) for sae in saes)
     return _told(asked, look, judged(settings.gates.rules, champion, challenger, repeats), folder)

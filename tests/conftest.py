@@ -248,10 +248,20 @@ def _weed() -> str:
     return found
 
 
-@pytest.fixture
-def unchecked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+@contextlib.contextmanager
+def shapes_unchecked() -> Iterator[None]:
     """Shapes are not checked meanwhile, which takes most of a step of tiny size; shorter tests check the same code."""
-    monkeypatch.setattr(jaxtyping, "jaxtyped", lambda **_: lambda function: function)  # of functions within functions
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jaxtyping, "jaxtyped", lambda **_: lambda function: function)  # of functions within functions
+        jaxtyping.config.update("jaxtyping_disable", True)
+        try:
+            yield
+        finally:
+            jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """A test without checks of shapes."""
+    with shapes_unchecked():
+        yield

@@ -53,7 +53,7 @@ class GatesConfig(Settings):
     rules: tuple[Gate, ...] = Field(DEFAULT_RULES, min_length=1, max_length=100)
     """What has to hold, each {metric, kind, direction, tolerance, margin, sigma}. A metric that cannot be measured, such as
     ce_recovered without the model, is passed over and told."""
-    max_tokens: int = Field(65_536, ge=1, le=MOST)
+    rows: int = Field(65_536, ge=1, le=MOST)
     """Held-out rows that both SAEs are measured on: the first ones, the same each time."""
     splice_tokens: int = Field(8_192, ge=1, le=MOST)
     """Held-out tokens on which each SAE is spliced into the model for ce_recovered, where the tokens are given."""

@@ -86,7 +86,7 @@ def gate_rows(activations: str, saes: tuple[str, ...], max_rows: int) -> GateRow
     if len(sequences) < LEAST_BLOCKS:
         raise InputError(
             f"{activations} has held-out rows of {len(sequences)} sequences, but {LEAST_BLOCKS} are the least by which "
-            "chance can be told from change. Harvest more text, or raise text.eval_fraction or gates.max_tokens."
+            "chance can be told from change. Harvest more text, or raise text.eval_fraction or gates.rows."
         )
     parts = dict(zip(roles.all, split.parts, strict=True))
     of_outputs = [parts[hook] for hook in roles.outputs]

@@ -106,7 +106,7 @@ def firing(sae: SparseAutoencoder, rows: Iterable[Tensor]) -> Bool[Tensor, "d_sa
     """Which latents are above 0 on some of all raw rows, which come in batches ``[n, width]``."""
     fires = torch.zeros(sae.d_sae, dtype=torch.bool, device=sae.W_enc.device)
     for batch in rows:
-        for part in batch[:, : sae.d_in].split(max(1, _NUMBERS // sae.d_sae)):
+        for part in torch.split(batch[:, : sae.d_in], max(1, _NUMBERS // sae.d_sae)):
             fires |= (sae.encode(part.to(fires.device)) > 0).any(0)
     return fires
 
@@ -128,7 +128,7 @@ def _losses(sae: SparseAutoencoder, sample: Tensor, output: Scaling, plan: Plan)
     """Squared error of each row, scaled; 0 for rows without a direction, which no latent could take."""
     d_in, device = plan.layout.d_in, sae.W_enc.device
     found = []
-    for rows in sample.to(device).split(max(1, _NUMBERS // sae.d_sae)):
+    for rows in torch.split(sample.to(device), max(1, _NUMBERS // sae.d_sae)):
         x, y = rows[:, :d_in], rows[:, d_in:] if rows.shape[1] > d_in else rows
         error = (y.float() - sae(x)) * output.scale.to(device)
         centred = y.float() != output.mean.to(device)

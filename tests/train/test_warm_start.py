@@ -17,7 +17,7 @@ from tasks.sae import SparseAutoencoder, load, save
 from tasks.sae.architectures.names import NAMES
 from tasks.sae.config import SAEConfig
 from tasks.sae.content import content_of
-from tasks.sae.mesh import OneProcess
+from tasks.sae.mesh import Mesh, OneProcess
 from tasks.sae.parameters import joined
 from tasks.sae.scaling import Scaling, Weights
 from tasks.train.config import TrainConfig
@@ -28,14 +28,11 @@ from tasks.train.train_state import TrainState
 from tasks.train.warm_start import Seen, firing, warm_state
 from tasks.train.worker import Worker
 from tests.composed import members, run_settings
-from tests.conftest import free_port
 from tests.interchange.conftest import D_IN, D_SAE, K, Make, assert_near
 from tests.interchange.conftest import made as made
 from tests.interchange.conftest import x as x
 from tests.sae.threads import in_mesh
-from tests.together import together
 from tests.train.conftest import make_run, pipeline
-from tests.train.test_distributed import _train, _worker
 from tests.train.test_resume import KilledError, assert_equal_bits, keep, train_to_the_end
 
 TinyRun = Callable[..., tuple[PipelineConfig, str]]
@@ -103,7 +100,7 @@ def test_latents_that_do_not_fire_begin_anew_and_the_others_stay(arch: str, made
 def test_new_latents_lean_on_the_row_that_is_rebuilt_worst(made: Make, x: Tensor) -> None:
     made_one, p = made("topk"), planned("topk")
     sae = replace(made_one, weights=unit_rows(made_one.weights)).module()
-    rows = torch.cat([sae(x), 400 * torch.ones(1, D_IN) * torch.tensor([1.0, -1.0] * 3)])
+    rows = torch.cat([sae(x).detach(), 400 * torch.ones(1, D_IN) * torch.tensor([1.0, -1.0] * 3)])
     found = warm_state(p, sae, Seen(torch.zeros(D_SAE, dtype=torch.bool), rows), OTHER_SCALE).parameters
     worst = torch.nn.functional.normalize(OTHER_SCALE.apply(rows[-1:]))
     cosines = (found.W_dec @ worst.T)[:, 0]
@@ -187,13 +184,14 @@ def test_once_there_is_a_checkpoint_the_champion_is_not_read_again(tmp_path: Pat
 
 def test_two_workers_go_on_with_a_champion_to_the_sae_of_one(tmp_path: Path) -> None:
     config, activations = make_run(tmp_path, init_from=champion(tmp_path))
-    alone = _train({"warm": config}, activations, str(tmp_path / "alone"), OneProcess())["warm"]
-    out = tmp_path / "together"
-    out.mkdir()
-    together(_worker, 2, free_port(), {"warm": config}, activations, str(out), True, world_size=2)
-    first, second = (torch.load(out / f"{rank}.pt", weights_only=True)["warm"] for rank in range(2))
-    assert torch.equal(first["weights"], second["weights"])
-    assert torch.allclose(first["weights"], alone["weights"], atol=2e-4)
+    out = str(tmp_path / "sae")
+
+    def flat(mesh: Mesh) -> Tensor:
+        return Worker(run_settings(config), activations, out, mesh).train().state.parameters.flat
+
+    first, second = in_mesh(2, 1, flat)
+    assert torch.equal(first, second)
+    assert torch.allclose(first, flat(OneProcess()), atol=2e-4)
 
 
 def test_the_address_follows_the_content_of_the_champion_and_not_its_place(tmp_path: Path) -> None:

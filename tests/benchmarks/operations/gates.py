@@ -2,18 +2,17 @@
 
     python -m tests.benchmarks.operations.gates [--quick] [--json FILE] [--cache DIR]
 
-SAEs of SmolLM2-135M-Instruct after layer 4, on State of the Union addresses from 1945 on, each held against one champion on
-the same held-out rows. Unchanged: the champion's settings with other seeds of data and weights. Sabotaged: k halved, trained
-on Python source code, encoder bias zeroed, decoder rows shuffled. Verdicts are given twice: with the noise that is typical
-where nobody has measured it, and with that of five more seeds (``--repeat``). The noise found here is in the last rows: the
-standard deviation over the unchanged trainings.
+SAEs of SmolLM2-135M-Instruct after layer 8, on the demo's State of the Union addresses from 1900 on, each held against one
+champion on the same held-out rows. Unchanged: the champion's settings with other seeds of data and weights. Sabotaged: k
+halved, trained on Python source code, encoder bias zeroed, decoder rows shuffled. Verdicts are given twice: with the noise
+that is typical where nobody has measured it, and with that of five more seeds (``--repeat``). The noise found here is in the
+last rows: the standard deviation over the unchanged trainings.
 """
 
 import argparse
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,9 +23,8 @@ from tasks.gates.sums import Estimate
 from tasks.gates.verdict import judged, verdict
 from tasks.sae import SparseAutoencoder, load, save
 from tasks.sae.scaling import Weights
-from tests.benchmarks import CACHE
 from tests.benchmarks.harness import arguments, environment, finish
-from tests.benchmarks.operations.stretches import activations, held_out, source_code, speeches, trained
+from tests.benchmarks.operations.stretches import FROM, add_arguments, demo, held_out, source_code, stretch, trained
 
 ROWS = 16_384
 Found = dict[str, Estimate]
@@ -35,11 +33,10 @@ Found = dict[str, Estimate]
 def main() -> None:
     options = arguments(__doc__ or "", _add)
     where, cache = environment(), options.cache
-    n, tokens, text = (4, 30_000, 60_000) if options.quick else (20, options.tokens, options.text_tokens)
-    rows = activations(cache, speeches(cache, 1945, 2021), text)
-    code = activations(cache, source_code(cache), text)
-    sizes = [f"sae.d_sae={options.d_sae}", f"sae.arch={options.arch}", f"train.tokens={tokens}"]
-    label = f"{options.arch}-{options.d_sae}-{tokens}-{text}"
+    n, tokens = (4, 20_000) if options.quick else (20, options.tokens)
+    rows = stretch(cache, demo(options), "sotu", FROM, 2021)
+    sizes = [f"sae.d_sae={options.d_sae}", f"sae.arch={options.arch}", f"train.tokens={tokens}", *options.set]
+    label = f"{options.arch}-{options.d_sae}-{tokens}"
 
     def at(name: str, where: str, seed: int, k: int = options.k) -> str:
         settings = [*sizes, f"sae.k={k}", f"train.seed={seed}"]
@@ -54,10 +51,10 @@ def main() -> None:
     challengers: dict[str, list[str]] = {
         "unchanged": retrains,
         "k halved": [at("plain", rows, 201 + i, options.k // 2) for i in range(few)],
-        "source code": [at("code", code, 201 + i) for i in range(few)],
         "encoder bias zeroed": [_changed(uri, "bias", _without_bias) for uri in retrains[:few]],
         "decoder shuffled": [_changed(uri, "shuffled", _shuffled) for uri in retrains[few : 2 * few]],
         "the champion itself": [at("plain", rows, 0)],
+        "source code": [at("code", source_code(cache, options.code_tokens), 201 + i) for i in range(few)],
     }
     found = {kind: [look(uri) for uri in uris] for kind, uris in challengers.items()}
     table = [_row(kind, name, champion, of_kind, noise) for name, noise in (("typical", ()), ("five repeats", repeats))
@@ -67,12 +64,13 @@ def main() -> None:
 
 
 def _add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--cache", type=Path, default=CACHE / "operations", help="where activations and SAEs are kept")
-    parser.add_argument("--tokens", type=int, default=100_000)
-    parser.add_argument("--text-tokens", type=int, default=200_000)
+    add_arguments(parser)
+    parser.add_argument("--tokens", type=int, default=60_000)
     parser.add_argument("--arch", default="batchtopk")
     parser.add_argument("--d-sae", type=int, default=1152)
     parser.add_argument("--k", type=int, default=16)
+    parser.add_argument("--code-tokens", type=int, default=24_000)
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="change other settings of all SAEs")
 
 
 def _row(kind: str, noise: str, champion: Found, challengers: Sequence[Found], repeats: Sequence[Found]) -> dict[str, Any]:

@@ -2,11 +2,11 @@
 
     python -m tests.benchmarks.operations.warm_start [--quick] [--json FILE] [--cache DIR]
 
-SmolLM2-135M-Instruct after layer 4. The champion is trained on State of the Union addresses up to 1944, then warm and cold
-SAEs on those from 1945 on, each to the end of its own schedule with a share of the tokens. FVU is that of held-out rows of
-the new stretch, the champion's own beside it. Kept is the share of the champion's firing latents that are mutually nearest
-with a latent of the other SAE at a decoder cosine of .7 or more. ``bias anew`` is a warm start whose decoder bias begins at
-the new rows' mean, as a cold one's does, in place of the champion's own.
+SmolLM2-135M-Instruct after layer 8, the demo's State of the Union addresses. The champion is trained on those before 1900,
+then warm and cold SAEs on those from 1900 on, each to the end of its own schedule with a share of the tokens. FVU is that of
+held-out rows of the new stretch, the champion's own beside it. Kept is the share of the champion's firing latents that are
+mutually nearest with a latent of the other SAE at a decoder cosine of .7 or more. ``bias anew`` is a warm start whose
+decoder bias begins at the new rows' mean, as a cold one's does, in place of the champion's own.
 """
 
 import argparse
@@ -23,22 +23,20 @@ from tasks.storage.artifacts import read_manifest
 from tasks.train.finish import close
 from tasks.train.loop import train
 from tasks.train.worker import Worker
-from tests.benchmarks import CACHE
 from tests.benchmarks.harness import arguments, environment, finish
-from tests.benchmarks.operations.stretches import DEMO, HOOK, activations, held_out, speeches, trained
+from tests.benchmarks.operations.stretches import DEMO, FROM, add_arguments, demo, held_out, stretch, trained
 from tests.composed import run_settings
 
 SHARES = (1.0, 0.5, 0.25, 0.1)
-LAST, YEAR = 2021, 1945
 
 
 def main() -> None:
     options = arguments(__doc__ or "", _add)
     where, cache = environment(), options.cache
-    tokens, text = (60_000, 60_000) if options.quick else (options.tokens, options.text_tokens)
-    before, after = (activations(cache, speeches(cache, *years), text) for years in ((1790, YEAR - 1), (YEAR, LAST)))
+    tokens, harvested = 30_000 if options.quick else options.tokens, demo(options)
+    before, after = (stretch(cache, harvested, "sotu", *years) for years in ((1790, FROM - 1), (FROM, 2021)))
     sizes = [f"sae.d_sae={options.d_sae}", f"sae.arch={options.arch}", f"sae.k={options.k}", *options.set]
-    label = f"{options.arch}-{options.d_sae}-{options.k}-{tokens}-{text}"
+    label = f"{options.arch}-{options.d_sae}-{options.k}-{tokens}"
     champion = trained(cache, f"champion-{label}", before, [*sizes, f"train.tokens={tokens}"])
     rows: list[dict[str, Any]] = [_row("champion, before it goes on", 0, after, champion, champion)]
     for share in SHARES:
@@ -53,9 +51,8 @@ def main() -> None:
 
 
 def _add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--cache", type=Path, default=CACHE / "operations", help="where activations and SAEs are kept")
-    parser.add_argument("--tokens", type=int, default=300_000)
-    parser.add_argument("--text-tokens", type=int, default=200_000)
+    add_arguments(parser)
+    parser.add_argument("--tokens", type=int, default=200_000)
     parser.add_argument("--arch", default="batchtopk")
     parser.add_argument("--d-sae", type=int, default=2304)
     parser.add_argument("--k", type=int, default=32)
@@ -79,7 +76,7 @@ def _row(system: str, tokens: int, rows: str, champion: str, sae: str) -> dict[s
 def _bias_anew(out: Path, rows: str, settings: list[str]) -> str:
     """A warm start but for the decoder's bias, which is 0 behind the new rows' centre."""
     if read_manifest(str(out)) is None:
-        config = load_config(DEMO, [f"harvest.hooks=[{HOOK}]", "train.workers=1", *settings])
+        config = load_config(DEMO, ["train.workers=1", *settings])
         worker = Worker(run_settings(config), rows, str(out), OneProcess())
         run = worker.start()
         run.state.parameters.b_dec.zero_()
