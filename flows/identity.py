@@ -72,8 +72,10 @@ def _place(request: MatchRequest, content: dict[str, Any], root: str | None) -> 
 
 def _absolute(request: MatchRequest) -> MatchRequest:
     """Directories by absolute URIs, as they are told in the result."""
-    given = {name: getattr(request, name) for name in ("a", "b", "activations", "ceiling", "previous", "permute_out")}
-    return replace(request, **{name: open_store(uri).uri for name, uri in given.items() if uri is not None})
+    optional = {name: getattr(request, name) for name in ("ceiling", "previous", "permute_out")}
+    given: dict[str, Any] = {name: open_store(uri).uri for name, uri in optional.items() if uri is not None}
+    a, b, activations = (open_store(uri).uri for uri in (request.a, request.b, request.activations))
+    return replace(request, a=a, b=b, activations=activations, **given)
 
 
 def described(found: dict[str, Any]) -> str:
