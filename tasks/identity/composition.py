@@ -26,8 +26,8 @@ def compositions(comparison: Comparison, wholes: Indices, parts: Indices) -> Map
     """Those latents ``wholes`` of A that are sums of two or three of ``parts`` of B, by their numbers.
 
     Weights that are not negative are fitted on the first half of the rows (NNLS), and judged on the second, and the parts'
-    decoder rows must add up to about the whole's, so that chance does not count. Of 230 random directions beside a trained SAE, two
-    or three were sums by their codes alone. A latent must fire on ``LEAST_ROWS`` rows of each half.
+    decoder rows must add up to about the whole's, so that chance does not count. Of 230 random directions beside a trained
+    SAE, two or three were sums by their codes alone. A latent must fire on ``LEAST_ROWS`` rows of each half.
     """
     found: dict[int, tuple[int, ...]] = {}
     if len(parts) < 2:
@@ -65,9 +65,9 @@ def _members(comparison: Comparison, whole: int, candidates: Indices) -> tuple[i
 
 def _writes_alike(comparison: Comparison, whole: int, parts: Indices, share: Float32[np.ndarray, "parts"]) -> bool:
     """Whether what the parts write together, each by its share, is near to what the whole writes."""
-    of_whole, of_parts = (side.directions.decoder.cpu() for side in (comparison.a, comparison.b))
-    together = torch.from_numpy(share).float() @ of_parts[torch.from_numpy(parts)]
-    cosine = torch.nn.functional.cosine_similarity(of_whole[whole], together, dim=0)
+    of_whole, of_parts = comparison.a.directions.decoder, comparison.b.directions.decoder
+    together = torch.from_numpy(share).float() @ of_parts[torch.from_numpy(parts).to(of_parts.device)].cpu()
+    cosine = torch.nn.functional.cosine_similarity(of_whole[whole].cpu(), together, dim=0)
     return float(cosine) >= DRIFTED
 
 
