@@ -88,6 +88,9 @@ def described(found: dict[str, Any]) -> str:
         f"of B's latents: {of_b}",
         f"median best decoder cosine {found['cosine']:.2f}, chance {found['null']:.2f}{ceiling}; {found['rows']:,} rows",
     ]
+    if any(found["by_decoder_alone"].values()):
+        alone = " and ".join(f"{n:,} of {side.upper()}'s" for side, n in found["by_decoder_alone"].items())
+        lines.append(f"{alone} latents fire on fewer than {found['least_rows']} rows: of them the decoder alone decides")
     if permuted := found["permuted"]:
         exact = (
             f"codes equal to the bit on {permuted['rows']:,} rows"
