@@ -72,8 +72,10 @@ def _place(request: MatchRequest, content: dict[str, Any], root: str | None) -> 
 
 def _absolute(request: MatchRequest) -> MatchRequest:
     """Directories by absolute URIs, as they are told in the result."""
-    given = {name: getattr(request, name) for name in ("a", "b", "activations", "ceiling", "previous", "permute_out")}
-    return replace(request, **{name: open_store(uri).uri for name, uri in given.items() if uri is not None})
+    optional = {name: getattr(request, name) for name in ("ceiling", "previous", "permute_out")}
+    given: dict[str, Any] = {name: open_store(uri).uri for name, uri in optional.items() if uri is not None}
+    a, b, activations = (open_store(uri).uri for uri in (request.a, request.b, request.activations))
+    return replace(request, a=a, b=b, activations=activations, **given)
 
 
 def described(found: dict[str, Any]) -> str:
@@ -86,6 +88,9 @@ def described(found: dict[str, Any]) -> str:
         f"of B's latents: {of_b}",
         f"median best decoder cosine {found['cosine']:.2f}, chance {found['null']:.2f}{ceiling}; {found['rows']:,} rows",
     ]
+    if any(found["by_decoder_alone"].values()):
+        alone = " and ".join(f"{n:,} of {side.upper()}'s" for side, n in found["by_decoder_alone"].items())
+        lines.append(f"{alone} latents fire on fewer than {found['least_rows']} rows: of them the decoder alone decides")
     if permuted := found["permuted"]:
         exact = (
             f"codes equal to the bit on {permuted['rows']:,} rows"

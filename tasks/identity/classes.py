@@ -5,7 +5,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool
 
-from tasks.identity.comparison import Evidence
+from tasks.identity.comparison import PairEvidence
 
 Fate = Literal["same", "drifted", "split", "merged", "died", "born"]
 OF_A: tuple[Fate, ...] = ("same", "drifted", "split", "merged", "died")
@@ -19,13 +19,13 @@ DRIFTED = 0.7
 """Decoder cosine, and encoder cosine or correlation, from which it is still one latent."""
 
 
-def same(evidence: Evidence) -> Bool[np.ndarray, "n"]:
+def same(evidence: PairEvidence) -> Bool[np.ndarray, "n"]:
     """Which pairs are one latent that stayed as it was; of seldom ones the decoder decides."""
     fires_alike = ~evidence.measured | (evidence.R >= SAME)
     return continued(evidence) & (evidence.C_d >= SAME) & fires_alike
 
 
-def continued(evidence: Evidence) -> Bool[np.ndarray, "n"]:
+def continued(evidence: PairEvidence) -> Bool[np.ndarray, "n"]:
     """Which pairs are one latent, the same or drifted. One that never fires does not continue one that does."""
     alike = (evidence.C_e >= DRIFTED) | (evidence.R >= DRIFTED)
     of_measured = alike & ~evidence.one_is_silent

@@ -27,7 +27,7 @@ class Side:
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class PairBlock:
     """Some latents of A against some of B."""
 
     start: int
@@ -41,7 +41,7 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class PairEvidence:
     """How alike the latents of some pairs are."""
 
     C_d: Float32[np.ndarray, "n"]
@@ -52,8 +52,8 @@ class Evidence:
     one_is_silent: Bool[np.ndarray, "n"]
     """Whether one of the two never fires."""
 
-    def __getitem__(self, places: Indices) -> "Evidence":
-        return Evidence(*(getattr(self, field.name)[places] for field in fields(self)))
+    def __getitem__(self, places: Indices) -> "PairEvidence":
+        return PairEvidence(*(getattr(self, field.name)[places] for field in fields(self)))
 
     @property
     def score(self) -> Float32[np.ndarray, "n"]:
@@ -73,7 +73,7 @@ class Comparison:
         """B against A."""
         return Comparison(self.b, self.a)
 
-    def blocks(self, of_a: Indices, of_b: Indices) -> Iterator[Block]:
+    def blocks(self, of_a: Indices, of_b: Indices) -> Iterator[PairBlock]:
         """All pairs of some latents, in blocks of some million."""
         decoder, by_row = self._decoder(self.b, of_b), self._by_row(of_b)
         shift, seldom = self.b.activity.shift[of_b], self.b.activity.n_active[of_b] < LEAST_ROWS
@@ -84,9 +84,9 @@ class Comparison:
             R = (self.a.activity.by_latent[latents] @ by_row).toarray()
             R -= np.outer(self.a.activity.shift[latents], shift)
             both_seldom = (self.a.activity.n_active[latents] < LEAST_ROWS)[:, None] & seldom
-            yield Block(start, C_d, R, np.where(both_seldom, C_d, R))
+            yield PairBlock(start, C_d, R, np.where(both_seldom, C_d, R))
 
-    def pairs(self, a: Indices, b: Indices) -> Evidence:
+    def pairs(self, a: Indices, b: Indices) -> PairEvidence:
         """What is known of each pair of a latent of A and a latent of B."""
         of_a, of_b = self.a.activity, self.b.activity
         fires_a, fires_b = of_a.n_active[a], of_b.n_active[b]
@@ -95,7 +95,7 @@ class Comparison:
         C_d = _joined([_dots(self.a.directions.decoder, self.b.directions.decoder, a[part], b[part]) for part in parts])
         C_e = _joined([_dots(self.a.directions.encoder, self.b.directions.encoder, a[part], b[part]) for part in parts])
         measured = np.maximum(fires_a, fires_b) >= LEAST_ROWS
-        return Evidence(C_d, C_e, R, measured, np.minimum(fires_a, fires_b) == 0)
+        return PairEvidence(C_d, C_e, R, measured, np.minimum(fires_a, fires_b) == 0)
 
     def _correlations(self, a: Indices, b: Indices) -> Float32[np.ndarray, "n"]:
         of_a, of_b = self.a.activity, self.b.activity

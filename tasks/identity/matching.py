@@ -8,7 +8,7 @@ from jaxtyping import Int64
 
 from tasks.identity.assign import assign
 from tasks.identity.classes import OF_A, OF_B, same
-from tasks.identity.comparison import Comparison, Evidence
+from tasks.identity.comparison import Comparison, PairEvidence
 from tasks.identity.composition import compositions
 from tasks.identity.nearest import nearest
 from tasks.identity.null import null_cosine
@@ -26,7 +26,7 @@ class Fates:
     """The latent of the other SAE that is the same or drifted; -1: none."""
     nearest: Int64[np.ndarray, "d_sae"]
     """The partner, or the latent of the other SAE with the highest score."""
-    evidence: Evidence
+    evidence: PairEvidence
     """Of each latent and its ``nearest``."""
     n_active: Int64[np.ndarray, "d_sae"]
     """Rows on which it fires."""

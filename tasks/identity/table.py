@@ -63,7 +63,12 @@ def next_version(found: Matching, ids: Ids, name: str, version: int) -> pa.Table
     every = np.arange(len(own))
     there = _rows(found.b, every, own, version, pa.array(every, pa.int32()), parents)
     gone = _rows(
-        found.a, ended, [ids[latent] for latent in ended], version, pa.nulls(len(ended), pa.int32()), [[] for _ in ended]
+        found.a,
+        ended,
+        [ids[latent] for latent in ended.tolist()],
+        version,
+        pa.nulls(len(ended), pa.int32()),
+        [[] for _ in ended],
     )
     return pa.concat_tables([there, gone])
 

@@ -38,8 +38,9 @@ def chunks(
         kept = [latent for latent in members if wanted is None or latent in wanted]
         if kept:
             found = _chunk(lists, contexts, members, kept)
-            for latent in kept if descent is not None else ():
-                found["latents"][str(latent)]["descent"] = descent[latent]
+            if descent is not None:
+                for latent in kept:
+                    found["latents"][str(latent)]["descent"] = descent[latent]
             yield chunk_name(first // CHUNK_LATENTS), found
 
 

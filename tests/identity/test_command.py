@@ -193,12 +193,14 @@ def test_a_kill_at_a_write_leaves_nothing_that_the_same_command_does_not_finish(
 
 
 def test_dense_codes_are_compared_over_fewer_rows_and_that_is_told(
-    given: Given, say: Say, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    given: Given, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("tasks.identity.sources._MOST_ENTRIES", 1_200 * K)
-    found = say(given["first"], given["second"], "--out", f"{tmp_path}/out")
-    assert 1_024 <= found["rows"] <= 1_400
-    assert "are not sparse" in caplog.text
+    arguments = ("match", given["first"], given["second"], "--activations", given["activations"], "--out", f"{tmp_path}/out")
+    assert exit_code(*arguments, "--json") == 0
+    said = capsys.readouterr()
+    assert 1_024 <= json.loads(said.out)["rows"] <= 1_400
+    assert "are not sparse; comparing" in " ".join(said.err.split())
 
 
 def test_a_crosscoder_is_matched_over_its_hooks_side_by_side(given: Given, say: Say, tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
+from torch import Tensor
+from torch.nn.functional import normalize
 
 from tasks.encode.codes import CSRCodes
 from tasks.identity.activity import Activity
@@ -17,17 +19,27 @@ N, D_IN = 4_000, 32
 Codes = NDArray[np.float64]
 
 
-def comparison(a: Codes, b: Codes) -> Comparison:
-    """Dictionaries of directions that have nothing in common, with these codes [n, d_sae]."""
-    return Comparison(_side(a, seed=1), _side(b, seed=2))
+def directions(n: int) -> Tensor:
+    """Some orthogonal ones."""
+    return torch.linalg.qr(normal(D_IN, D_IN, seed=1))[0][:n]
 
 
-def _side(codes: Codes, seed: int) -> Side:
+def comparison(a: Codes, b: Codes, related: bool = True) -> Comparison:
+    """A with two latents and B with three, or the other way round; the first of two writes about what two of three write.
+
+    None of the pairs is near enough to be one latent.
+    """
+    parts = directions(3)
+    rest = directions(8)[6:]
+    whole = normalize(parts[0] + parts[1] + 0.6 * rest[0], dim=0) if related else rest[0]
+    decoder = {2: torch.stack([whole, rest[1]]), 3: parts}
+    return Comparison(*(_side(codes, decoder[codes.shape[1]]) for codes in (a, b)))
+
+
+def _side(codes: Codes, decoder: Tensor) -> Side:
     sparse = csr_matrix(codes.astype(np.float32))
     found = CSRCodes(sparse.indptr.astype(np.int64), sparse.indices.astype(np.int32), sparse.data)
-    # Orthogonal within a side; against the other side's the cosines of random directions in 32 dimensions.
-    basis = torch.linalg.qr(normal(D_IN, D_IN, seed=seed))[0][: codes.shape[1]].contiguous()
-    return Side(UnitDirections(basis, basis), Activity.of(found, codes.shape[1]))
+    return Side(UnitDirections(decoder, decoder), Activity.of(found, codes.shape[1]))
 
 
 def firing(share: float, seed: int) -> Codes:
@@ -68,6 +80,10 @@ def test_what_holds_on_the_first_half_of_the_rows_only_is_chance() -> None:
     a, b = split_codes()
     b[N // 2 :, :2] = np.stack([firing(0.06, 5), firing(0.04, 6)], axis=1)[N // 2 :]
     assert kinds(matching(comparison(a, b))) == (["died", "died"], ["born", "born", "born"])
+
+
+def test_parts_that_write_something_else_are_none() -> None:
+    assert kinds(matching(comparison(*split_codes(), related=False))) == (["died", "died"], ["born", "born", "born"])
 
 
 def test_weights_are_not_negative() -> None:
