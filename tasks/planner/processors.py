@@ -35,6 +35,16 @@ class Protocol:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class HarvestMeasure:
+    """How fast one model's activations were taken."""
+
+    flop_per_token: float
+    """Of the model up to the hook."""
+    tokens_per_second: Constant
+    """Stored shards, encoding and copying included."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Processor:
     """One worker's processor and its links to the others."""
 
@@ -54,6 +64,7 @@ class Processor:
     overhead: Constant
     """Launches and waits of the host, s per step"""
     protocols: tuple[Protocol, ...]
+    harvests: tuple[HarvestMeasure, ...] = ()
 
     def ring(self, sent_bytes: float, on_node: int, nodes: int, turns: int) -> float:
         """Seconds of a ring through ``nodes`` nodes with ``on_node`` of its workers on each, by the fastest protocol.
@@ -86,6 +97,19 @@ SIMPLE = Protocol(
 GIB = 2**30
 _COPY = "measured on one H200: 8.6 GB copied on the device in 2.0 ms, reads and writes counted"
 _SKETCH = "measured on one H200 with a sketch of the Triton kernels"
+_DRAIN = 306 / 363
+_BARE = "measured on one H200, random weights, bf16, times 306/363, which encoding and the last shards leave of it"
+_HARVESTS = (
+    HarvestMeasure(
+        flop_per_token=6.5e7, tokens_per_second=Constant(2.09e6 * _DRAIN, f"SmolLM2-135M to 8, context 256: {_BARE}")
+    ),
+    HarvestMeasure(
+        flop_per_token=1.1e9, tokens_per_second=Constant(3.58e5 * _DRAIN, f"a 1B Llama to 8, context 1,024: {_BARE}")
+    ),
+    HarvestMeasure(
+        flop_per_token=7.0e9, tokens_per_second=Constant(6.97e4 * _DRAIN, f"an 8B Llama to 15, context 1,024: {_BARE}")
+    ),
+)
 H200 = Processor(
     name="H200",
     product=Constant(788e12, "measured on one H200: 8192 x 8192 x 8192 by PyTorch, random numbers; data sheet: 989e12"),
@@ -96,6 +120,7 @@ H200 = Processor(
     between=Constant(46e9, "nccl-tests#290: 46 to 48e9 per 400 Gbit/s adapter, one for each GPU"),
     overhead=Constant(3e-4, f"{_SKETCH}: 2.0 to 2.2 ms a step of d_in 768, 1.9 of them in its kernels"),
     protocols=(LL, SIMPLE),
+    harvests=_HARVESTS,
 )
 H100 = replace(
     H200,
@@ -116,6 +141,7 @@ CPU = replace(
     inside=Constant(6.2e9, f"{_THREAD}: bytes/s of weights through shared memory"),
     between=Constant(1.3e9, f"{_THREAD}: bytes/s of weights by gloo"),
     overhead=_NONE,
+    harvests=(),
     protocols=(
         Protocol(
             name="shared",
