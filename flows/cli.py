@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from flows.commands import beginning, interchange, serve, stages, stored, sweep
+from flows.commands import beginning, interchange, plan, serve, stages, stored, sweep
 from flows.exits import exit_code, stoppable
 
 # Libraries that would write over the progress bars; each still shows its errors.
@@ -37,6 +37,7 @@ app.command()(stages.score)
 app.command()(stages.report)
 app.command()(sweep.sweep)
 app.command()(stages.status)
+app.command()(plan.plan)
 app.command()(beginning.hooks)
 app.command()(beginning.architectures)
 app.command()(beginning.init)

@@ -18,7 +18,7 @@ _NUMBER_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 
 def run_size(
-    config: PipelineConfig, at: Addresses, widths: Widths, corpus: CorpusSize | None, model: ModelSize | None
+    config: PipelineConfig, at: Addresses, widths: Widths, corpus: CorpusSize | None, model: ModelSize | None = None
 ) -> RunSize:
     """All sizes of a run.
 
@@ -85,14 +85,17 @@ def guessed(config: PipelineConfig) -> CorpusSize | None:
     by_volume = None if volume is None else volume // BYTES_PER_TOKEN
     known = [tokens for tokens in (most, by_volume) if tokens is not None]
     tokens = min(known, default=0)
-    how = "at most, by text.max_tokens" if tokens == most else "about, by the sizes of the files"
-    return split_evenly(config, tokens // config.text.context_length, how if known else "not known before it is read")
+    if tokens == most:
+        return split_evenly(config, tokens, "at most, by text.max_tokens", is_bound=True)
+    how = "about, by the sizes of the files" if known else "not known before it is read"
+    return split_evenly(config, tokens, how, is_bound=False)
 
 
-def split_evenly(config: PipelineConfig, sequences: int, how: str) -> CorpusSize:
-    """So many sequences, of which the share is held out that was asked for."""
+def split_evenly(config: PipelineConfig, tokens: int, how: str, *, is_bound: bool) -> CorpusSize:
+    """So many tokens, of which the share is held out that was asked for."""
+    sequences = tokens // config.text.context_length
     held_out = round(sequences * config.text.eval_fraction)
-    return CorpusSize(train_sequences=sequences - held_out, eval_sequences=held_out, how=how)
+    return CorpusSize(train_sequences=sequences - held_out, eval_sequences=held_out, how=how, is_bound=is_bound)
 
 
 def model_size(config: ModelConfig, hooks: Sequence[str], output: str, context_length: int) -> ModelSize | None:

@@ -48,6 +48,8 @@ class Account:
     """None: nothing was known that could tell."""
     planned_bytes: int
     seconds: float
+    begin_seconds: float
+    """Of those, until the first stage began."""
     bytes: int
     stages: Mapping[StageName, StageAccount]
     hooks: list[str] | None

@@ -17,7 +17,9 @@ class CorpusSize:
     stored_bytes: int | None = None
     """Of the tokens directory; None: it was not made to look."""
     how: str = "counted"
-    """Where the numbers are from, in words: counted, at most, or taken from a sample."""
+    """Where the numbers are from, in words."""
+    is_bound: bool = True
+    """Whether there are no more than these; else they are about so many."""
 
     @property
     def sequences(self) -> int:

@@ -38,7 +38,8 @@ Speeds = Mapping[StageName, Speed]
 
 def of_probe(measured: Measured, size: RunSize) -> dict[StageName, Speed]:
     """What a probe of this configuration on this machine says of each stage."""
-    source = f"a probe of {measured.seconds:.0f} s with {measured.processes} processes"
+    processes = f"{measured.processes} process" + "es" * (measured.processes > 1)
+    source = f"a probe of this machine with {processes}, {measured.seconds:.0f} s long and {_aged(measured.age)}"
     start, each = measured.start_seconds, _flop_of_one(measured)
     found: dict[StageName, Speed] = {
         "training": Speed(fixed=start, per_cost=measured.step_seconds / step_seconds(size.training, CPU), source=source),
@@ -122,6 +123,12 @@ def harvest_rate(processor: Processor, flop_per_token: float) -> Constant:
     """FLOP/s of a harvest by the measurement whose model is nearest in work per token, in proportion to its own work."""
     nearest = min(processor.harvests, key=lambda one: abs(log(one.flop_per_token / max(1.0, flop_per_token))))
     return Constant(nearest.flop_per_token * nearest.tokens_per_second, nearest.tokens_per_second.source)
+
+
+def _aged(seconds: float) -> str:
+    if seconds < 3600:
+        return f"{seconds / 60:.0f} minutes old" if seconds >= 90 else "made just now"
+    return f"{seconds / 3600:.0f} hours old" if seconds < 48 * 3600 else f"{seconds / 86400:.0f} days old"
 
 
 def _flop_of_one(measured: Measured) -> float:

@@ -15,10 +15,10 @@ def line(forecast: Forecast) -> str:
 
 def accounted(planned_seconds: float | None, planned_bytes: int, seconds: float, taken: int) -> str:
     """Said after a run, such as 'planned 9.1 min and 2.40 GB, took 9.8 min (+8%) and 2.41 GB (+0%)'."""
-    planned = "an unknown time" if planned_seconds is None else short(planned_seconds)
+    planned = "" if planned_seconds is None else f"{short(planned_seconds)} and "
     off = "" if planned_seconds is None else f" ({_off(seconds, planned_seconds)})"
     sizes = f"{size(taken, 3)} ({_off(taken, planned_bytes)})"
-    return f"planned {planned} and {size(planned_bytes, 3)}, took {short(seconds)}{off} and {sizes}"
+    return f"planned {planned}{size(planned_bytes, 3)}, took {short(seconds)}{off} and {sizes}"
 
 
 def table(forecast: Forecast) -> Iterator[str]:
