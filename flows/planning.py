@@ -21,7 +21,7 @@ from tasks.errors import SaemillError
 from tasks.lm.files import model_identity
 from tasks.machines import machines_of
 from tasks.planner.accounts import Account, Keys, StageAccount, read_accounts, write_account
-from tasks.planner.forecast import Forecast, Prices, StageForecast, forecast_stages
+from tasks.planner.forecast import UNPRICED, Forecast, Prices, StageForecast, forecast_stages
 from tasks.planner.measured import Measured, keep, kept, kept_measured
 from tasks.planner.needs import STAGES, StageName, needs
 from tasks.planner.processors import CPU, Processor
@@ -99,7 +99,7 @@ def forecast_of(
     speeds: Speeds,
     begin_seconds: float,
     processor: Processor = CPU,
-    prices: Prices = Prices(),  # noqa: B008  # frozen
+    prices: Prices = UNPRICED,
 ) -> Forecast:
     """What the stages of ``chain`` will take at these speeds, on this machine or on cards of a kind."""
     corpus = size.corpus

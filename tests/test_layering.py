@@ -164,7 +164,6 @@ USES = {
     "score": {"encode", "sae", "lm"},
     "report": {"sae"},
     "interchange": {"sae"},
-    "planner": set(),
 }
 READ_BACK = "tasks.text.stored"
 """How other stages read a directory of tokens."""

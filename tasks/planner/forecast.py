@@ -21,6 +21,10 @@ class Prices:
     per_1000_gets: float | None = None
 
 
+UNPRICED = Prices()
+"""Nobody has said what anything costs."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageForecast:
     """One stage of a run."""
@@ -75,7 +79,7 @@ class Forecast:
     """On storage; None: nobody knows, as of a bucket."""
     cards: int | None = None
     """How many of a named card are at work; None: it is this machine."""
-    prices: Prices = Prices()
+    prices: Prices = UNPRICED
 
     @property
     def bytes(self) -> int:
