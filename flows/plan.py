@@ -49,8 +49,9 @@ def planned(config: PipelineConfig, *, measure: bool = True, card: str | None = 
     at = addresses(config)
     widths = _widths(config, at)
     size = run_size(config, at, widths, _corpus(config, at) if measure else kept_count_or_guess(config, at))
-    if measure and measured_of(config) is None and _is_measurable(config):
+    if measure:
         size = with_model(config, size)
+    if measure and measured_of(config) is None and _is_measurable(config):
         keep_measured(probed_by(config), _with_text(probe(config, size), at))
     found = forecast(config, at, size, placed(config, at))
     price = config.train.price_per_hour if prices.per_hour is None else prices.per_hour

@@ -17,7 +17,7 @@ from flows.config import PipelineConfig
 from flows.probing import depends_on
 from flows.run_size import guessed, harvesters, model_size
 from tasks.activations.disk_space import free_bytes
-from tasks.errors import SaemillError
+from tasks.errors import InputError, SaemillError
 from tasks.lm.files import model_identity
 from tasks.machines import machines_of
 from tasks.planner.accounts import Account, Keys, StageAccount, read_accounts, write_account
@@ -32,6 +32,10 @@ from tasks.storage.artifacts import identity, read_json
 from tasks.storage.objects import open_store
 
 logger = logging.getLogger("tasks.pipeline")  # below "tasks", whose records are shown
+_VERSION = 1
+"""Of what is kept of texts and models; raised when it comes to be something else."""
+_OF_THE_MODEL: set[StageName] = {"harvest", "scoring"}
+"""Stages that run it."""
 
 
 def corpus_of(config: PipelineConfig, at: Addresses) -> CorpusSize | None:
@@ -54,7 +58,7 @@ def kept_count(tokens: str) -> CorpusSize | None:
 
 def counted_by(tokens: str) -> dict[str, Any]:
     """All that the count of a text depends on, which is what its tokens' address depends on."""
-    return {"tokens": identity(tokens)}
+    return {"version": _VERSION, "tokens": identity(tokens)}
 
 
 def bytes_left(config: PipelineConfig, at: Addresses, size: RunSize) -> dict[str, int]:
@@ -81,8 +85,11 @@ def forecast(
         chain: the stages.
         begin_seconds: that it takes to begin; None: as long as the last run did, or the probe.
     """
+    left = {STAGES[stage.name] for stage in chain if stage.name in STAGES and not stage.finished}
+    if not left:
+        return forecast_of(config, at, size, chain, {}, 0.0)
     accounts, measured = read_accounts(open_store(config.storage).uri), measured_of(config)
-    if accounts or measured is not None:
+    if (accounts or measured is not None) and left & _OF_THE_MODEL:
         size = with_model(config, size)
     speeds = known_speeds(config, size, accounts, measured)
     if begin_seconds is None:
@@ -285,6 +292,7 @@ def _model_to(config: PipelineConfig, hooks: tuple[str, ...]) -> ModelSize | Non
     """The work of the model up to some hooks, as it was counted before, or counted now."""
     output = config.roles.outputs[0]
     settings = {
+        "version": _VERSION,
         "model": model_identity(config.model),
         "dtype": config.model.dtype,
         "hooks": list(hooks),
@@ -294,7 +302,10 @@ def _model_to(config: PipelineConfig, hooks: tuple[str, ...]) -> ModelSize | Non
     found = kept("model", settings)
     if found is not None:
         return ModelSize(**found)
-    counted = model_size(config.model, hooks, output, config.text.context_length)
+    try:
+        counted = model_size(config.model, hooks, output, config.text.context_length)
+    except InputError:  # what is wrong with a model that is needed, the preflight says
+        return None
     if counted is not None:
         keep("model", settings, asdict(counted))
     return counted

@@ -7,14 +7,12 @@ Each part begins in all processes at once, as they share cores and memory when t
 
 import multiprocessing
 import os
-import resource
-import sys
 import tempfile
 import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from multiprocessing.synchronize import Barrier
 from typing import TYPE_CHECKING, Any
 
@@ -79,8 +77,6 @@ def probe(config: PipelineConfig, size: RunSize) -> Measured:
         product_flop_per_second=min(one["product"] for one in found if "product" in one),
         write_bytes_per_second=write,
         read_bytes_per_second=read,
-        harvest_bytes=max(one["harvest_bytes"] for one in found),
-        training_bytes=max(one["training_bytes"] for one in found),
     )
 
 
@@ -104,21 +100,35 @@ def _all_of(parts: _Parts) -> list[dict[str, Any]]:
     for _, theirs in pipes:
         theirs.close()  # so that the end of a process is the end of its pipe
     try:
-        return [_answer(ours) for ours, _ in pipes]
+        return _answers([ours for ours, _ in pipes])
     finally:
         for process in processes:
             process.kill()
             process.join()
 
 
-def _answer(ours: "Connection[Any, Any]") -> dict[str, Any]:
-    try:
-        found: dict[str, Any] | str = ours.recv() if ours.poll(_PATIENCE_S) else "it did not answer"
-    except EOFError:
-        found = "a process of it ended early, as for want of memory"
-    if isinstance(found, str):
-        raise InputError(f"The probe of this machine failed: {found.rstrip('.')}. Plan with --no-probe, or name a --card.")
+def _answers(pipes: "list[Connection[Any, Any]]") -> list[dict[str, Any]]:
+    """Of all processes, or the first complaint: the others wait for whoever has ended."""
+    found, waiting, until = list[dict[str, Any]](), list(pipes), time.monotonic() + _PATIENCE_S
+    while waiting:
+        ready = wait(waiting, max(0.0, until - time.monotonic()))
+        if not ready:
+            raise _failed("it did not answer")
+        for pipe in ready:
+            assert isinstance(pipe, Connection)
+            try:
+                answer = pipe.recv()
+            except EOFError:
+                raise _failed("a process of it ended early, as for want of memory") from None
+            if isinstance(answer, str):
+                raise _failed(answer)
+            found.append(answer)
+            waiting.remove(pipe)
     return found
+
+
+def _failed(reason: str) -> InputError:
+    return InputError(f"The probe of this machine failed: {reason.rstrip('.')}. Plan with --no-probe, or name a --card.")
 
 
 def _work(rank: int, parts: _Parts, together: Barrier, pipe: "Connection[Any, Any]") -> None:
@@ -137,25 +147,23 @@ def _measured(rank: int, parts: _Parts, together: Barrier) -> dict[str, Any]:
     found: dict[str, Any] = {}
     torch.set_num_threads(max(1, int(config.harvest.cpus_per_actor)))
     rows = _harvested(parts, together, found) if config.activations.source is None else _made_up(parts, together, found)
-    found["harvest_bytes"] = _peak_bytes()
     together.wait()
     if rank < parts.workers:
         torch.set_num_threads(max(1, int(config.train.cpus_per_worker)))
         found |= _trained(rank, parts, rows)
-    found["training_bytes"] = _peak_bytes()
     return found
 
 
 def _harvested(parts: _Parts, together: Barrier, found: dict[str, Any]) -> "Tensor":
     import torch
 
-    from tasks.harvest.probe import load_subject, run_passes
+    from tasks.harvest.probe import load_engine, run_passes
 
     config, context_length = parts.config, parts.config.text.context_length
-    subject = load_subject(config.harvest, config.model, context_length)
+    engine = load_engine(config.harvest, config.model, context_length)
     found["ready"] = time.time() - parts.began
     together.wait()
-    passes = run_passes(subject, config.harvest, context_length, PASSES_S)
+    passes = run_passes(engine, config.harvest, context_length, PASSES_S)
     found["tokens_per_second"] = passes.tokens / passes.seconds
     return torch.cat([passes.activations[hook] for hook in config.roles.all], dim=1)
 
@@ -203,12 +211,6 @@ def _shard_speeds(storage: str, n_bytes: int) -> tuple[float, float]:
         return len(data) / (written - began), len(data) / (time.perf_counter() - written)
     finally:
         store.delete(key)
-
-
-def _peak_bytes() -> int:
-    """The most memory that this process has taken."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def depends_on(config: PipelineConfig, model: str, machine: str) -> Mapping[str, Any]:

@@ -14,6 +14,7 @@ from tasks.harvest.config import HarvestConfig
 from tasks.harvest.pool.actor import HarvestJob, load_transformers
 from tasks.harvest.pool.memory import keep_freed_memory
 from tasks.lm.config import ModelConfig
+from tasks.lm.engines.transformers_engine import TransformersEngine
 from tasks.lm.forward import random_tokens
 
 
@@ -27,7 +28,7 @@ class Passes:
     """By hook, [n, d_in] of the last pass' tokens, float32."""
 
 
-def load_subject(settings: HarvestConfig, model: ModelConfig, context_length: int) -> Subject:
+def load_engine(settings: HarvestConfig, model: ModelConfig, context_length: int) -> TransformersEngine:
     """The model of a harvest on this process' CPU.
 
     Raises:
@@ -37,32 +38,32 @@ def load_subject(settings: HarvestConfig, model: ModelConfig, context_length: in
     job = HarvestJob(
         settings=settings, model=model, tokens="", out="", context_length=context_length, special_token_ids=[], gpus=0
     )
-    return Subject(load_transformers(job), model.label, model.revision or "", [])
+    return load_transformers(job)
 
 
-def run_passes(subject: Subject, settings: HarvestConfig, context_length: int, seconds: float) -> Passes:
+def run_passes(engine: TransformersEngine, settings: HarvestConfig, context_length: int, seconds: float) -> Passes:
     """Run batches of the settings' size, or of as many sequences as go through in half of ``seconds``, for about as long.
 
     Args:
-        subject: what ``load_subject`` gave for the same settings.
+        engine: what ``load_engine`` gave for the same settings.
         settings: hooks, storage dtype and sequences per forward pass.
         context_length: tokens per sequence.
         seconds: how long it may take, but for two sequences and a batch that take as long as they take.
     """
-    _timed(subject, settings, context_length, 1)  # sets up kernels and memory
-    of_one = _timed(subject, settings, context_length, 1).seconds
+    _timed(engine, settings, context_length, 1)  # sets up kernels and memory
+    of_one = _timed(engine, settings, context_length, 1).seconds
     wanted = settings.batch_sequences or min(FIRST, max(1, settings.shard_tokens // context_length))
     sequences = max(1, min(wanted, int(seconds / 2 / of_one)))
-    done = [_timed(subject, settings, context_length, sequences)]
+    done = [_timed(engine, settings, context_length, sequences)]
     while sum(one.seconds for one in done) + done[-1].seconds < seconds:
-        done.append(_timed(subject, settings, context_length, sequences))
+        done.append(_timed(engine, settings, context_length, sequences))
     return Passes(sum(one.tokens for one in done), sum(one.seconds for one in done), done[-1].activations)
 
 
-def _timed(subject: Subject, settings: HarvestConfig, context_length: int, sequences: int) -> Passes:
+def _timed(engine: TransformersEngine, settings: HarvestConfig, context_length: int, sequences: int) -> Passes:
     fixed = settings.model_copy(update={"batch_sequences": sequences})
-    ids = random_tokens(subject.engine.model, sequences, context_length).numpy().astype(np.int32)
+    ids = random_tokens(engine.model, sequences, context_length).numpy().astype(np.int32)
     began = time.perf_counter()
-    found = forward(subject, fixed, ids, lambda _: None)
+    found = forward(Subject(engine, "", "", []), fixed, ids, lambda _: None)
     taken = time.perf_counter() - began
     return Passes(ids.size, taken, {hook: from_stored(one.stored, settings.dtype).float() for hook, one in found.items()})

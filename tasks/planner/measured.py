@@ -36,10 +36,6 @@ class Measured:
     write_bytes_per_second: float
     """Of one shard to the storage."""
     read_bytes_per_second: float
-    harvest_bytes: int
-    """Most memory of one process after its passes through the model."""
-    training_bytes: int
-    """The same after its training steps."""
     tokenizer_seconds: float = 0.0
     """Until the tokenizer is loaded."""
     token_seconds: float | None = None

@@ -10,7 +10,8 @@ def line(forecast: Forecast) -> str:
     seconds = forecast.seconds
     took = "time unknown (saemill plan measures it)" if seconds is None else f"about {long(seconds)}"
     free = "" if forecast.free_bytes is None else f"; free {size(forecast.free_bytes)}"
-    return f"{took}, {size(forecast.bytes)}{free}"
+    least = "" if forecast.tokens else "more than "  # of a dataset on the hub nobody knows how long it is
+    return f"{took}, {least}{size(forecast.bytes)}{free}"
 
 
 def accounted(planned_seconds: float | None, planned_bytes: int, seconds: float, taken: int) -> str:

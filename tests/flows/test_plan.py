@@ -16,7 +16,7 @@ from flows.cli import main
 from flows.config import PipelineConfig, load_config, parse_config
 from flows.pipeline import run_pipeline
 from flows.plan import planned
-from flows.planning import keys
+from flows.planning import counted_by, keys
 from flows.run_size import guessed, run_size
 from tasks.activations import disk_space
 from tasks.errors import InputError
@@ -132,9 +132,7 @@ def test_a_disk_that_would_be_full_is_refused_before_anything_is_written(
     own: PipelineConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(disk_space, "free_bytes", lambda uri: 9999)
-    with pytest.raises(
-        InputError, match=r"This run stores .* \(activations .*, SAE .*\), but only 9\.8 KiB are free"
-    ):
+    with pytest.raises(InputError, match=r"This run stores .* \(activations .*, SAE .*\), but only 9\.8 KiB are free"):
         run_pipeline(own, do)
     assert not Path(own.storage).exists()
 
@@ -188,7 +186,7 @@ def test_a_count_is_used_as_long_as_the_text_is_the_same(tmp_path: Path) -> None
     tokens = addresses(config).tokens
     assert tokens is not None
     corpus = {"train_sequences": 7, "eval_sequences": 2}
-    keep("count", {"tokens": tokens.rpartition("-")[2]}, {"corpus": corpus})
+    keep("count", counted_by(tokens), {"corpus": corpus})
     assert planned(config, measure=False, prices=UNPRICED).tokens == 9 * 256
     (tmp_path / "text.txt").write_text("other " * 10_000)
     assert planned(config, measure=False, prices=UNPRICED).tokens != 9 * 256

@@ -21,8 +21,6 @@ MEASURED = Measured(
     product_flop_per_second=6e10,
     write_bytes_per_second=5e8,
     read_bytes_per_second=1e9,
-    harvest_bytes=10**9,
-    training_bytes=10**9,
 )
 
 
