@@ -1,5 +1,6 @@
 """``saemill plan``: what a run would take, with all that it takes to know it: the text is counted, the machine measured."""
 
+import logging
 from dataclasses import asdict, replace
 
 from flows.addresses import Addresses, addresses, placed
@@ -26,6 +27,7 @@ from tasks.planner.sizes import CorpusSize
 from tasks.planner.speed import of_card
 from tasks.stage import Widths
 
+logger = logging.getLogger("tasks.pipeline")  # below "tasks", whose records are shown
 COUNTED = 500_000
 """Tokens of a text that are counted; of a longer one the rest is taken to be like them."""
 
@@ -52,6 +54,7 @@ def planned(config: PipelineConfig, *, measure: bool = True, card: str | None = 
     if measure:
         size = with_model(config, size)
     if measure and measured_of(config) is None and _is_measurable(config):
+        logger.info("measuring this machine, for some 20 s")
         keep_measured(probed_by(config), _with_text(probe(config, size), at))
     found = forecast(config, at, size, placed(config, at))
     price = config.train.price_per_hour if prices.per_hour is None else prices.per_hour
@@ -106,6 +109,7 @@ def _corpus(config: PipelineConfig, at: Addresses) -> CorpusSize | None:
         return None
     if (earlier := kept_count(at.tokens)) is not None:
         return earlier
+    logger.info("counting the text")
     found = counted(config.text, config.model, COUNTED)
     n_sequences = sum(found.n_sequences.values())
     corpus = CorpusSize(

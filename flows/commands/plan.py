@@ -4,10 +4,11 @@ import json
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from flows.commands.options import AsJson, ConfigPath, Overrides, Storage
 from flows.config import load_config
-from flows.console import stdout_kept_clean
+from flows.console import OnConsole, logged_to, stdout_kept_clean
 from tasks.planner.forecast import Prices
 from tasks.planner.words import table
 
@@ -46,6 +47,6 @@ def plan(
         per_1000_puts=put_price_per_1000,
         per_1000_gets=get_price_per_1000,
     )
-    with stdout_kept_clean():
+    with logged_to(OnConsole(Console(stderr=True))), stdout_kept_clean():
         found = planned(load_config(config, overrides or (), storage), measure=probe, card=card, prices=prices)
     typer.echo(json.dumps(found.to_json()) if as_json else "\n".join(table(found)))

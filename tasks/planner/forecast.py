@@ -45,21 +45,30 @@ class StageForecast:
             return 0.0
         return None if self.speed is None else self.speed.seconds(self.share * self.need.cost)
 
-    def to_json(self) -> dict[str, Any]:
-        """What ``plan --json`` says of it."""
+    @property
+    def process_hours(self) -> float | None:
+        """Of all of its processes together."""
+        return None if self.seconds is None else self.seconds / 3600 * self.need.processes
+
+    @property
+    def requests(self) -> dict[str, int]:
+        """To object storage, by verb."""
+        return _requests(self.need, self.share)
+
+    def to_json(self, processor: str) -> dict[str, Any]:
+        """What ``plan --json`` says of it; ``processor``: what each process has of its own, cpu or gpu."""
         seconds, need = self.seconds, self.need
-        hours = None if seconds is None else seconds / 3600
         return {
             "finished": not self.share,
             "tokens": need.tokens if self.share else 0,
             "rows": need.rows if self.share else 0,
             "bytes": self.bytes,
             "stored": dict(need.stored),
-            "requests": _requests(need, self.share),
+            "requests": self.requests,
             "peak_memory_bytes": need.memory_bytes,
             "processes": need.processes,
-            "hours": hours,
-            "process_hours": None if hours is None else hours * need.processes,
+            "hours": None if seconds is None else seconds / 3600,
+            f"{processor}_hours": self.process_hours,
             "from": None if self.speed is None else self.speed.source,
         }
 
@@ -117,7 +126,7 @@ class Forecast:
     @property
     def requests(self) -> dict[str, int]:
         """To object storage, by verb; a folder has none."""
-        found = [_requests(stage.need, stage.share) for stage in self.stages.values()]
+        found = [stage.requests for stage in self.stages.values()]
         return {verb: sum(each[verb] for each in found) for verb in ("PUT", "GET", "LIST")}
 
     def to_json(self) -> dict[str, Any]:
@@ -134,7 +143,7 @@ class Forecast:
             "requests": self.requests,
             "begin_hours": self.begin_seconds / 3600,
             "cards": self.cards,
-            "stages": {name: stage.to_json() for name, stage in self.stages.items()},
+            "stages": {name: stage.to_json("cpu" if self.cards is None else "gpu") for name, stage in self.stages.items()},
         }
 
 

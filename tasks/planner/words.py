@@ -24,7 +24,8 @@ def accounted(planned_seconds: float | None, planned_bytes: int, seconds: float,
 
 def table(forecast: Forecast) -> Iterator[str]:
     """What ``saemill plan`` prints, line by line: a row per stage, then the sums."""
-    rows = [("stage", "tokens", "rows", "stored", "PUT", "GET", "LIST", "memory", "processes", "time")]
+    hours = "CPU hours" if forecast.cards is None else "GPU hours"
+    rows = [("stage", "tokens", "rows", "stored", "PUT", "GET", "LIST", "memory", "processes", hours, "time")]
     rows += [_row(name, stage) for name, stage in forecast.stages.items()]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
@@ -75,12 +76,12 @@ def _off(found: float, planned: float) -> str:
 def _row(name: str, stage: StageForecast) -> tuple[str, ...]:
     need = stage.need
     if not stage.share:
-        return (name, "", "", "", "", "", "", "", "", "finished")
-    requests, seconds = stage.to_json()["requests"], stage.seconds
-    counts = (f"{requests[verb]:,}" for verb in ("PUT", "GET", "LIST"))
-    took = "unknown" if seconds is None else short(seconds)
+        return (name, "", "", "", "", "", "", "", "", "", "finished")
+    counts = (f"{stage.requests[verb]:,}" for verb in ("PUT", "GET", "LIST"))
+    seconds, hours = stage.seconds, stage.process_hours
+    took = ("", "unknown") if seconds is None or hours is None else (f"{hours:,.3g}", short(seconds))
     stored, memory = size(stage.bytes, 3), size(need.memory_bytes)
-    return (name, f"{need.tokens:,}", f"{need.rows:,}", stored, *counts, memory, f"{need.processes:,}", took)
+    return (name, f"{need.tokens:,}", f"{need.rows:,}", stored, *counts, memory, f"{need.processes:,}", *took)
 
 
 def _priced(forecast: Forecast) -> str:

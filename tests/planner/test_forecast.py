@@ -32,6 +32,8 @@ def test_the_fixed_names_are_there() -> None:
     assert {"tokens", "bytes", "hours", "price"} <= set(found)
     assert found["hours"] == pytest.approx(330 / 3600)
     assert found["price"] is None, "nobody has named one"
+    assert found["stages"]["training"]["cpu_hours"] == pytest.approx(2 * 60 / 3600)
+    assert "gpu_hours" in replace(forecast(), cards=1).to_json()["stages"]["training"]
     assert list(found["stages"]) == ["text", "harvest", "training", "scoring", "report"]
     assert found["bytes"] == sum(stage["bytes"] for stage in found["stages"].values())
 
