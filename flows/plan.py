@@ -6,19 +6,19 @@ from dataclasses import asdict, replace
 from flows.addresses import Addresses, addresses, placed
 from flows.config import PipelineConfig
 from flows.planning import (
+    corpus_of,
     counted_by,
     forecast,
     forecast_of,
     kept_count,
     machine,
-    measured_of,
     probed_by,
     with_model,
 )
 from flows.preflight import check_reachable
 from flows.probing import probe
 from flows.resolve import resolved
-from flows.run_size import guessed, run_size
+from flows.run_size import run_size
 from tasks.errors import InputError
 from tasks.planner.forecast import Forecast, Prices
 from tasks.planner.measured import Measured, keep, keep_measured, kept
@@ -26,6 +26,7 @@ from tasks.planner.processors import GPUS
 from tasks.planner.sizes import CorpusSize
 from tasks.planner.speed import of_card
 from tasks.stage import Widths
+from tasks.storage.artifacts import read_manifest
 
 logger = logging.getLogger("tasks.pipeline")  # below "tasks", whose records are shown
 COUNTED = 500_000
@@ -49,22 +50,16 @@ def planned(config: PipelineConfig, *, measure: bool = True, card: str | None = 
     config = resolved(config)
     check_reachable(config)
     at = addresses(config)
-    widths = _widths(config, at)
-    size = run_size(config, at, widths, _corpus(config, at) if measure else kept_count_or_guess(config, at))
-    if measure:
+    chain = placed(config, at)
+    size = run_size(config, at, _widths(config, at), _corpus(config, at) if measure else corpus_of(config, at))
+    if measure and not all(stage.finished for stage in chain):
         size = with_model(config, size)
-    if measure and measured_of(config) is None and _is_measurable(config):
+    found = forecast(config, at, size, chain)
+    if measure and found.seconds is None and _is_measurable(config):
         logger.info("measuring this machine, for some 20 s")
         keep_measured(probed_by(config), _with_text(probe(config, size), at))
-    found = forecast(config, at, size, placed(config, at))
-    price = config.train.price_per_hour if prices.per_hour is None else prices.per_hour
-    return replace(found, prices=replace(prices, per_hour=price))
-
-
-def kept_count_or_guess(config: PipelineConfig, at: Addresses) -> CorpusSize | None:
-    """The text as it is known without reading it."""
-    found = None if at.tokens is None else kept_count(at.tokens)
-    return guessed(config) if found is None else found
+        found = forecast(config, at, size, chain)
+    return replace(found, prices=_priced(config, prices))
 
 
 def _on_cards(config: PipelineConfig, card: str, prices: Prices) -> Forecast:
@@ -75,9 +70,13 @@ def _on_cards(config: PipelineConfig, card: str, prices: Prices) -> Forecast:
     at = addresses(config)
     size = with_model(config, run_size(config, at, _widths(config, at), _corpus(config, at)))
     size = replace(size, harvesters=config.harvest.actors or 1, scorers=1)
-    price = config.train.price_per_hour if prices.per_hour is None else prices.per_hour
-    prices, speeds = replace(prices, per_hour=price), of_card(GPUS[card], size)
-    return forecast_of(config, at, size, placed(config, at), speeds, 0.0, GPUS[card], prices)
+    speeds = of_card(GPUS[card], size)
+    return forecast_of(config, at, size, placed(config, at), speeds, 0.0, GPUS[card], _priced(config, prices))
+
+
+def _priced(config: PipelineConfig, prices: Prices) -> Prices:
+    """Where the command does not say what an hour costs, the settings may."""
+    return prices if prices.per_hour is not None else replace(prices, per_hour=config.train.price_per_hour)
 
 
 def _in_half_precision(config: PipelineConfig) -> PipelineConfig:
@@ -101,11 +100,11 @@ def _widths(config: PipelineConfig, at: Addresses) -> Widths:
 
 
 def _corpus(config: PipelineConfig, at: Addresses) -> CorpusSize | None:
-    """The text, counted now unless it was before."""
+    """The text, counted now unless it was before; None where there is none, or its tokens are there."""
     from tasks.text.tokenize import counted
     from tasks.text.volume import text_bytes
 
-    if at.tokens is None:
+    if at.tokens is None or read_manifest(at.tokens) is not None:
         return None
     if (earlier := kept_count(at.tokens)) is not None:
         return earlier
