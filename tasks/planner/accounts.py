@@ -3,10 +3,10 @@
 A file is created whole and once, after the run's last stage. A run that is killed before has none.
 """
 
-import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from tasks.errors import SaemillError
@@ -61,7 +61,7 @@ class Account:
 def write_account(root: str, account: Account) -> str:
     """Keep an account below a storage root, under a name of its own that sorts by time; its URI."""
     store = open_store(f"{root.rstrip('/')}/{FOLDER}")
-    key = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:8]}.json"
+    key = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex[:8]}.json"
     store.put_if_absent(key, to_json({"version": VERSION, **asdict(account)}))
     return f"{store.uri}/{key}"
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,11 +25,10 @@ def test_an_account_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert read_accounts(str(tmp_path)) == [ACCOUNT]
 
 
-def test_the_newest_account_comes_first_and_none_replaces_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for day in (1, 2, 2):
-        monkeypatch.setattr(time, "strftime", lambda form, *_, day=day: f"2026110{day}T000000")
+def test_the_newest_account_comes_first_and_none_replaces_another(tmp_path: Path) -> None:
+    for day in (1, 2, 2, 3):
         write_account(str(tmp_path), replace(ACCOUNT, name=f"day-{day}"))
-    assert [account.name for account in read_accounts(str(tmp_path))] == ["day-2", "day-2", "day-1"]
+    assert [account.name for account in read_accounts(str(tmp_path))] == ["day-3", "day-2", "day-2", "day-1"]
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"version": 1}', b'{"version": 99}', b'{"version": 1, "stages": 3}'])

@@ -110,7 +110,7 @@ def test_a_harvest_puts_an_object_per_shard_and_hook_and_a_record_per_shard(tmp_
         ("training", training(tokens=2_000_000)),
         ("training", training(d_sae=9216)),
         ("scoring", replace(DEMO, scoring=replace(DEMO.scoring, splice_sequences=32))),
-        ("scoring", replace(DEMO, scoring=replace(DEMO.scoring, rows=100_000))),
+        ("scoring", replace(DEMO, scoring=replace(DEMO.scoring, rows=200_000))),
         ("report", replace(DEMO, scoring=replace(DEMO.scoring, pages=9216), training=replace(DEMO.training, d_sae=9216))),
     ],
 )
