@@ -29,7 +29,7 @@ from tasks.storage.objects import open_store
 if TYPE_CHECKING:
     from torch import Tensor
 
-PASSES_S, STEPS_S = 4.0, 1.5
+PASSES_S, STEPS_S = 3.0, 1.0
 """What is measured takes about so long; to start processes and load the model takes most of the 20 s that there are."""
 _PATIENCE_S = 300.0
 """For a model that takes minutes to load."""
