@@ -83,7 +83,8 @@ def probe(config: PipelineConfig, size: RunSize) -> Measured:
 def _flop_per_second(found: list[dict[str, Any]], size: RunSize) -> float | None:
     if size.model is None:
         return None
-    return sum(one["tokens_per_second"] for one in found) * size.model.flop_to_hook / size.context_length
+    tokens_per_second: float = sum(one["tokens_per_second"] for one in found)
+    return tokens_per_second * size.model.flop_to_hook / size.context_length
 
 
 def _all_of(parts: _Parts) -> list[dict[str, Any]]:

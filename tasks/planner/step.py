@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from math import ceil, sqrt
 from typing import Literal
 
+from typing_extensions import override
+
 from tasks.planner.processors import Processor
 
 Group = Literal["rows", "latents"]
@@ -44,6 +46,7 @@ class MeshShape:
         """All of them."""
         return self.a * self.b
 
+    @override
     def __str__(self) -> str:
         return f"{self.a} x {self.b}"
 

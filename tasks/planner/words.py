@@ -25,7 +25,9 @@ def accounted(planned_seconds: float | None, planned_bytes: int, seconds: float,
 def table(forecast: Forecast) -> Iterator[str]:
     """What ``saemill plan`` prints, line by line: a row per stage, then the sums."""
     hours = "CPU hours" if forecast.cards is None else "GPU hours"
-    rows = [("stage", "tokens", "rows", "stored", "PUT", "GET", "LIST", "memory", "processes", hours, "time")]
+    rows: list[tuple[str, ...]] = [
+        ("stage", "tokens", "rows", "stored", "PUT", "GET", "LIST", "memory", "processes", hours, "time")
+    ]
     rows += [_row(name, stage) for name, stage in forecast.stages.items()]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
