@@ -68,8 +68,7 @@ def bytes_left(config: PipelineConfig, at: Addresses, size: RunSize) -> dict[str
     left: dict[str, int] = {}
     for name, stage in stages.items():
         if certain or name not in ("text", "harvest"):
-            (what, *_) = stage.need.stored
-            left[what] = stage.bytes
+            left[" and ".join(stage.need.stored)] = stage.bytes
     return left
 
 

@@ -53,11 +53,16 @@ def run_passes(engine: TransformersEngine, settings: HarvestConfig, context_leng
     _timed(engine, settings, context_length, 1)  # sets up kernels and memory
     of_one = _timed(engine, settings, context_length, 1).seconds
     wanted = settings.batch_sequences or min(FIRST, max(1, settings.shard_tokens // context_length))
-    sequences = max(1, min(wanted, int(seconds / 2 / of_one)))
+    sequences = affordable(wanted, of_one, seconds)
     done = [_timed(engine, settings, context_length, sequences)]
     while sum(one.seconds for one in done) + done[-1].seconds < seconds:
         done.append(_timed(engine, settings, context_length, sequences))
     return Passes(sum(one.tokens for one in done), sum(one.seconds for one in done), done[-1].activations)
+
+
+def affordable(sequences: int, of_one: float, seconds: float) -> int:
+    """Of so many ``sequences``, as many as go through in half of ``seconds``, but one at least; one takes ``of_one``."""
+    return max(1, min(sequences, int(seconds / 2 / of_one)))
 
 
 def _timed(engine: TransformersEngine, settings: HarvestConfig, context_length: int, sequences: int) -> Passes:
