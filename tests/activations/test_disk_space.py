@@ -91,7 +91,7 @@ def test_what_has_begun_is_not_held_against_the_room_that_it_takes_itself(
     monkeypatch.setattr(disk_space, "free_bytes", lambda uri: needed)
     check(config)
     monkeypatch.setattr(disk_space, "free_bytes", lambda uri: needed - 100)
-    with pytest.raises(InputError, match=r"This run stores .* \(activations .*, SAE and checkpoints .*\), but only .* are free at "):
+    with pytest.raises(InputError, match=r"This run stores .* \(activations .*, SAE and .*\), but only .* are free at "):
         check(config)
     open_store(at.activations).put("begun", bytes(100))
     check(config)

@@ -142,9 +142,7 @@ def test_a_disk_that_would_be_full_is_refused_before_anything_is_written(
     own: PipelineConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(disk_space, "free_bytes", lambda uri: 9999)
-    with pytest.raises(
-        InputError, match=r"This run stores .* \(activations .*, SAE and checkpoints .*\), but only 9\.8 KiB are free"
-    ):
+    with pytest.raises(InputError, match=r"This run stores .* \(activations .*, SAE and .*\), but only 9\.8 KiB are free"):
         run_pipeline(own, do)
     assert not Path(own.storage).exists()
 
