@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from flows.commands import beginning, gate, identity, interchange, night, registry, serve, stages, stored, sweep
+from flows.commands import beginning, gate, identity, interchange, night, plan, registry, serve, stages, stored, sweep
 from flows.exits import exit_code, stoppable
 
 # Libraries that would write over the progress bars; each still shows its errors.
@@ -39,6 +39,7 @@ app.command()(sweep.sweep)
 app.command()(night.night)
 app.command()(gate.gate)
 app.command()(stages.status)
+app.command()(plan.plan)
 app.command()(beginning.hooks)
 app.command()(beginning.architectures)
 app.command()(beginning.init)

@@ -20,6 +20,7 @@ from tasks.lm.config import ModelConfig
 from tasks.machine import memory_bytes
 from tasks.storage.hashed import readable
 from tasks.text.config import TextConfig
+from tasks.text.volume import PACKED
 from tasks.yaml_file import parse_value
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ HARVEST_FLOPS = 1.4e14
 SHARE_OF_DISK = 0.25
 BYTES_PER_TOKEN = 4
 """Of English text in UTF-8."""
-_COMPRESSED = {".parquet": 2, ".gz": 3, ".zst": 3}
 _POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_sequence_length", "seq_length")
 _PLAIN = re.compile(r"[A-Za-z_./][\w./-]*", re.ASCII)
 
@@ -188,7 +188,7 @@ def _tokens_in(source: str) -> int | None:
 
 def _text_bytes(file: "CorpusFile") -> int:
     with readable(file.uri, "--text"):
-        return os.path.getsize(file.uri) * _COMPRESSED.get(Path(file.uri).suffix, 1)
+        return os.path.getsize(file.uri) * PACKED.get(Path(file.uri).suffix, 1)
 
 
 def _d_sae(width: int) -> int:

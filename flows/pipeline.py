@@ -7,6 +7,7 @@ What a stage does is imported when it runs, so that this module, the CLI and Pre
 """
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,10 +15,12 @@ from typing import Any
 from flows.addresses import Addresses, Placed, ResultUris, addresses, placed
 from flows.begun import begun_in_another_precision
 from flows.config import PipelineConfig
+from flows.planning import Watched, forecast
 from flows.preflight import check
 from flows.registered import registered
 from flows.resolve import resolved_and_why
 from tasks.errors import InputError
+from tasks.planner.words import line
 from tasks.storage.artifacts import read_json
 
 logger = logging.getLogger("tasks.pipeline")  # below "tasks", whose records are shown
@@ -51,16 +54,22 @@ def run_pipeline(config: PipelineConfig, call: Call, until: str = LAST_STAGE) ->
         InputError: the settings, files or machine are not fit for the run; nothing was written.
         ArtifactError: a stored result is damaged.
     """
-    given = config
+    given, began = config, time.monotonic()
     config, precision = resolved_and_why(config)
-    check(config)
+    size = check(config)
     if precision is not None:  # only now: what is refused is refused in one line
         logger.info("%s", precision)
     at = addresses(config)
     if (begun := begun_in_another_precision(given, config, at)) is not None:
         logger.warning("precision: %s", begun)
-    for stage in up_to(until, placed(config, at)):
-        call(stage)
+    chain = up_to(until, placed(config, at))
+    watched = Watched(config, at, size, forecast(config, at, size, chain, time.monotonic() - began), began)
+    if watched.forecast.left:
+        logger.info("plan: %s", line(watched.forecast))
+    for stage in chain:
+        watched.call(stage, call)
+    if (taken := watched.close(chain)) is not None:
+        logger.info("%s", taken)
     found = result(config, at)
     return replace(found, version=registered(config, at)) if until == LAST_STAGE else found
 

@@ -2,16 +2,21 @@
 
 from flows.addresses import addresses, placed
 from flows.config import PipelineConfig
+from flows.planning import bytes_left, corpus_of
+from flows.resolve import resolved
+from flows.run_size import run_size
 from flows.stages import stages
+from tasks.activations.disk_space import require_room_for
 from tasks.errors import InputError
 from tasks.machine import gib, memory_bytes
+from tasks.planner.sizes import RunSize
 from tasks.ray_config import RayConfig
 from tasks.stage import Widths
 from tasks.storage.objects import backend_of, open_store
 
 
-def check(config: PipelineConfig) -> None:
-    """Refuse a run whose inputs, storage or settings do not fit together.
+def check(config: PipelineConfig) -> RunSize:
+    """Refuse a run whose inputs, storage or settings do not fit together; else the sizes of what it makes.
 
     What a finished harvest has already proved is not looked at again, so a rerun starts at once.
 
@@ -24,11 +29,12 @@ def check(config: PipelineConfig) -> None:
     for stage in stages(config):
         stage.check()
     widths: Widths = {}
-    chain = placed(config, addresses(config))
-    for at_place in chain:
+    at = addresses(config)
+    for at_place in placed(config, at):
         widths = at_place.stage.check_inputs(at_place.out, widths)
-    for at_place in chain:  # at last, as it says something: what is refused is refused in one line
-        at_place.stage.check_room(at_place.out, widths)
+    size = run_size(resolved(config), at, widths, corpus_of(config, at))
+    require_room_for(config.storage, bytes_left(config, at, size))
+    return size
 
 
 def check_reachable(config: PipelineConfig) -> None:

@@ -112,17 +112,6 @@ class Stage(ABC):
         """
         return widths
 
-    def check_room(self, out: str, widths: Widths) -> None:  # noqa: B027  # most stages write little
-        """Say how many bytes the stage will write, and refuse it where they do not fit; asked when all else is found fit.
-
-        Args:
-            out: where the result will lie.
-            widths: what ``check_inputs`` of the stages has found.
-
-        Raises:
-            InputError: there is less room than that.
-        """
-
     def progress(self, out: str) -> StageProgress | None:
         """How much of an unfinished result is there; None where there is nothing yet."""
         return StageProgress() if next(open_store(out).list(), None) is not None else None

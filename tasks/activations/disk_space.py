@@ -1,7 +1,7 @@
 """How many bytes activations will take, and whether the disk has room for them."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tasks.activations.schema import Dtype, RowFormat
 from tasks.errors import InputError
@@ -31,6 +31,25 @@ def require_room(uri: str, tokens: int, widths: Sequence[int], dtype: Dtype) -> 
         )
     there = "" if free is None else f"; {_size(free)} are free there"
     logger.info("activations: %s tokens take up to %s%s", f"{tokens:,}", _size(needed), there)
+
+
+def require_room_for(uri: str, parts: Mapping[str, int]) -> None:
+    """Refuse what is about to be written below ``uri`` where it does not fit.
+
+    Args:
+        uri: a folder, which need not exist yet, or an ``s3://`` URI, whose room nobody knows.
+        parts: bytes, by what they are.
+
+    Raises:
+        InputError: the disk has less room than that.
+    """
+    needed, free = sum(parts.values()), free_bytes(uri)
+    if free is not None and needed > free:
+        told = ", ".join(f"{name} {_size(n_bytes)}" for name, n_bytes in parts.items() if n_bytes)
+        raise InputError(
+            f"This run stores {_size(needed)} ({told}), but only {_size(free)} are free at {open_store(uri).uri}. Choose "
+            "another storage, make room there, or make less (text.max_tokens, harvest.hooks, harvest.dtype, sae.d_sae)."
+        )
 
 
 def bytes_needed(tokens: int, widths: Sequence[int], dtype: Dtype) -> int:

@@ -6,7 +6,6 @@ from typing import ClassVar
 
 from typing_extensions import override
 
-from tasks.activations.disk_space import require_room
 from tasks.activations.manifest import require_hooks
 from tasks.errors import InputError
 from tasks.harvest.config import ActivationsConfig, HarvestConfig
@@ -20,8 +19,7 @@ from tasks.progress import Listener
 from tasks.ray_config import RayConfig
 from tasks.recipe import differing
 from tasks.stage import Recipe, Stage, StageProgress, Widths
-from tasks.storage.artifacts import address, read_manifest, require_manifest, root_of
-from tasks.storage.objects import open_store
+from tasks.storage.artifacts import address, read_manifest, require_manifest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,14 +89,6 @@ class HarvestStage(
         return widths
 
     @override
-    def check_room(self, out: str, widths: Widths) -> None:
-        """Refuse a disk that is too full for the activations."""
-        # Once there are tokens, the harvest itself knows how many of them are still to be stored.
-        if not self.finished(out) and self.most_tokens is not None and read_manifest(self.tokens) is None:
-            stored = [widths[hook] for hook in self.settings.hooks]
-            require_room(root_of(out), self.most_tokens, stored, self.settings.dtype)
-
-    @override
     def progress(self, out: str) -> StageProgress | None:
         """Shards of this corpus that are there, be they of its own harvest or of an earlier one."""
         from tasks.harvest.shards import committed, planned_shards
@@ -157,13 +147,6 @@ class IngestStage(Stage, name="harvest", result="activations", folder="activatio
             return _harvested_widths(out)
         _, d_in = source_shape(self.settings)
         return {OWN: d_in}
-
-    @override
-    def check_room(self, out: str, widths: Widths) -> None:
-        """Refuse a disk that is too full for the activations."""
-        if next(open_store(out).list(), None) is None:  # what was begun had room, and has taken part of it
-            n_rows, d_in = source_shape(self.settings)
-            require_room(root_of(out), n_rows, [d_in], self.settings.dtype)
 
     @override
     def progress(self, out: str) -> StageProgress | None:

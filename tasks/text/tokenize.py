@@ -4,7 +4,8 @@ import hashlib
 import itertools
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tasks.errors import InputError
 from tasks.lm.config import ModelConfig
 from tasks.lm.limits import check_tokens, check_vocabulary
 from tasks.lm.load import known_tokens, load_tokenizer, model_identity
-from tasks.progress import Listener, Progress
+from tasks.progress import Listener, Progress, silent
 from tasks.storage.artifacts import read_manifest, to_json, write_manifest
 from tasks.storage.objects import open_store
 from tasks.text.chat import ChatTemplate
@@ -67,6 +68,45 @@ def tokenize(text: TextConfig, model: ModelConfig, out: str, listener: Listener)
     write_manifest(out, {**work.facts(), "recipe": recipe, "sha256": hashes})
 
 
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What the begin of a corpus comes to in tokens, or all that is wanted of it."""
+
+    n_sequences: Mapping[Split, int]
+    specials: int
+    """Separators among their tokens."""
+    whole: bool
+    """Whether nothing more is to be read."""
+    read_bytes: int
+    """Of text in UTF-8."""
+    stored_bytes: int
+    """Of the tokens directory that these sequences make, but for its manifest."""
+    tokenizer_seconds: float
+    """Until the tokenizer was loaded."""
+    seconds: float
+    """From then on."""
+
+
+def counted(text: TextConfig, model: ModelConfig, most_tokens: int) -> Counted:
+    """Tokenize and pack as ``tokenize`` does, up to about ``most_tokens``, and keep nothing of it.
+
+    Raises:
+        InputError: the corpus or the tokenizer cannot be read.
+    """
+    began = time.monotonic()
+    tokenizer = load_tokenizer(model)
+    loaded = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="saemill-count-") as scratch:
+        folder = Path(scratch)
+        work = _Work(text, tokenizer, known_tokens(model), folder, silent)
+        whole = work.run(most_tokens)
+        seconds = time.monotonic() - loaded
+        tokenizer.save_pretrained(folder / "tokenizer")
+        stored = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    separators = sum(packer.n_separators for packer in work.packers.values())
+    return Counted(dict(work.sequences.n_sequences), separators, whole, work.read_bytes, stored, loaded - began, seconds)
+
+
 class _Work:
     """One pass over the corpus."""
 
@@ -89,6 +129,8 @@ class _Work:
         self.surplus: dict[Split, int] = {"train": 0, "eval": 0}
         self.empty_documents = 0
         self.duplicate_documents = 0
+        self.read_bytes = 0
+        """Of the text of all documents so far, in UTF-8."""
         self.seen: set[bytes] = set()  # 98 bytes per text, measured on 2 million
         self.began = self.told = time.monotonic()
 
@@ -103,17 +145,25 @@ class _Work:
             return None
         return (self.config.max_tokens - sum(self.n_tokens.values())) // self.config.context_length
 
-    def run(self) -> None:
-        """Read, tokenize and pack until the corpus or the room is at its end."""
+    def run(self, most_tokens: int | None = None) -> bool:
+        """Read, tokenize and pack until the corpus or the room is at its end, or there are ``most_tokens``.
+
+        Whether it came to one of the former.
+        """
+        whole = True
         with self.sequences, self.documents:
             for batch in _batches(self.corpus.documents()):
                 self._take(batch)
                 self._tell()
                 if self.room == 0:
                     break
+                if most_tokens is not None and sum(self.n_tokens.values()) >= most_tokens:
+                    whole = False
+                    break
             self._cut()
             self.sequences.finish()
             self.documents.finish()
+        return whole
 
     def facts(self) -> dict[str, Any]:
         """What the manifest says of the pass."""
@@ -170,6 +220,7 @@ class _Work:
 
     def _take(self, batch: Sequence[Document]) -> None:
         fresh = [self._is_first(document) for document in batch]
+        self.read_bytes += sum(len(document.text.encode()) for document in batch)
         encoded = iter(encode(self.tokenizer, [document.text for document in itertools.compress(batch, fresh)]))
         for document, is_first in zip(batch, fresh, strict=True):
             if self.room == 0:

@@ -1,4 +1,5 @@
 import logging
+import re
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 
 from flows.addresses import addresses
 from flows.config import load_config
+from flows.planning import bytes_left
 from flows.preflight import check
 from tasks.activations import disk_space
 from tasks.activations.disk_space import bytes_needed, free_bytes, require_room
@@ -73,20 +75,23 @@ def test_the_command_line_tells_the_estimate_before_anything_is_written(tmp_path
     settings = [part for setting in own(tmp_path) for part in ("--set", setting)]
     command = [sys.executable, "-m", "flows.cli", "harvest", "configs/demo.yaml", *settings]
     said = [subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stderr for _ in range(2)]
-    first, precision, third = said[0].splitlines()[:3]
-    assert first.startswith("activations: 20 tokens take up to 640 bytes; ")
-    assert first.endswith(" are free there")
+    precision, plan, third = said[0].splitlines()[:3]
     assert precision.startswith("precision: train.precision ")
+    assert re.fullmatch(r"plan: time unknown \(saemill plan measures it\), [\d.]+ kB; free [\d.]+ [MGT]B", plan)
     assert third.startswith("harvest: ")
-    assert "take up to" not in said[1], "nothing is left to be written"
+    assert "plan: " not in said[1], "nothing is left to be written"
 
 
 def test_what_has_begun_is_not_held_against_the_room_that_it_takes_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = load_config(ROOT / "configs/demo.yaml", own(tmp_path))
-    monkeypatch.setattr(disk_space, "free_bytes", lambda uri: 639)
-    with pytest.raises(InputError, match=r"take 640 bytes, but only 639 bytes are free"):
+    at = addresses(config)
+    needed = sum(bytes_left(config, at, check(config)).values())
+    monkeypatch.setattr(disk_space, "free_bytes", lambda uri: needed)
+    check(config)
+    monkeypatch.setattr(disk_space, "free_bytes", lambda uri: needed - 100)
+    with pytest.raises(InputError, match=r"This run stores .* \(activations .*, SAE and .*\), but only .* are free at "):
         check(config)
-    open_store(addresses(config).activations).put("begun", b"")
+    open_store(at.activations).put("begun", bytes(100))
     check(config)

@@ -78,7 +78,10 @@ BAD = {
     "a hook named twice": ([LAYERS, "train.hooks=[model.layers.4, model.layers.4]"], "must name each hook once"),
     "a path past the latents of an SAE": (["sae.skip=true"], "sae.skip is on"),
     "event files in a bucket": (["train.tensorboard=s3://bucket/events"], "but must be a folder"),
-    "no room on disk": ([CORPUS, "text.max_tokens=1000000000000000"], "GiB"),
+    "no room on disk": (
+        [CORPUS, "train.tokens=1B", "train.checkpoint_every_tokens=1024", "train.keep_checkpoints=1000000"],
+        "checkpoints",
+    ),
     "storage below a file": ([CORPUS, "storage=../beside/file/runs"], "storage"),
     "storage of an unknown scheme": ([CORPUS, "storage=gs://bucket"], "storage 'gs://bucket' has an unknown scheme"),
     "missing activations": (["activations.source=nowhere.npy"], "nowhere.npy"),

@@ -8,22 +8,13 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from tasks.sae.config import SAEConfig
-from tasks.sae.scaling import Scaling
-from tasks.train.config import TrainConfig
-from tasks.train.distributed import TorchMesh
-from tasks.train.plan import plan
-from tasks.train.step import train_step
-from tasks.train.train_state import initial_state
-from tests.benchmarks.scaling.on_paper.machines import H100, H200, LINKS, MEASURED, PAIR, Constant
-from tests.benchmarks.scaling.on_paper.meshes import FORMS, Setting, meshes, sizes
-from tests.benchmarks.scaling.on_paper.page import on_a_card, page, predicted
-from tests.benchmarks.scaling.on_paper.step import (
+from tasks.planner.processors import H100, H200, Constant
+from tasks.planner.step import (
     COMPILED,
     SHARED_OUT,
     TORCH,
     TRITON,
-    Mesh,
+    MeshShape,
     Message,
     Size,
     ideal_seconds,
@@ -32,6 +23,16 @@ from tests.benchmarks.scaling.on_paper.step import (
     sent_bytes,
     terms,
 )
+from tasks.sae.config import SAEConfig
+from tasks.sae.scaling import Scaling
+from tasks.train.config import TrainConfig
+from tasks.train.distributed import TorchMesh
+from tasks.train.plan import plan
+from tasks.train.step import train_step
+from tasks.train.train_state import initial_state
+from tests.benchmarks.scaling.on_paper.machines import LINKS, MEASURED, PAIR
+from tests.benchmarks.scaling.on_paper.meshes import FORMS, Setting, meshes, sizes
+from tests.benchmarks.scaling.on_paper.page import on_a_card, page, predicted
 from tests.conftest import free_port
 from tests.together import together
 
@@ -42,15 +43,15 @@ SIZES = (
     Size(d_in=16, d_sae=64, k=4, batch=32),
     Size(d_in=8, d_sae=128, k=5, batch=16),
 )
-MESHES = {2: (Mesh(2, 1), Mesh(1, 2)), 4: (Mesh(4, 1), Mesh(2, 2), Mesh(1, 4))}
+MESHES = {2: (MeshShape(2, 1), MeshShape(1, 2)), 4: (MeshShape(4, 1), MeshShape(2, 2), MeshShape(1, 4))}
 
 
-def knows_room(size: Size, mesh: Mesh) -> bool:
+def knows_room(size: Size, mesh: MeshShape) -> bool:
     """Whether the entries of each worker's rows are known without looking at them."""
     return size.k == size.d_sae or mesh.a == 1 or mesh.b == 1
 
 
-def sent(size: Size, mesh: Mesh) -> float:
+def sent(size: Size, mesh: MeshShape) -> float:
     """Bytes that this worker sends in the second of two steps, every latent active that may be."""
     workers = TorchMesh(mesh.b)
     lengths = {"tokens": 100 * size.batch, "batch_tokens": size.batch, "dead_after_tokens": 10**9}
@@ -87,7 +88,7 @@ def test_the_bytes_of_the_table_are_those_that_workers_send(world_size: int, tmp
 
 def test_one_worker_sends_nothing_and_waits_for_no_one() -> None:
     for form in FORMS:
-        step, alone = terms(SIZES[0], Mesh(1, 1), form, TORCH), Mesh(1, 1)
+        step, alone = terms(SIZES[0], MeshShape(1, 1), form, TORCH), MeshShape(1, 1)
         assert sent_bytes(step, alone) == 0
         silent = [replace(term, messages=()) for term in step]
         assert seconds(step, alone, H200) == seconds(silent, alone, H200)
@@ -128,18 +129,18 @@ def test_no_step_is_faster_than_its_product_alone() -> None:
 
 def test_the_more_parts_of_the_latents_the_less_memory_for_weights() -> None:
     size = Size(d_in=4096, d_sae=2**22)
-    held = [memory_bytes(size, Mesh(64 // b, b), SHARED_OUT, TORCH) for b in (1, 2, 4, 8, 16, 32, 64)]
+    held = [memory_bytes(size, MeshShape(64 // b, b), SHARED_OUT, TORCH) for b in (1, 2, 4, 8, 16, 32, 64)]
     assert held == sorted(held, reverse=True)
 
 
 def test_a_ring_pays_for_the_network_only_where_it_leaves_the_node() -> None:
-    message, near, far = Message("gather", "latents", 1e9), Mesh(1, 8), Mesh(1, 16)
+    message, near, far = Message("gather", "latents", 1e9), MeshShape(1, 8), MeshShape(1, 16)
     slow = replace(H200, between=Constant(1e6, "if"))
     assert message.seconds(near, slow) == message.seconds(near, H200)
     assert message.seconds(far, slow) > 100 * message.seconds(far, H200)
     # With 8 parts to a node, each of its 8 rings among rows has one adapter to itself; alone on a node, one has all 8.
-    assert Message("gather", "rows", 1e9).seconds(Mesh(16, 8), H200) > 4 * Message("gather", "rows", 1e9).seconds(
-        Mesh(16, 1), H200
+    assert Message("gather", "rows", 1e9).seconds(MeshShape(16, 8), H200) > 4 * Message("gather", "rows", 1e9).seconds(
+        MeshShape(16, 1), H200
     )
 
 

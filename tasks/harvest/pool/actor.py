@@ -208,14 +208,19 @@ def _subject(job: HarvestJob) -> Subject:
     if job.model.engine == "vllm":
         batch = Batch.of_shards(max(1, job.settings.shard_tokens // job.context_length))
         return Subject(_vllm(job, batch.sequences(job.settings.batch_sequences)), *_said(job), batch)
-    return Subject(_transformers(job), *_said(job))
+    return Subject(load_transformers(job), *_said(job))
 
 
 def _said(job: HarvestJob) -> tuple[str, str, list[int], int | None]:
     return job.model.label, job.model.revision or "", job.special_token_ids, job.padding_token_id
 
 
-def _transformers(job: HarvestJob) -> TransformersEngine:
+def load_transformers(job: HarvestJob) -> TransformersEngine:
+    """The model up to the last hook, on this process' device.
+
+    Raises:
+        InputError: as ``load_model``.
+    """
     model = load_model(job.model, device="cpu", hooks=job.settings.hooks)
     prune_after(model, job.settings.hooks, job.context_length)
     model.to(job.device)

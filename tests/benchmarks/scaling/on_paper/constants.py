@@ -18,9 +18,9 @@ from multiprocessing.synchronize import Barrier
 import torch
 import torch.distributed as dist
 
+from tasks.planner.step import COMPILED, SHARED_OUT, MeshShape, terms
 from tasks.train.distributed import TorchMesh
 from tests.benchmarks.scaling.on_paper.page import CHECKED
-from tests.benchmarks.scaling.on_paper.step import COMPILED, SHARED_OUT, Mesh, terms
 from tests.benchmarks.step.ours import gemm, our_step
 from tests.benchmarks.step.protocol import Task
 from tests.conftest import free_port
@@ -75,7 +75,7 @@ def main() -> None:
     first = max(measured, key=len)
     for name, value in first.items():
         print(f"{name}: {1000 * value:.2f} ms")
-    one = Mesh(1, 1)
+    one = MeshShape(1, 1)
     step = terms(CHECKED, one, SHARED_OUT, COMPILED)
     flop, moved = sum(term.flop for term in step), sum(term.memory_bytes for term in step if not term.flop)
     for name in ("alone", "both"):

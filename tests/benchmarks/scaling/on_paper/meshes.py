@@ -3,17 +3,17 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from tests.benchmarks.scaling.on_paper.machines import Constant, Machine
-from tests.benchmarks.scaling.on_paper.step import (
+from tasks.planner.processors import Constant, Processor
+from tasks.planner.step import (
     REPEATED,
     SHARED_OUT,
     TORCH,
     TRITON,
-    Form,
     Group,
     Kernels,
-    Mesh,
+    MeshShape,
     Size,
+    StepForm,
     Term,
     ideal_seconds,
     memory_bytes,
@@ -33,40 +33,40 @@ KERNELS = {"triton": TRITON, "torch": TORCH}
 class Setting:
     """What a table is for."""
 
-    machine: Machine
-    form: Form
+    machine: Processor
+    form: StepForm
     kernels: Kernels
     near: Group = "latents"
     """Whose ranks follow each other."""
     rows_ahead: bool = False
     """Whether rows are exchanged during the encoder's product of the step before, as far as that lasts."""
 
-    def seconds(self, size: Size, mesh: Mesh) -> float:
+    def seconds(self, size: Size, mesh: MeshShape) -> float:
         """Of a step."""
         step = terms(size, mesh, self.form, self.kernels)
         taken = seconds(step, mesh, self.machine)
         return taken - self._hidden({term.name: term for term in step}, mesh) if self.rows_ahead else taken
 
-    def _hidden(self, step: Mapping[str, Term], mesh: Mesh) -> float:
+    def _hidden(self, step: Mapping[str, Term], mesh: MeshShape) -> float:
         """Seconds of the rows' exchange that pass during the product."""
         return min(step["rows"].exchanging(mesh, self.machine), step["encode"].seconds(mesh, self.machine))
 
-    def memory(self, size: Size, mesh: Mesh) -> float:
+    def memory(self, size: Size, mesh: MeshShape) -> float:
         """Bytes of a worker."""
         return memory_bytes(size, mesh, self.form, self.kernels)
 
-    def fits(self, size: Size, mesh: Mesh) -> bool:
+    def fits(self, size: Size, mesh: MeshShape) -> bool:
         return self.memory(size, mesh) <= self.machine.capacity
 
-    def best(self, size: Size, workers: int) -> Mesh | None:
+    def best(self, size: Size, workers: int) -> MeshShape | None:
         """The fastest mesh that fits; None where none does."""
         fitting = [mesh for mesh in meshes(workers, self.near) if self.fits(size, mesh)]
         return min(fitting, key=lambda mesh: self.seconds(size, mesh), default=None)
 
 
-def meshes(workers: int, near: Group = "latents") -> list[Mesh]:
+def meshes(workers: int, near: Group = "latents") -> list[MeshShape]:
     """All of them, in powers of two."""
-    return [Mesh(workers // b, b, near) for b in (2**i for i in range(workers.bit_length())) if b <= workers]
+    return [MeshShape(workers // b, b, near) for b in (2**i for i in range(workers.bit_length())) if b <= workers]
 
 
 def sizes() -> Iterator[tuple[Size, int]]:
@@ -141,7 +141,7 @@ _KINDS = {
 }
 
 
-def _kind(mesh: Mesh | None) -> str:
+def _kind(mesh: MeshShape | None) -> str:
     if mesh is None:
         return "none"
     return "rows" if mesh.b == 1 else "latents" if mesh.a == 1 else "both"
@@ -153,7 +153,7 @@ def losses(settings: Iterable[Setting]) -> Iterator[dict[str, str]]:
         for kind in ("rows", "latents"):
             found = []
             for size, workers in sizes():
-                mesh, best = Mesh(workers, 1) if kind == "rows" else Mesh(1, workers), setting.best(size, workers)
+                mesh, best = MeshShape(workers, 1) if kind == "rows" else MeshShape(1, workers), setting.best(size, workers)
                 if best is not None and setting.fits(size, mesh):
                     found.append(setting.seconds(size, mesh) / setting.seconds(size, best))
             found.sort()
@@ -170,15 +170,15 @@ def parts(size: Size, workers: int, settings: Iterable[Setting]) -> list[dict[st
     """Milliseconds of each term, and of those in exchanges, on rows alone, latents alone and the best mesh."""
     columns: dict[str, dict[str, str]] = {}
     for setting in settings:
-        best = setting.best(size, workers) or Mesh(1, workers)
-        for mesh in dict.fromkeys((Mesh(workers, 1), best, Mesh(1, workers))):
+        best = setting.best(size, workers) or MeshShape(1, workers)
+        for mesh in dict.fromkeys((MeshShape(workers, 1), best, MeshShape(1, workers))):
             columns[f"{setting.form.name}, {mesh}"] = _column(size, mesh, setting)
     names = dict.fromkeys(name for column in columns.values() for name in column)
     order = [name for name in names if name not in _LAST] + list(_LAST)
     return [{"ms": name} | {head: column.get(name, "") for head, column in columns.items()} for name in order]
 
 
-def _column(size: Size, mesh: Mesh, setting: Setting) -> dict[str, str]:
+def _column(size: Size, mesh: MeshShape, setting: Setting) -> dict[str, str]:
     step, machine = terms(size, mesh, setting.form, setting.kernels), setting.machine
     found = {term.name: (term.seconds(mesh, machine), term.exchanging(mesh, machine)) for term in step}
     found["host"] = (machine.overhead, 0.0)
@@ -227,6 +227,6 @@ def _twice(constant: Constant) -> Constant:
 def _gain(size: Size, workers: int, setting: Setting, other: Setting) -> float:
     found = []
     for one in (setting, other):
-        mesh = one.best(size, workers) or Mesh(1, workers)
+        mesh = one.best(size, workers) or MeshShape(1, workers)
         found.append(one.seconds(size, mesh))
     return found[0] / found[1]

@@ -3,26 +3,26 @@
     python -m tests.benchmarks.scaling.on_paper.page [--gpu H200|H100] [--kernels triton|torch]
     python -m tests.benchmarks.scaling.on_paper.page --markdown > tests/benchmarks/SCALING.md
 
-TopK with k 64, plain SAEs, no latent dead. ``step.py`` has the terms of a step, ``machines.py`` the constants.
+TopK with k 64, plain SAEs, no latent dead. ``tasks.planner`` has the terms of a step (``step.py``) and the constants
+(``processors.py``).
 """
 
 import argparse
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from tests.benchmarks.scaling.on_paper.machines import (
-    GPUS,
-    H100,
-    H200,
-    LINKS,
-    MEASURED,
-    ON_A_CARD,
-    PAIR,
-    Constant,
-    Machine,
-    constants,
-    cpu,
+from tasks.planner.processors import GPUS, H100, H200, Constant, Processor
+from tasks.planner.step import (
+    COMPILED,
+    IN_COMMON,
+    SHARED_OUT,
+    Kernels,
+    MeshShape,
+    Size,
+    sent_bytes,
+    terms,
 )
+from tests.benchmarks.scaling.on_paper.machines import LINKS, MEASURED, ON_A_CARD, PAIR, constants, cpu
 from tests.benchmarks.scaling.on_paper.meshes import (
     FORMS,
     KERNELS,
@@ -37,20 +37,10 @@ from tests.benchmarks.scaling.on_paper.meshes import (
     table,
     winners,
 )
-from tests.benchmarks.scaling.on_paper.step import (
-    COMPILED,
-    IN_COMMON,
-    SHARED_OUT,
-    Kernels,
-    Mesh,
-    Size,
-    sent_bytes,
-    terms,
-)
 
 CHECKED = Size(d_in=576, d_sae=9216, k=32, batch=2048)
 """What tests/benchmarks/scaling/workers.py trains."""
-PAIRS = {"2x1": Mesh(2, 1), "1x2": Mesh(1, 2)}
+PAIRS = {"2x1": MeshShape(2, 1), "1x2": MeshShape(1, 2)}
 """Its meshes."""
 FORM = {"shared": IN_COMMON, "sockets": SHARED_OUT}
 """What workers do with these links."""
@@ -61,7 +51,7 @@ SHOWN = Size(d_in=4096, d_sae=1_048_576, batch=65_536), 64
 def predicted(pair: Mapping[str, Constant], link: str) -> dict[str, float]:
     """Tokens per second of two workers over those of one, on each mesh of tests/benchmarks/scaling/workers.py."""
     one, two = (Setting(cpu(pair, link, alone), FORM[link], COMPILED) for alone in (True, False))
-    return {name: one.seconds(CHECKED, Mesh(1, 1)) / two.seconds(CHECKED, mesh) for name, mesh in PAIRS.items()}
+    return {name: one.seconds(CHECKED, MeshShape(1, 1)) / two.seconds(CHECKED, mesh) for name, mesh in PAIRS.items()}
 
 
 def check(pair: Mapping[str, Constant]) -> Iterator[str]:
@@ -92,7 +82,12 @@ def on_a_card() -> Iterator[tuple[str, Size, float, Constant]]:
     """Kernels, what was trained, seconds of a step by the table, and as measured."""
     for (kernels, d_in), seconds in ON_A_CARD.items():
         by_name = {one.name: one for one in KERNELS.values()}
-        yield kernels, ON_ONE[d_in], Setting(H200, SHARED_OUT, by_name[kernels]).seconds(ON_ONE[d_in], Mesh(1, 1)), seconds
+        yield (
+            kernels,
+            ON_ONE[d_in],
+            Setting(H200, SHARED_OUT, by_name[kernels]).seconds(ON_ONE[d_in], MeshShape(1, 1)),
+            seconds,
+        )
 
 
 def check_on_a_card() -> Iterator[str]:
@@ -114,14 +109,14 @@ def check_on_a_card() -> Iterator[str]:
     yield from table(rows)
 
 
-def about_constants(machine: Machine) -> Iterator[str]:
+def about_constants(machine: Processor) -> Iterator[str]:
     """What the model takes as given, and from where."""
     yield from table(
         [{"constant": what, machine.name: f"{value:.4g}", "from": source} for what, value, source in constants(machine)]
     )
 
 
-def page(machine: Machine, kernels: Kernels, pair: Mapping[str, Constant]) -> Iterator[str]:
+def page(machine: Processor, kernels: Kernels, pair: Mapping[str, Constant]) -> Iterator[str]:
     """SCALING.md, line by line or some lines at a time."""
     shared, repeated = (Setting(machine, form, kernels) for form in FORMS)
     size, workers = SHOWN
@@ -172,8 +167,8 @@ _INTRODUCTION = """\
     .venv/bin/python -m tests.benchmarks.scaling.on_paper.page --markdown > tests/benchmarks/SCALING.md
 
 Computed, not run: what training a TopK SAE with k 64 takes on 8, 64 and 512 {gpu} GPUs, by the table of a step's terms in
-[step.py](scaling/on_paper/step.py) and the constants below. A mesh a x b has a workers that share the rows of a batch and b
-parts of the latents: `train.workers` is a b, `train.latent_shards` is b. Kernels are those that GPUs have ({kernels}), and
+[step.py](../../tasks/planner/step.py) and the constants below. A mesh a x b has a workers that share the rows of a batch and
+b parts of the latents: `train.workers` is a b, `train.latent_shards` is b. Kernels are those that GPUs have ({kernels}), and
 nothing overlaps, because in the code nothing does. No worker waits for a slower one, so these are upper bounds.
 
 The step is `shared out`: of the workers that hold the same latents each decodes its own rows and updates its part of the

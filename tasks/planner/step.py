@@ -9,7 +9,9 @@ from dataclasses import dataclass, replace
 from math import ceil, sqrt
 from typing import Literal
 
-from tests.benchmarks.scaling.on_paper.machines import Machine
+from typing_extensions import override
+
+from tasks.planner.processors import Processor
 
 Group = Literal["rows", "latents"]
 """Workers that hold the same latents and have other rows, or see the same rows and hold other latents."""
@@ -31,7 +33,7 @@ class Size:
 
 
 @dataclass(frozen=True, slots=True)
-class Mesh:
+class MeshShape:
     """``a`` workers that share the rows, times ``b`` parts of the latents."""
 
     a: int
@@ -41,14 +43,16 @@ class Mesh:
 
     @property
     def workers(self) -> int:
+        """All of them."""
         return self.a * self.b
 
+    @override
     def __str__(self) -> str:
         return f"{self.a} x {self.b}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Form:
+class StepForm:
     """Who does what, of the workers that hold the same latents and have encoded their own rows."""
 
     name: str
@@ -58,10 +62,10 @@ class Form:
     """Weights and moments lie in memory that they have in common, and need not be sent."""
 
 
-SHARED_OUT = Form(name="shared out", shared=True)
-IN_COMMON = Form(name="shared out, in common memory", shared=True, common=True)
+SHARED_OUT = StepForm(name="shared out", shared=True)
+IN_COMMON = StepForm(name="shared out, in common memory", shared=True, common=True)
 """As on CPUs of one machine."""
-REPEATED = Form(name="repeated", shared=False)
+REPEATED = StepForm(name="repeated", shared=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,7 +84,8 @@ class Kernels:
     copies: bool = False
     """Whether a worker that updates all its latents writes them in bfloat16 too, which the next step reads."""
 
-    def writes_copies(self, mesh: "Mesh", form: "Form") -> bool:
+    def writes_copies(self, mesh: "MeshShape", form: "StepForm") -> bool:
+        """Whether an update leaves weights in bfloat16 for the next step."""
         return self.copies and not (form.shared and mesh.a > 1)
 
 
@@ -103,17 +108,19 @@ class Message:
     size: float
     """Bytes of one worker's tensor."""
 
-    def workers(self, mesh: Mesh) -> int:
+    def workers(self, mesh: MeshShape) -> int:
+        """How many take part."""
         return mesh.a if self.among == "rows" else mesh.b
 
-    def sent_bytes(self, mesh: Mesh) -> float:
+    def sent_bytes(self, mesh: MeshShape) -> float:
         """By one worker in a ring: its tensor once to each of the others, or a share of the sum and of its result."""
         g = self.workers(mesh)
         if self.kind == "gather":
             return self.size * (g - 1)
         return (2 if self.kind == "sum" else 1) * self.size * (g - 1) / g
 
-    def seconds(self, mesh: Mesh, machine: Machine) -> float:
+    def seconds(self, mesh: MeshShape, machine: Processor) -> float:
+        """Of the collective."""
         g = self.workers(mesh)
         if g == 1:
             return 0.0
@@ -131,11 +138,12 @@ class Term:
     memory_bytes: float = 0.0
     messages: tuple[Message, ...] = ()
 
-    def seconds(self, mesh: Mesh, machine: Machine) -> float:
+    def seconds(self, mesh: MeshShape, machine: Processor) -> float:
+        """Of the work, which computes and moves at once, and then of the exchanges."""
         works = max(self.flop / machine.product, self.memory_bytes / machine.memory)
         return works + self.exchanging(mesh, machine)
 
-    def exchanging(self, mesh: Mesh, machine: Machine) -> float:
+    def exchanging(self, mesh: MeshShape, machine: Processor) -> float:
         """Of those seconds, the exchanges."""
         return sum(message.seconds(mesh, machine) for message in self.messages)
 
@@ -162,14 +170,14 @@ class Own:
     """Entries that the rows of one worker have at most; all send as many."""
 
 
-def own(size: Size, mesh: Mesh, form: Form, room: float | None = None) -> Own:
+def own(size: Size, mesh: MeshShape, form: StepForm, room: float | None = None) -> Own:
     """An even share; ``room`` is the same unless given."""
     entries = size.batch * size.k / mesh.b
     share = 1 / mesh.a if form.shared else 1.0
     return Own(size.batch / mesh.a, size.d_sae / mesh.b, entries, share, entries / mesh.a if room is None else room)
 
 
-def terms(size: Size, mesh: Mesh, form: Form, kernels: Kernels, room: float | None = None) -> list[Term]:
+def terms(size: Size, mesh: MeshShape, form: StepForm, kernels: Kernels, room: float | None = None) -> list[Term]:
     """The step of one worker; ``room``: see ``Own``."""
     mine = own(size, mesh, form, room)
     return [
@@ -180,7 +188,7 @@ def terms(size: Size, mesh: Mesh, form: Form, kernels: Kernels, room: float | No
     ]
 
 
-def _rows(size: Size, mesh: Mesh, form: Form, mine: Own) -> Term:
+def _rows(size: Size, mesh: MeshShape, form: StepForm, mine: Own) -> Term:
     """Rows are gathered and scaled, then compared with what they decode to."""
     others = size.batch * (mesh.a > 1)
     received = _LAY_OUT * others * (BFLOAT16 + FLOAT * form.shared)
@@ -192,7 +200,7 @@ def _rows(size: Size, mesh: Mesh, form: Form, mine: Own) -> Term:
     return Term("rows", memory_bytes=moved * size.d_in, messages=messages)
 
 
-def _chosen(size: Size, mesh: Mesh, form: Form, kernels: Kernels, mine: Own) -> Iterator[Term]:
+def _chosen(size: Size, mesh: MeshShape, form: StepForm, kernels: Kernels, mine: Own) -> Iterator[Term]:
     """Pre-activations, and of all parts of the latents the k largest of each row."""
     pre_acts, weights = mine.rows * mine.latents, size.d_in * mine.latents
     yield Term("cast", memory_bytes=(FLOAT + BFLOAT16) * weights * (not kernels.writes_copies(mesh, form)))
@@ -214,7 +222,7 @@ def _chosen(size: Size, mesh: Mesh, form: Form, kernels: Kernels, mine: Own) -> 
     )
 
 
-def _rebuilt(size: Size, mesh: Mesh, form: Form, kernels: Kernels, mine: Own) -> Iterator[Term]:
+def _rebuilt(size: Size, mesh: MeshShape, form: StepForm, kernels: Kernels, mine: Own) -> Iterator[Term]:
     """Rows are decoded, among parts as a sum, and compared."""
     decoded = size.batch * mine.share
     latents = mine.entries * mine.share * (BFLOAT16 if kernels.writes_copies(mesh, form) else FLOAT)
@@ -233,7 +241,7 @@ def _rebuilt(size: Size, mesh: Mesh, form: Form, kernels: Kernels, mine: Own) ->
     yield Term("sums", messages=(Message("sum", "latents", FLOAT),))  # of the gradient's norm
 
 
-def _updated(size: Size, mesh: Mesh, form: Form, kernels: Kernels, mine: Own) -> Iterator[Term]:
+def _updated(size: Size, mesh: MeshShape, form: StepForm, kernels: Kernels, mine: Own) -> Iterator[Term]:
     """Gradients of latents, Adam, and the new weights."""
     weights = size.d_in * mine.latents * mine.share  # of the encoder, and as many of the decoder
     passes = (2 + kernels.pull_passes) * mine.entries * mine.share
@@ -246,17 +254,17 @@ def _updated(size: Size, mesh: Mesh, form: Form, kernels: Kernels, mine: Own) ->
         yield Term("new weights", messages=(norm, *(Message("gather", "rows", part) for part in shown)))
 
 
-def sent_bytes(step: Sequence[Term], mesh: Mesh) -> float:
+def sent_bytes(step: Sequence[Term], mesh: MeshShape) -> float:
     """By one worker, as ``Traffic`` counts them."""
     return sum(message.sent_bytes(mesh) for term in step for message in term.messages)
 
 
-def seconds(step: Sequence[Term], mesh: Mesh, machine: Machine) -> float:
+def seconds(step: Sequence[Term], mesh: MeshShape, machine: Processor) -> float:
     """Of a step."""
     return machine.overhead + sum(term.seconds(mesh, machine) for term in step)
 
 
-def ideal_seconds(size: Size, mesh: Mesh, machine: Machine) -> float:
+def ideal_seconds(size: Size, mesh: MeshShape, machine: Processor) -> float:
     """Of the encoder's product alone, spread over all workers."""
     return 2 * size.batch * size.d_in * size.d_sae / mesh.workers / machine.product
 
@@ -267,7 +275,7 @@ def ideal_seconds(size: Size, mesh: Mesh, machine: Machine) -> float:
 _OWN_ROW, _ANY_ROW = 26, 16
 
 
-def memory_bytes(size: Size, mesh: Mesh, form: Form, kernels: Kernels) -> float:
+def memory_bytes(size: Size, mesh: MeshShape, form: StepForm, kernels: Kernels) -> float:
     """Of one worker: weights, two moments and gradients in float32, pre-activations in bfloat16, rows and entries."""
     mine = own(size, mesh, form)
     parameters = 2 * size.d_in * mine.latents
