@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from flows.commands import beginning, interchange, serve, stages, stored, sweep
+from flows.commands import beginning, interchange, publish, serve, stages, stored, sweep
 from flows.exits import exit_code, stoppable
 
 # Libraries that would write over the progress bars; each still shows its errors.
@@ -48,6 +48,7 @@ app.command()(stored.export_activations)
 app.command("export")(interchange.export_sae)
 app.command("import")(interchange.import_sae)
 app.command("encode")(interchange.encode)
+app.command()(publish.publish)
 app.command()(serve.serve)
 
 

@@ -164,6 +164,7 @@ USES = {
     "score": {"encode", "sae", "lm"},
     "report": {"sae"},
     "interchange": {"sae"},
+    "publish": {"interchange", "sae", "lm"},
 }
 READ_BACK = "tasks.text.stored"
 """How other stages read a directory of tokens."""
