@@ -104,11 +104,9 @@ def _read(uri: str, scores: str, scored: Json, model: str | None) -> ScoredSae:
     sae, store = open_portable(uri), open_store(uri)
     settings, trained = read_json(uri, _CONFIG) or {}, read_manifest(uri) or {}
     stated = model or sae.belongs.model
-    if (stated is not None and not (_HUB_ID.fullmatch(stated) or _PACKAGE.fullmatch(stated))) or str(stated).endswith(
-        ".gguf"
-    ):
+    if stated is not None and not _is_public(stated):
         raise InputError(
-            f"The SAE at {uri} names its model {shown(str(stated))}, which is a place of one machine; say under which name "
+            f"The SAE at {uri} names its model {shown(stated)}, which is a place of one machine; say under which name "
             "others find it, with --model ORG/NAME."
         )
     summary = read_json(scores, "summary.json")
@@ -137,6 +135,11 @@ def _read(uri: str, scores: str, scored: Json, model: str | None) -> ScoredSae:
         tokens=tokens,
         activations={} if activations is None else require_manifest(activations),
     )
+
+
+def _is_public(model: str) -> bool:
+    """Whether it is a hub id or a package, not a file or folder of this machine."""
+    return not model.endswith(".gguf") and (_HUB_ID.fullmatch(model) or _PACKAGE.fullmatch(model)) is not None
 
 
 def _with_settings(trained: Json, files: Json, settings: Json) -> Json:
