@@ -1,4 +1,4 @@
-"""SAELens' own registry with one entry more, and the hub's files in a folder; runs in SAELens' environment, for ``publish.py``.
+"""SAELens' own registry with our entry, and the hub's files in a folder; runs in its environment, for ``publish.py``.
 
 python saelens.py PRETRAINED_SAES_YAML HUB_FOLDER
 """
