@@ -39,6 +39,9 @@ def publish(
     layers: Annotated[
         int | None, typer.Option(min=1, max=127, help="Of the model. Left out: as its configuration says, if it is at hand.")
     ] = None,
+    neuronpedia_model: Annotated[
+        str | None, typer.Option(metavar="ID", help="The model on Neuronpedia. Left out: the last part of its name.")
+    ] = None,
     push: Annotated[
         str | None, typer.Option(metavar="WHERE", help="hf:ORG/NAME or neuronpedia[:http://localhost:3000].")
     ] = None,
@@ -60,9 +63,10 @@ def publish(
     if to is None and push is None:
         raise InputError("Say what to build of SAEs with --to, or where to send a built folder with --push.")
     options = {"scores": scores, "out": out, "name": name, "license": weights_license, "model": model, "layers": layers}
+    options |= {"neuronpedia_model": neuronpedia_model}
     built = None if to is None else _built(given, _listed(to), options)
     if to is None and (idle := next((each for each, value in options.items() if value is not None), None)):
-        raise InputError(f"--{idle} is for building; say what to build with --to.")
+        raise InputError(f"--{idle.replace('_', '-')} is for building; say what to build with --to.")
     pushed = None if push is None else _pushed(built.uri if built else given, push, resume, settle)
     if as_json:
         typer.echo(json.dumps({"built": built and asdict(built), "pushed": pushed and asdict(pushed)}))

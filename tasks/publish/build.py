@@ -51,6 +51,8 @@ class PublishOrder:
     """The model's id on the hub, where the SAEs call it otherwise."""
     layers: int | None = None
     """Of the model, which Neuronpedia asks for."""
+    neuronpedia_model: str | None = None
+    """The model's id there, where it is not the last part of its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,8 @@ class _Plan:
     repo: str | None
     told: list[hub.HubReader]
     places: list[Place]
+    layers: int
+    """Of the model, where anybody asks."""
     created: str
     listener: Listener
     latents: dict[str, int] = field(default_factory=dict)
@@ -95,11 +99,12 @@ def build(order: PublishOrder, listener: Listener) -> BuiltFolder:
     told = hub.readers(found, _formats(order, found)) if {"hf", "circuit-tracer", "saelens-yaml"} & set(order.to) else []
     if "circuit-tracer" in order.to:
         hub.require_circuit_tracer(told)
-    placed = places(found, name) if "neuronpedia" in order.to else []
+    placed = places(found, name, order.neuronpedia_model) if "neuronpedia" in order.to else []
     _require_possible(order, told, repo)
-    created = _claimed(store, _request(order, found, name))
-    plan = _Plan(order, found, name, repo, told, placed, created, listener)
     earlier = read_manifest(store.uri) is not None
+    layers = (order.layers or model_layers(order.saes[0])) if placed and not earlier else 0
+    created = _claimed(store, _request(order, found, name))
+    plan = _Plan(order, found, name, repo, told, placed, layers, created, listener)
     if not earlier:
         _write(store, plan)
     manifest = require_whole(store.uri)
@@ -149,6 +154,7 @@ def _request(order: PublishOrder, found: Sequence[ScoredSae], name: str) -> Json
         "license": order.license,
         "model": order.model,
         "layers": order.layers,
+        "neuronpedia_model": order.neuronpedia_model,
     }
 
 
@@ -200,17 +206,16 @@ def _files(plan: _Plan) -> Iterator[tuple[str, bytes]]:
 def _neuronpedia(plan: _Plan) -> Iterator[tuple[str, bytes]]:
     """The export's files and the calls' bodies, of one pass over the stored scores of each SAE."""
     sets: dict[str, Json] = {}
-    layers = plan.order.layers or model_layers(plan.order.saes[0])
     marks = _marks(plan)
     for found, place in zip(plan.found, plan.places, strict=True):
-        facts = _facts(plan, found, place, layers)
+        facts = _facts(plan, found, place)
         shown = list(dashboards(found))
         plan.latents[place.path] = len(shown)
         yield from export.tables(found, facts)
         hook = found.sae.belongs.hook
         yield from export.batches(shown, facts, export.hook_name(hook, place.layer))
         mark = marks[place.source_set]
-        entry = sets.setdefault(place.source_set, _set_entry(plan, found, place, layers, mark))
+        entry = sets.setdefault(place.source_set, _set_entry(plan, found, place, mark))
         entry["pages"].append(place.path)
         for n, batch in enumerate(calls.batches(place, shown)):
             key = f"neuronpedia/calls/{place.source}/batch-{n:05d}.json.gz"
@@ -228,9 +233,9 @@ def _marks(plan: _Plan) -> dict[str, str]:
     return {name: hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest() for name, lines in held.items()}
 
 
-def _set_entry(plan: _Plan, found: ScoredSae, place: Place, layers: int, mark: str) -> Json:
+def _set_entry(plan: _Plan, found: ScoredSae, place: Place, mark: str) -> Json:
     return {
-        "model": calls.new_model(place, layers, hub_id(found.sae.belongs.model)),
+        "model": calls.new_model(place, plan.layers, hub_id(found.sae.belongs.model)),
         "body": calls.source_set(place, mark, _described(plan, found)),
         "mark": calls.mark(mark),
         "pages": [],
@@ -242,7 +247,7 @@ def _described(plan: _Plan, found: ScoredSae) -> str:
     return f"{plan.name}: {found.sae.config.arch}, {found.sae.d_sae:,} latents"
 
 
-def _facts(plan: _Plan, found: ScoredSae, place: Place, layers: int) -> export.ExportFacts:
+def _facts(plan: _Plan, found: ScoredSae, place: Place) -> export.ExportFacts:
     reader = next((each for each in plan.told if each.format == "saelens" and each.sae == found.id), None)
     folder = reader.folder if reader is not None and reader.refused is None else None
     return export.ExportFacts(
@@ -251,7 +256,7 @@ def _facts(plan: _Plan, found: ScoredSae, place: Place, layers: int) -> export.E
         description=_described(plan, found),
         creator=plan.repo.partition("/")[0] if plan.repo else "saemill",
         created=plan.created,
-        layers=layers,
+        layers=plan.layers,
         content=found.content,
         saelens=_saelens(found),
         hub=plan.repo,

@@ -3,7 +3,7 @@
 import hashlib
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -84,20 +84,36 @@ def read_scored(saes: Sequence[str], scores: Sequence[str], model: str | None) -
             f"{len(uris)} SAEs and {len(scores)} scores were given; as many scores were expected, and each SAE once. "
             "Separate several by commas."
         )
-    left = {open_store(uri).uri: require_manifest(open_store(uri).uri) for uri in scores}
-    found = []
-    for uri in uris:
-        of_it = next((each for each, manifest in left.items() if _are_of(manifest, uri)), None)
-        if of_it is None:
-            raise InputError(f"None of the scores given is of the SAE at {uri}; score it, and name them with --scores.")
-        found.append(_read(uri, of_it, left.pop(of_it), model))
+    stated = {open_store(uri).uri: _scores_manifest(open_store(uri).uri) for uri in scores}
+    chosen = _matched(uris, stated)
+    found = [_read(uri, chosen[uri], stated[chosen[uri]], model) for uri in uris]
     return tuple(replace(each, id=name) for each, name in zip(found, _ids(found), strict=True))
 
 
-def _are_of(manifest: Json, sae: str) -> bool:
-    """By its recipe's hash. An imported SAE has none and may have been moved: of it the width must do (``_read``)."""
-    stated, known = str(manifest.get("sae")), identity(sae)
-    return stated == known or not (_HASH.fullmatch(stated) and _HASH.fullmatch(known))
+def _scores_manifest(uri: str) -> Json:
+    manifest = require_manifest(uri)
+    if manifest.get("stage") != "scores":
+        raise InputError(f"{uri} holds no scores; --scores takes a directory that saemill score prints.")
+    return manifest
+
+
+def _matched(saes: Sequence[str], stated: Mapping[str, Json]) -> dict[str, str]:
+    """The scores of each SAE: those that name it by its recipe's hash or URI.
+
+    An SAE that was imported has no hash and may have been moved since: it takes scores of a URI where nothing is now, and
+    only its width tells whether they are its own (``_read``).
+    """
+    named = {identity(sae): sae for sae in saes}
+    found = {named[of]: uri for uri, manifest in stated.items() if (of := str(manifest.get("sae"))) in named}
+    moved = [
+        uri for uri, manifest in stated.items() if not _HASH.fullmatch(of := str(manifest.get("sae"))) and of not in named
+    ]
+    for sae in saes:
+        if sae not in found and moved and not _HASH.fullmatch(identity(sae)):
+            found[sae] = moved.pop(0)
+        if sae not in found:
+            raise InputError(f"None of the scores given is of the SAE at {sae}; score it, and name them with --scores.")
+    return found
 
 
 def _read(uri: str, scores: str, scored: Json, model: str | None) -> ScoredSae:

@@ -4,20 +4,24 @@ import gzip
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
 
 from tasks.errors import ArtifactError, InputError
-from tasks.interchange import saelens, sparsify
+from tasks.interchange import circuit_tracer, saelens, sparsify
 from tasks.publish import build as building
 from tasks.publish.checked import require_whole
+from tasks.publish.dashboards import dashboards
 from tasks.publish.neuronpedia import rules
+from tasks.publish.scored import read_scored
 from tasks.report.contexts import StoredContexts
 from tasks.report.details import chunks
 from tasks.report.inputs import read_inputs
@@ -25,8 +29,10 @@ from tasks.sae import load
 from tasks.storage.artifacts import to_json
 from tasks.storage.local import LocalStore
 from tasks.storage.objects import open_store
+from tasks.token_strings import TokenStrings
 from tests.flows.test_cli import exit_code
 from tests.publish.conftest import DEAD, HOSTILE, N_LATENTS, REPO, Build, Inputs, tree, write_sae
+from tests.test_token_strings import byte_level
 
 ALL = ["hf", "neuronpedia", "saelens-yaml"]
 EXPORT = "neuronpedia/export/tiny-model/8-tiny-saes"
@@ -256,7 +262,7 @@ def test_the_model_is_named_as_others_find_it(make: Build, inputs: Inputs, tmp_p
         (["--to", "hf", "--scores", "{scores}", "--out", "{sae}"], "which holds other things"),
         (["--to", "saelens-yaml", "--scores", "{scores}", "--out", "{out}"], "say it with --name ORG/NAME"),
         (["--to", "circuit-tracer", "--scores", "{scores}", "--out", "{out}"], "this SAE rebuilds its own input"),
-        (["--to", "hf", "--scores", "{activations}", "--out", "{out}"], "None of the scores given is of the SAE"),
+        (["--to", "hf", "--scores", "{activations}", "--out", "{out}"], "holds no scores"),
         (["--to", "hf", "--scores", "{scores},{scores}", "--out", "{out}"], "1 SAEs and 2 scores were given"),
         (["--to", "neuronpedia", "--scores", "{scores}", "--out", "{out}", "--name", "neurons"], "say another with --name"),
     ],
@@ -276,3 +282,87 @@ def test_another_order_for_the_same_folder_is_refused(make: Build) -> None:
     make(["hf"])
     with pytest.raises(InputError, match="another license"):
         make(["hf"], license="apache-2.0")
+
+
+def copied_scores(inputs: Inputs, folder: Path, sae: str) -> str:
+    """The same scores, which say that they are of another SAE."""
+    folder.mkdir(parents=True)
+    for path in Path(inputs.scores).iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    stated = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**stated, "sae": sae}))
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("hook", "places"),
+    [
+        ("model.layers.9", ["tiny-model/8-tiny-saes", "tiny-model/9-tiny-saes"]),
+        ("model.layers.8.mlp", ["tiny-model/8-tiny-saes-model-layers-8", "tiny-model/8-tiny-saes-model-layers-8-mlp"]),
+    ],
+)
+def test_saes_of_several_layers_share_a_set_and_those_of_one_layer_do_not(
+    hook: str, places: list[str], make: Build, inputs: Inputs, tmp_path: Path
+) -> None:
+    write_sae(tmp_path / "saes/y-aaaaaaaaaaaa", N_LATENTS, hook=hook)
+    scores = copied_scores(inputs, tmp_path / "scores", "aaaaaaaaaaaa")
+    saes = [inputs.sae, f"{tmp_path}/saes/y-aaaaaaaaaaaa"]
+    built = make(ALL, saes=saes, scores=[scores, inputs.scores])
+    assert list(built.latents) == places
+    sets = json.loads(Path(built.uri, "neuronpedia/calls.json").read_text())["sets"]
+    assert len(sets) == len({place.partition("-tiny-saes")[2] for place in places})
+    entry = yaml.safe_load(Path(built.uri, "pretrained_saes.yaml").read_text())["tiny-saes"]["saes"]
+    assert [each["neuronpedia"] for each in entry] == places
+    assert {path.name for path in Path(built.uri, "hub/saemill").iterdir()} == {"model.layers.8", hook}
+
+
+def test_scores_of_another_sae_are_refused(make: Build, inputs: Inputs, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="None of the scores given is of the SAE"):
+        make(["hf"], scores=[copied_scores(inputs, tmp_path / "scores", "bbbbbbbbbbbb")])
+
+
+def test_a_transcoder_is_published_for_circuit_tracer_too(make: Build, tmp_path: Path) -> None:
+    hooks = {"hook": "model.layers.8.mlp:input", "target_hook": "model.layers.8.mlp"}
+    write_sae(tmp_path / "saes/x-23456789abcd", N_LATENTS, "batchtopk", **hooks)
+    hub = f"{make(['hf', 'circuit-tracer'], saes=[f'{tmp_path}/saes/x-23456789abcd']).uri}/hub"
+    x = torch.from_numpy(np.random.default_rng(0).normal(size=(50, 6)).astype(np.float32))
+    codes = load(f"{tmp_path}/saes/x-23456789abcd").encode(x)
+    (tmp_path / "theirs").mkdir()
+    for name in ("config.yaml", "layer_8.safetensors"):
+        (tmp_path / "theirs" / name).write_bytes(Path(hub, name).read_bytes())
+    theirs = circuit_tracer.read(open_store(f"{tmp_path}/theirs")).module().encode(x)
+    torch.testing.assert_close(theirs, codes, rtol=0, atol=1e-5)
+    assert "For circuit-tracer" in Path(hub, "README.md").read_text()
+
+
+def test_a_part_of_a_character_stands_in_its_bytes(inputs: Inputs, tmp_path: Path) -> None:
+    """An emoji of four bytes in four tokens: in the scores it stands at the last of them, and the others are empty."""
+    tokenizer = byte_level()
+    ids = tokenizer.encode("ab 😀 cd").ids
+    Path(tmp_path, "tokenizer").mkdir()
+    Path(tmp_path, "tokenizer/tokenizer.json").write_text(tokenizer.to_str())
+    pq.write_table(pa.table({"token_ids": pa.array([ids], pa.list_(pa.int32()))}), tmp_path / "sequences.parquet")
+    (found,) = read_scored([inputs.sae], [inputs.scores], None)
+    row = found.examples.slice(0, 1).to_pylist()[0]
+    shown = TokenStrings(tokenizer).of_sequence(ids)
+    assert "" in shown
+    context = {"tokens": shown, "token_activations": [1.0] * len(ids), "peak": 2, "sequence": 0, "position": 2}
+    examples = pa.Table.from_pylist([{**row, **context}], found.examples.schema)
+    first = next(iter(dashboards(replace(found, tokens=str(tmp_path), examples=examples))))
+    assert first.contexts[0].tokens == [
+        *("a", "b", " "),
+        *("\\xf0", "\\x9f", "\\x98", "\N{GRINNING FACE}"),
+        *(" ", "c", "d"),
+    ]
+
+
+def test_a_long_context_is_cut_around_its_peak(inputs: Inputs) -> None:
+    (found,) = read_scored([inputs.sae], [inputs.scores], None)
+    row = found.examples.slice(0, 1).to_pylist()[0]
+    values = np.zeros(3000, np.float32)
+    values[2500] = row["activation"]
+    context = {"tokens": ["x"] * 3000, "token_activations": values.tolist(), "peak": 2500}
+    examples = pa.Table.from_pylist([{**row, **context}], found.examples.schema)
+    (cut,) = next(iter(dashboards(replace(found, examples=examples)))).contexts
+    assert len(cut.tokens) == len(cut.values) == 1024
+    assert cut.values[cut.peak] == max(cut.values) > 0

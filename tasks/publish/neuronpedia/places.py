@@ -32,8 +32,10 @@ class Place:
         return f"{self.model}/{self.source}"
 
 
-def places(found: Sequence[ScoredSae], name: str) -> list[Place]:
-    """A place for each SAE. SAEs of different layers share a set; several of one layer have a set each.
+def places(found: Sequence[ScoredSae], name: str, model: str | None = None) -> list[Place]:
+    """A place for each SAE, of the model that its name stands for, or of ``model``.
+
+    SAEs of different layers share a set; several of one layer have a set each.
 
     Raises:
         InputError: an SAE has no layer, or no model, or reads several.
@@ -41,7 +43,7 @@ def places(found: Sequence[ScoredSae], name: str) -> list[Place]:
     layers = [_layer(each) for each in found]
     own = len(set(layers)) < len(layers)
     return [
-        Place(_model(each), _set_name(f"{name}-{each.id}" if own else name), layer)
+        Place(_model(each, model), _set_name(f"{name}-{each.id}" if own else name), layer)
         for each, layer in zip(found, layers, strict=True)
     ]
 
@@ -57,8 +59,8 @@ def _layer(found: ScoredSae) -> int:
     return layer
 
 
-def _model(found: ScoredSae) -> str:
-    model = found.sae.belongs.model
+def _model(found: ScoredSae, stated: str | None) -> str:
+    model = stated or found.sae.belongs.model
     if model is None:
         raise InputError("Neuronpedia keeps SAEs by their model, and this one names none; say it with --model ORG/NAME.")
     wanted = re.sub(r"[^a-z0-9.-]+", "-", model.rpartition("/")[2].lower())
@@ -66,7 +68,7 @@ def _model(found: ScoredSae) -> str:
     if not _MODEL.fullmatch(named):
         raise InputError(
             f"Of the model's name {model!r} no id can be made that Neuronpedia takes: 2 to 32 lower-case letters, digits, "
-            "'-' and '.', a letter first. Say another with --model."
+            "'-' and '.', a letter first. Say another with --neuronpedia-model."
         )
     return named
 
