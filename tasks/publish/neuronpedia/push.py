@@ -144,7 +144,8 @@ def _make_model(sender: _Sender, entry: Json) -> None:
                 raise _refused(error, call) from None
             if error.status == 409:
                 raise InputError(
-                    f"Neuronpedia keeps this model under another id ({error.said}); build again with that id as --neuronpedia-model."
+                    f"Neuronpedia keeps this model under another id ({error.said}); build again and say it with "
+                    "--neuronpedia-model."
                 ) from None
             sender.ledger.answered(call, there=True)
         else:
