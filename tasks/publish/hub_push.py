@@ -1,6 +1,8 @@
 """The hub folder to a Hugging Face repository: one commit, and a tag that names the very content."""
 
 import re
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,13 +31,14 @@ class PushedRepo:
     """Whether that tag was there before, and nothing was sent now."""
 
 
-def push(folder: Path, build: str, repo: str) -> PushedRepo:
+def push(folder: Path, keys: Sequence[str], build: str, repo: str) -> PushedRepo:
     """Send what is new in one commit, and tag it; the token is huggingface_hub's own (HF_TOKEN, or ``hf auth login``).
 
     A kill before the commit leaves the repository as it was. After it, the same command finds nothing to commit and tags.
 
     Args:
         folder: built and found whole.
+        keys: its files; what a killed build left beside them is not sent.
         build: hash of its content, which the tag is made of.
         repo: ORG/NAME.
 
@@ -45,16 +48,17 @@ def push(folder: Path, build: str, repo: str) -> PushedRepo:
     """
     if not _REPO.fullmatch(repo):
         raise InputError(f"--push hf:{repo} names no repository; hf:ORG/NAME would.")
-    if not (folder / FOLDER).is_dir():
+    paths = {key.removeprefix(f"{FOLDER}/"): folder / key for key in keys if key.startswith(f"{FOLDER}/")}
+    if not paths:
         raise InputError(f"{folder} has no folder for the hub; build it with --to hf.")
     api, tag = huggingface_hub.HfApi(), f"saemill-{build[:12]}"
     try:
         api.create_repo(repo, exist_ok=True)
         earlier = any(each.name == tag for each in api.list_repo_refs(repo).tags)
         if not earlier:
-            api.upload_folder(repo_id=repo, folder_path=folder / FOLDER, commit_message=f"saemill publish {build[:12]}")
+            _commit(api, paths, repo, f"saemill publish {build[:12]}")
             api.create_tag(repo, tag=tag, exist_ok=True)
-    except (HFValidationError, LocalTokenNotFoundError) as error:
+    except (HFValidationError, LocalTokenNotFoundError, ValueError) as error:
         raise InputError(f"The hub cannot take {repo}: {_said(error)}") from None
     except HfHubHTTPError as error:
         if error.response.status_code < _SERVER_FAILED:
@@ -63,6 +67,14 @@ def push(folder: Path, build: str, repo: str) -> PushedRepo:
     except (OSError, HTTPError) as error:
         raise _away(error) from None
     return PushedRepo(f"{api.endpoint}/{repo}", tag, earlier)
+
+
+def _commit(api: huggingface_hub.HfApi, paths: Mapping[str, Path], repo: str, message: str) -> None:
+    """All files in one commit. ``upload_folder`` would make several of a large folder, with a card that is ahead of it."""
+    added = [huggingface_hub.CommitOperationAdd(name, path) for name, path in paths.items()]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "It seems that you are about to commit a data file")  # the curve of the training
+        api.create_commit(repo, added, commit_message=message)
 
 
 def _said(error: Exception) -> str:

@@ -44,7 +44,7 @@ def push(
     manifest = require_whole(store.uri)
     build = hashlib.sha256(require(store, MANIFEST)).hexdigest()
     if server is None:
-        return hub_push.push(folder, build, rest)
+        return hub_push.push(folder, list(manifest["objects"]), build, rest)
     if not manifest["latents"]:
         raise InputError(f"{uri} has no calls for Neuronpedia; build it with --to neuronpedia.")
     return neuronpedia_push.push(folder, build, server, listener, resume=resume, settle_s=settle_s)

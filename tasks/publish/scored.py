@@ -104,10 +104,9 @@ def _matched(saes: Sequence[str], stated: Mapping[str, Json]) -> dict[str, str]:
     only its width tells whether they are its own (``_read``).
     """
     named = {identity(sae): sae for sae in saes}
-    found = {named[of]: uri for uri, manifest in stated.items() if (of := str(manifest.get("sae"))) in named}
-    moved = [
-        uri for uri, manifest in stated.items() if not _HASH.fullmatch(of := str(manifest.get("sae"))) and of not in named
-    ]
+    of = {uri: str(manifest.get("sae")) for uri, manifest in stated.items()}
+    found = {named[sae]: uri for uri, sae in of.items() if sae in named}
+    moved = [uri for uri, sae in of.items() if sae not in named and not _HASH.fullmatch(sae)]
     for sae in saes:
         if sae not in found and moved and not _HASH.fullmatch(identity(sae)):
             found[sae] = moved.pop(0)

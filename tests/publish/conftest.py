@@ -51,14 +51,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
     stages = language_model_stages(tmp_path_factory.mktemp("publish"), N_LATENTS)
     write_sae(Path(stages.sae), N_LATENTS)
     scores = Path(stages.scores)
-    named = {
-        "sae": "23456789abcd",
-        "activations": "123456789abc",
-        "tokens": None,
-        "recipe": RECIPE,
-        "objects": {"x": 1},
-        "stage": "scores",
-    }
+    of = {"sae": "23456789abcd", "activations": "123456789abc", "tokens": None}
+    named = {**of, "stage": "scores", "recipe": RECIPE, "objects": {"x": 1}}
     (scores / "manifest.json").write_text(json.dumps(named))
     return Inputs(stages.sae, stages.scores, stages.activations)
 
