@@ -1,6 +1,6 @@
 """``--push hf`` against a server that answers those calls of the hub's that huggingface_hub makes for small files.
 
-It is no hub: it takes every file inside the commit, where the hub has large ones uploaded to a storage of its own beforehand.
+It is no hub: it takes every file inside the commit, where the hub wants large ones in a storage of its own beforehand.
 """
 
 import base64
@@ -91,7 +91,8 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
             self.end_headers()
             self.wfile.write(told)
 
-        do_POST = do_GET
+        def do_POST(self) -> None:
+            self.do_GET()
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{server.server_address[1]}")
@@ -126,7 +127,7 @@ def test_the_hub_gets_the_folder_in_one_commit_with_a_tag(make: Build, hub: Hub)
 def test_a_push_whose_answer_is_lost_is_finished_by_the_same_command(call: str, make: Build, hub: Hub) -> None:
     uri = make(["hf"]).uri
     hub.lose_the_answer_to = call
-    with pytest.raises(SaemillError, match="does not answer .* The same command goes on") as told:
+    with pytest.raises(SaemillError, match=r"does not answer .* The same command goes on") as told:
         send(uri)
     assert TOKEN not in str(told.value)
     found = send(uri)
