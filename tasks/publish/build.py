@@ -6,8 +6,9 @@ and another is refused. All other files depend on nothing but their inputs and t
 
 import gzip
 import hashlib
+import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any, Literal
@@ -96,6 +97,7 @@ def build(order: PublishOrder, listener: Listener) -> BuiltFolder:
     """
     found, store = read_scored(order.saes, order.scores, order.model), open_store(order.out)
     name, repo = _names(order, found)
+    _require_one_model(found)
     told = hub.readers(found, _formats(order, found)) if {"hf", "circuit-tracer", "saelens-yaml"} & set(order.to) else []
     if "circuit-tracer" in order.to:
         hub.require_circuit_tracer(told)
@@ -123,6 +125,12 @@ def _names(order: PublishOrder, found: Sequence[ScoredSae]) -> tuple[str, str | 
     first = open_store(order.saes[0]).uri.rpartition("/")[2]
     given = order.name or (first[:-13] if first[-13:-12] == "-" else first)
     return given.rpartition("/")[2], hub_id(given)
+
+
+def _require_one_model(found: Sequence[ScoredSae]) -> None:
+    models = sorted({str(each.sae.belongs.model) for each in found})
+    if len(models) > 1:
+        raise InputError(f"The SAEs are of different models, {' and '.join(models)}; publish those of one model at a time.")
 
 
 def _formats(order: PublishOrder, found: Sequence[ScoredSae]) -> tuple[FormatName, ...]:
@@ -204,25 +212,43 @@ def _files(plan: _Plan) -> Iterator[tuple[str, bytes]]:
 
 
 def _neuronpedia(plan: _Plan) -> Iterator[tuple[str, bytes]]:
-    """The export's files and the calls' bodies, of one pass over the stored scores of each SAE."""
+    """The export's files and the calls' bodies of each SAE."""
     sets: dict[str, Json] = {}
     marks = _marks(plan)
     for found, place in zip(plan.found, plan.places, strict=True):
-        facts = _facts(plan, found, place)
-        shown = list(dashboards(found))
-        plan.latents[place.path] = len(shown)
-        yield from export.tables(found, facts)
-        hook = found.sae.belongs.hook
-        yield from export.batches(shown, facts, export.hook_name(hook, place.layer))
-        mark = marks[place.source_set]
-        entry = sets.setdefault(place.source_set, _set_entry(plan, found, place, mark))
+        yield from export.tables(found, _facts(plan, found, place))
+        entry = sets.setdefault(place.source_set, _set_entry(plan, found, place, marks[place.source_set]))
         entry["pages"].append(place.path)
-        for n, batch in enumerate(calls.batches(place, shown)):
-            key = f"neuronpedia/calls/{place.source}/batch-{n:05d}.json.gz"
-            entry["batches"].append({"file": key, "latents": len(batch.latents)})
-            yield key, gzip.compress(batch.body, 6, mtime=0)
-        plan.listener(Progress("publish", len(shown), len(shown), "latents"))
+        for key, data, latents in _latent_files(plan, found, place):
+            if latents:
+                entry["batches"].append({"file": key, "latents": latents})
+            yield key, data
     yield INDEX, to_json({"sets": list(sets.values())})
+
+
+def _latent_files(plan: _Plan, found: ScoredSae, place: Place) -> Iterator[tuple[str, bytes, int]]:
+    """In one pass over the stored scores, some latents at a time: files, and of calls how many latents they bring."""
+    facts, packer = _facts(plan, found, place), calls.CallPacker(place)
+    hook = export.hook_name(found.sae.belongs.hook, place.layer)
+    shown, numbers = dashboards(found), itertools.count()
+    plan.latents[place.path] = 0
+
+    def named(batches: Iterable[calls.CallBatch]) -> Iterator[tuple[str, bytes, int]]:
+        for each in batches:
+            key = f"neuronpedia/calls/{place.source}/batch-{next(numbers):05d}.json.gz"
+            yield key, gzip.compress(each.body, 6, mtime=0), len(each.latents)
+
+    for n in itertools.count():
+        part = list(itertools.islice(shown, export.MOST_FEATURES))
+        if not part:
+            break
+        yield from ((key, data, 0) for key, data in export.batch(n, part, facts, hook))
+        for each in part:
+            yield from named(packer.add(each))
+        plan.latents[place.path] += len(part)
+        plan.listener(Progress("publish", part[-1].latent + 1, found.sae.d_sae, "latents"))
+    yield from named(packer.rest())
+    plan.listener(Progress("publish", found.sae.d_sae, found.sae.d_sae, "latents"))
 
 
 def _marks(plan: _Plan) -> dict[str, str]:

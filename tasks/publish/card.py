@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -209,9 +210,13 @@ def _module(hook: str | None) -> str | None:
 
 def chosen(found: ScoredSae) -> list[Dashboard]:
     """Latents for the card: evenly spaced by how often they fire, so that nobody picks the pretty ones."""
-    firing = sorted(dashboards(found), key=lambda each: (-each.density, each.latent))
+    density = found.latents["density"].to_numpy()
+    with_contexts = np.unique(found.examples["latent"].to_numpy())
+    firing = sorted(with_contexts[density[with_contexts] > 0].tolist(), key=lambda latent: (-density[latent], latent))
     n = min(LATENTS, len(firing))
-    return [firing[(2 * i + 1) * len(firing) // (2 * n)] for i in range(n)]
+    wanted = [firing[(2 * i + 1) * len(firing) // (2 * n)] for i in range(n)]
+    shown = {each.latent: each for each in dashboards(found, wanted)}
+    return [shown[latent] for latent in wanted]
 
 
 def _latent(each: Dashboard) -> Json:

@@ -1,6 +1,6 @@
 """What a page of a latent shows, read from its scores: one pass over the stored tables, nothing is encoded again."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,19 +58,21 @@ class Dashboard:
     """The strongest first, then those of lower quantiles."""
 
 
-def dashboards(found: ScoredSae) -> Iterator[Dashboard]:
-    """Of all latents that fired on a scored row, in their order; others have nothing to show."""
+def dashboards(found: ScoredSae, only: Collection[int] | None = None) -> Iterator[Dashboard]:
+    """Of all latents that fired on a scored row, or those of them in ``only``, in their order; others show nothing."""
     n, examples = found.latents.num_rows, found.examples
     bounds = np.searchsorted(examples["latent"].to_numpy(), np.arange(n + 1))
     strings = _Strings(found)
     quantiles = _quantiles(found)
     for first in range(0, n, _AT_ONCE):
+        if only is not None and not any(first <= latent < first + _AT_ONCE for latent in only):
+            continue
         rows = found.latents.slice(first, _AT_ONCE).to_pylist()
         start, stop = int(bounds[first]), int(bounds[min(first + _AT_ONCE, n)])
         contexts = examples.slice(start, stop - start).to_pylist()
         for row in rows:
             own = contexts[bounds[row["latent"]] - start : bounds[row["latent"] + 1] - start]
-            if row["n_active"] and own:
+            if row["n_active"] and own and (only is None or row["latent"] in only):
                 yield _dashboard(row, own, quantiles, strings)
 
 

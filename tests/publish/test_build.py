@@ -316,6 +316,13 @@ def test_saes_of_several_layers_share_a_set_and_those_of_one_layer_do_not(
     assert {path.name for path in Path(built.uri, "hub/saemill").iterdir()} == {"model.layers.8", hook}
 
 
+def test_saes_of_two_models_are_refused(make: Build, inputs: Inputs, tmp_path: Path) -> None:
+    write_sae(tmp_path / "saes/y-aaaaaaaaaaaa", N_LATENTS, model="org/other")
+    scores = copied_scores(inputs, tmp_path / "scores", "aaaaaaaaaaaa")
+    with pytest.raises(InputError, match="org/other and org/tiny-model"):
+        make(["hf"], saes=[inputs.sae, f"{tmp_path}/saes/y-aaaaaaaaaaaa"], scores=[scores, inputs.scores])
+
+
 def test_scores_of_another_sae_are_refused(make: Build, inputs: Inputs, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="None of the scores given is of the SAE"):
         make(["hf"], scores=[copied_scores(inputs, tmp_path / "scores", "bbbbbbbbbbbb")])

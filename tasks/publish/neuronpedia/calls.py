@@ -4,7 +4,7 @@ Rules: ``apps/webapp/app/api`` of https://github.com/hijohnnylin/neuronpedia (eb
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,23 +51,30 @@ def new_model(place: Place, layers: int, hub: str | None) -> Json:
     return about | ({"url": f"https://huggingface.co/{hub}", "hfRepoId": hub} if hub else {})
 
 
-def batches(place: Place, found: Iterable[Dashboard]) -> Iterator[CallBatch]:
-    """Bodies of at most ``MOST_FEATURES`` latents and ``MOST_BYTES``, in the latents' order."""
-    head = f'{{"modelId":{json.dumps(place.model)},"source":{json.dumps(place.source)},"features":['.encode()
-    room = MOST_BYTES - len(head) - 2
-    latents: list[int] = []
-    parts: list[bytes] = []
-    size = 0
-    for each in found:
-        part = _within(each, room)
-        if parts and (len(parts) == MOST_FEATURES or size + len(part) + 1 > room):
-            yield CallBatch(latents, head + b",".join(parts) + b"]}")
-            latents, parts, size = [], [], 0
-        latents.append(each.latent)
-        parts.append(part)
-        size += len(part) + 1
-    if parts:
-        yield CallBatch(latents, head + b",".join(parts) + b"]}")
+class CallPacker:
+    """Fills bodies of at most ``MOST_FEATURES`` latents and ``MOST_BYTES``, in the latents' order."""
+
+    def __init__(self, place: Place) -> None:
+        self._head = f'{{"modelId":{json.dumps(place.model)},"source":{json.dumps(place.source)},"features":['.encode()
+        self._room = MOST_BYTES - len(self._head) - 2
+        self._latents: list[int] = []
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def add(self, found: Dashboard) -> Iterator[CallBatch]:
+        """Put a latent in; the body that it does not fit into any more, if there is one."""
+        part = _within(found, self._room)
+        if len(self._parts) == MOST_FEATURES or self._size + len(part) + 1 > self._room:
+            yield from self.rest()
+        self._latents.append(found.latent)
+        self._parts.append(part)
+        self._size += len(part) + 1
+
+    def rest(self) -> Iterator[CallBatch]:
+        """The body that is not full, if there is one."""
+        if self._parts:
+            yield CallBatch(self._latents, self._head + b",".join(self._parts) + b"]}")
+        self._latents, self._parts, self._size = [], [], 0
 
 
 def _within(found: Dashboard, room: int) -> bytes:

@@ -7,10 +7,9 @@ insert of at most 200 MB. Columns: ``prisma/schema.prisma`` of https://github.co
 
 import gzip
 import hashlib
-import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,18 +61,13 @@ def tables(found: ScoredSae, facts: ExportFacts) -> Iterator[tuple[str, bytes]]:
         yield f"{folder(facts.place)}/{name}.jsonl", _lines([row])
 
 
-def batches(found: Iterable[Dashboard], facts: ExportFacts, hook: str | None) -> Iterator[tuple[str, bytes]]:
-    """Features and activations, in files of ``MOST_FEATURES`` latents."""
-    latents = iter(found)
-    for n in itertools.count():
-        part = list(itertools.islice(latents, MOST_FEATURES))
-        if not part:
-            return
-        features = [_feature(each, facts, hook) for each in part]
-        activations = [_activation(each, i, context, facts) for each in part for i, context in enumerate(each.contexts)]
-        for name, rows in (("features", features), ("activations", activations)):
-            # Without a time in the header, equal rows are equal bytes. Level 6 takes a tenth more room than 9.
-            yield f"{folder(facts.place)}/{name}/batch-{n}.jsonl.gz", gzip.compress(_lines(rows), 6, mtime=0)
+def batch(n: int, found: Sequence[Dashboard], facts: ExportFacts, hook: str | None) -> Iterator[tuple[str, bytes]]:
+    """Features and activations of at most ``MOST_FEATURES`` latents, the n-th files of theirs."""
+    features = [_feature(each, facts, hook) for each in found]
+    activations = [_activation(each, i, context, facts) for each in found for i, context in enumerate(each.contexts)]
+    for name, rows in (("features", features), ("activations", activations)):
+        # Without a time in the header, equal rows are equal bytes.
+        yield f"{folder(facts.place)}/{name}/batch-{n}.jsonl.gz", gzip.compress(_lines(rows), 6, mtime=0)
 
 
 def _lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
