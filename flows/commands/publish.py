@@ -62,7 +62,14 @@ def publish(
     """
     if to is None and push is None:
         raise InputError("Say what to build of SAEs with --to, or where to send a built folder with --push.")
-    options = {"scores": scores, "out": out, "name": name, "license": weights_license, "model": model, "layers": layers}
+    options: dict[str, object] = {
+        "scores": scores,
+        "out": out,
+        "name": name,
+        "license": weights_license,
+        "model": model,
+        "layers": layers,
+    }
     options |= {"neuronpedia_model": neuronpedia_model}
     built = None if to is None else _built(given, _listed(to), options)
     if to is None and (idle := next((each for each, value in options.items() if value is not None), None)):

@@ -58,9 +58,9 @@ def exported(folder: str, kind: str) -> list[dict[str, Any]]:
 
 
 def test_the_same_command_finds_the_folder_built(make: Build) -> None:
-    first = make(ALL)
+    first = make(ALL, license="mit")
     before = tree(Path(first.uri))
-    again = make(ALL)
+    again = make(ALL, license="mit")
     assert (first.earlier, again.earlier) == (False, True)
     assert tree(Path(again.uri)) == before
     assert (again.files, again.bytes, again.latents) == (first.files, first.bytes, {"tiny-model/8-tiny-saes": 199})
