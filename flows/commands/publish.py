@@ -62,15 +62,8 @@ def publish(
     """
     if to is None and push is None:
         raise InputError("Say what to build of SAEs with --to, or where to send a built folder with --push.")
-    options: dict[str, object] = {
-        "scores": scores,
-        "out": out,
-        "name": name,
-        "license": weights_license,
-        "model": model,
-        "layers": layers,
-    }
-    options |= {"neuronpedia_model": neuronpedia_model}
+    options: dict[str, object] = {"scores": scores, "out": out, "name": name, "license": weights_license}
+    options |= {"model": model, "layers": layers, "neuronpedia_model": neuronpedia_model}
     built = None if to is None else _built(given, _listed(to), options)
     if to is None and (idle := next((each for each, value in options.items() if value is not None), None)):
         raise InputError(f"--{idle.replace('_', '-')} is for building; say what to build with --to.")

@@ -2,7 +2,6 @@
 
 import gzip
 import hashlib
-import json
 import zlib
 from typing import Any
 
@@ -51,9 +50,9 @@ def _broken(key: str, data: bytes, sent: dict[str, list[int]], exported: dict[st
     """The rule that a file breaks; indices of latents are noted under their SAE's place."""
     if key.startswith("neuronpedia/calls/"):
         body = gzip.decompress(data)
-        found = json.loads(body)
+        found = rules.read_json(body)
         sent[f"{found['modelId']}/{found['source']}"] += [each["index"] for each in found["features"]]
-        return rules.broken_in_call(body)
+        return rules.broken_in_call(found["features"], len(body))
     if key.startswith("neuronpedia/export/") and key.endswith(".gz"):
         rows = rules.read_lines(data)
         if "/features/" in key:

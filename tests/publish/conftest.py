@@ -17,7 +17,7 @@ from tasks.sae.scaling import Weights
 from tasks.storage.artifacts import write_manifest
 from tests.report.stages import language_model_stages
 
-D_IN, N_LATENTS, DEAD, HOSTILE = 6, 200, 5, 3
+D_IN, N_LATENTS, DEAD, HOSTILE = 6, 120, 5, 3
 HOOK, MODEL, REPO = "model.layers.8", "org/tiny-model", "org/tiny-saes"
 RECIPE = {"score": {"quantiles": 3}, "hook": HOOK}
 
@@ -48,13 +48,15 @@ def write_sae(folder: Path, d_sae: int, arch: str = "topk", **facts: Any) -> Non
 
 @pytest.fixture(scope="session")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
-    """200 latents with invented scores: one is dead, one has the nastiest of tokens."""
+    """120 latents with invented scores: one is dead, one has the nastiest of tokens."""
     stages = language_model_stages(tmp_path_factory.mktemp("publish"), N_LATENTS)
     write_sae(Path(stages.sae), N_LATENTS)
     scores = Path(stages.scores)
     of = {"sae": "23456789abcd", "activations": "123456789abc", "tokens": None}
     named = {**of, "stage": "scores", "recipe": RECIPE, "objects": {"x": 1}}
     (scores / "manifest.json").write_text(json.dumps(named))
+    summary = json.loads((scores / "summary.json").read_text())
+    (scores / "summary.json").write_text(json.dumps({**summary, "d_in": D_IN, "d_sae": N_LATENTS}))
     return Inputs(stages.sae, stages.scores, stages.activations)
 
 
@@ -85,7 +87,7 @@ def make(
 
 @pytest.fixture
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """25 calls where two would do."""
+    """15 calls where one would do."""
     monkeypatch.setattr(calls, "MOST_FEATURES", 8)
 
 

@@ -52,7 +52,7 @@ def test_the_table_has_the_measured_figures(hub: Path) -> None:
     [head] = [line for line in page.splitlines() if line.startswith("| SAE |")]
     [row] = [line for line in page.splitlines() if line.startswith("| model.layers.8 |")]
     cells = dict(zip(_cells(head), _cells(row), strict=True))
-    assert (cells["FVU"], cells["L0"], cells["CE recovered"], cells["latents"]) == ("0.0912", "32", "0.957", "200")
+    assert (cells["FVU"], cells["L0"], cells["CE recovered"], cells["latents"]) == ("0.0912", "32", "0.957", "120")
     assert cells["reads"] == "`model.layers.8`"
     assert "3,930 first positions" in page
 

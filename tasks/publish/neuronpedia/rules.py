@@ -6,7 +6,7 @@ A rule that is broken is told in words that go on after a file's name.
 import gzip
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from tasks.publish.dashboards import MOST_TOKENS
@@ -17,11 +17,19 @@ _MOST_INDEX = 10_000_000
 Json = dict[str, Any]
 
 
-def broken_in_call(body: bytes) -> str | None:
-    """What a call's body breaks, or None."""
-    if len(body) > calls.MOST_BYTES:
-        return f"is {len(body):,} bytes long, and a call may have {calls.MOST_BYTES:,}"
-    features = json.loads(body)["features"]
+def read_json(data: bytes) -> Any:
+    """What a file or a line of it holds.
+
+    Raises:
+        ValueError: it is not JSON, or a number of it is not finite; the text goes on after the file's name.
+    """
+    return json.loads(data, parse_constant=_refuse)
+
+
+def broken_in_call(features: Sequence[Json], size: int) -> str | None:
+    """What a call of ``features``, whose body has ``size`` bytes, breaks, or None."""
+    if size > calls.MOST_BYTES:
+        return f"is {size:,} bytes long, and a call may have {calls.MOST_BYTES:,}"
     indices = [each["index"] for each in features]
     if not 1 <= len(features) <= calls.MOST_FEATURES:
         return f"holds {len(features)} latents, and a call may have 1 to {calls.MOST_FEATURES}"
@@ -41,12 +49,12 @@ def broken_in_lines(rows: Sequence[Json]) -> str | None:
         return next((broken for row in rows if (broken := _broken_context(row["tokens"], row["values"]))), None)
     if len(rows) > export.MOST_FEATURES:
         return f"holds {len(rows)} latents, and an insert may have {export.MOST_FEATURES}"
-    return None if all(_are_finite(row) for row in rows) else "holds a number that is not finite"
+    return None
 
 
 def read_lines(data: bytes) -> list[Json]:
     """The objects of a gzipped file, one a line."""
-    return [json.loads(line) for line in gzip.decompress(data).splitlines()]
+    return [read_json(line) for line in gzip.decompress(data).splitlines()]
 
 
 def _broken_feature(feature: Json) -> str | None:
@@ -59,8 +67,6 @@ def _broken_feature(feature: Json) -> str | None:
     for name in ("topLogits", "bottomLogits"):
         if len(feature[name]) > calls.MOST_LOGITS or not all(each["token"] for each in feature[name]):
             return f"with {name} that are more than {calls.MOST_LOGITS}, or with an empty token"
-    if not _are_finite(feature):
-        return "with a number that is not finite"
     contexts = feature["activations"]
     return next((f"with a context that {broken}" for each in contexts if (broken := _broken(each))), None)
 
@@ -81,16 +87,5 @@ def _broken_context(tokens: list[str], values: list[float]) -> str | None:
     return None if all(map(math.isfinite, values)) else "has a value that is not finite"
 
 
-def _are_finite(value: Any) -> bool:
-    return all(math.isfinite(number) for number in _numbers(value))
-
-
-def _numbers(value: Any) -> Iterator[float]:
-    if isinstance(value, float):
-        yield value
-    elif isinstance(value, dict):
-        for part in value.values():
-            yield from _numbers(part)
-    elif isinstance(value, list):
-        for part in value:
-            yield from _numbers(part)
+def _refuse(constant: str) -> float:
+    raise ValueError(f"holds {constant}, which is not finite")
