@@ -87,8 +87,8 @@ def make(
 
 @pytest.fixture
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """15 calls where one would do."""
-    monkeypatch.setattr(calls, "MOST_FEATURES", 8)
+    """30 calls where one would do."""
+    monkeypatch.setattr(calls, "MOST_FEATURES", 4)
 
 
 def tree(folder: Path) -> dict[str, bytes]:

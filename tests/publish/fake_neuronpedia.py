@@ -52,10 +52,10 @@ class State:
     troubled: Counter[str] = field(default_factory=Counter)
     bodies: list[int] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
-    random: random.Random = field(init=False)
+    chance: random.Random = field(init=False)
 
     def __post_init__(self) -> None:
-        self.random = random.Random(self.troubles.seed)
+        self.chance = random.Random(self.troubles.seed)
 
 
 class RefusalError(Exception):
@@ -161,7 +161,7 @@ class Handler(BaseHTTPRequestHandler):
         with state.lock:
             state.asked[self.path] += 1
             state.bodies.append(len(data))
-            trouble, at_work = self._trouble(), state.random.uniform(0, state.troubles.longest_s)
+            trouble, at_work = self._trouble(), state.chance.uniform(0, state.troubles.longest_s)
             state.troubled[trouble] += 1
         _require(self.headers.get("X-Api-Key") == KEY, f"Invalid API Key {self.headers.get('X-Api-Key')}", 401)
         _require(len(data) <= LARGEST_BODY, "FUNCTION_PAYLOAD_TOO_LARGE", 413)
@@ -178,7 +178,7 @@ class Handler(BaseHTTPRequestHandler):
     def _trouble(self) -> str:
         named = ("too_many", "failed_before", "failed_after", "dropped_before", "dropped_after")
         shares = [getattr(self.state.troubles, name) for name in named]
-        return self.state.random.choices([*named, "none"], [*shares, 1 - sum(shares)])[0]
+        return self.state.chance.choices([*named, "none"], [*shares, 1 - sum(shares)])[0]
 
     def _drop(self) -> None:
         """A connection that breaks without a word."""

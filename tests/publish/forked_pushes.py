@@ -1,4 +1,4 @@
-"""The command ``saemill publish DIR --push``, killed at random moments again and again until it has survived enough.
+"""The command ``saemill publish DIR --push``, killed at random moments, again and again, until it has survived enough.
 
     python -m tests.publish.forked_pushes DIR URL KILLS SEED
 
@@ -13,48 +13,51 @@ import signal
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 
 from flows.cli import main
 from tasks.publish import pushing  # noqa: F401  # so that each life has it already
+from tasks.publish.neuronpedia.push import LEDGER
 
 SETTLE_S = 0.2
-LONGEST_LIFE_S = 0.5
+LONGEST_WAIT_S = 0.1
+"""From a line in the ledger to the kill: as long as the server is at work on a call."""
 
 
 def survive(folder: str, url: str, kills: int, seed: int) -> dict[str, int]:
-    """Kill lives until there were so many kills; the last life may end by itself."""
+    """Kill lives until there were so many kills, each soon after a line in the ledger; the last one ends by itself."""
     rng, killed, lives = random.Random(seed), 0, 0
     while True:
         lives += 1
-        child = os.fork()
+        before, child = _size(folder), os.fork()
         if child == 0:
             _live(folder, url)
-        if killed < kills and not _ended_within(child, rng.uniform(0, LONGEST_LIFE_S)):
-            os.kill(child, signal.SIGKILL)
+        wait_s = rng.uniform(0, LONGEST_WAIT_S) if killed < kills else None
+        status = _waited(child, folder, before, wait_s)
+        if os.WIFSIGNALED(status):
             killed += 1
-        status = _waited(child)
-        if os.WIFEXITED(status):
-            if os.WEXITSTATUS(status):
-                raise SystemExit(f"a life ended with {os.WEXITSTATUS(status)}")
+        elif os.WEXITSTATUS(status):
+            raise SystemExit(f"a life ended with {os.WEXITSTATUS(status)}")
+        else:
             return {"kills": killed, "lives": lives}
 
 
-_ENDED: dict[int, int] = {}
+def _size(folder: str) -> int:
+    ledger = Path(folder, LEDGER)
+    return ledger.stat().st_size if ledger.exists() else 0
 
 
-def _ended_within(child: int, seconds: float) -> bool:
-    over = time.monotonic() + seconds
-    while time.monotonic() < over:
+def _waited(child: int, folder: str, size: int, wait_s: float | None) -> int:
+    """How a life ended: by itself, or, if ``wait_s`` is given, by a kill so long after the ledger has another size."""
+    while True:
         found, status = os.waitpid(child, os.WNOHANG)
         if found:
-            _ENDED[child] = status
-            return True
+            return status
+        if wait_s is not None and _size(folder) != size:
+            time.sleep(wait_s)
+            os.kill(child, signal.SIGKILL)
+            return os.waitpid(child, 0)[1]
         time.sleep(0.002)
-    return False
-
-
-def _waited(child: int) -> int:
-    return _ENDED.pop(child) if child in _ENDED else os.waitpid(child, 0)[1]
 
 
 def _live(folder: str, url: str) -> None:

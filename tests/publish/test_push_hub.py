@@ -44,7 +44,7 @@ class Hub:
     def call(self, method: str, path: str, data: bytes) -> tuple[int, Any]:
         if path == "/api/repos/create":
             status, self.exists = (409 if self.exists else 200), True
-            return status, {"url": f"https://hub/{REPO}", "name": REPO}
+            return status, {"url": f"https://huggingface.co/{REPO}", "name": REPO}
         if path == "/api/validate-yaml":
             return 200, {"errors": [], "warnings": []}
         if path.startswith(f"/api/models/{REPO}/refs"):
@@ -56,7 +56,7 @@ class Hub:
             lines = [json.loads(line) for line in data.splitlines()]
             added = [line["value"] for line in lines if line["key"] == "file"]
             self.commits.append({each["path"]: base64.b64decode(each["content"]) for each in added})
-            return 200, {"commitUrl": f"https://hub/{REPO}/commit/{'1' * 40}", "commitOid": "1" * 40}
+            return 200, {"commitUrl": f"https://huggingface.co/{REPO}/commit/{'1' * 40}", "commitOid": "1" * 40}
         if "/tag/" in path:
             self.tags[json.loads(data)["tag"]] = len(self.commits)
             return 200, {}

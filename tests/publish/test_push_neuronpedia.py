@@ -105,12 +105,12 @@ def test_a_server_in_trouble_still_gets_each_latent_once(
 
 def test_kills_at_any_moment_leave_each_latent_there_once(make: Build, inputs: Inputs, small_batches: None) -> None:
     uri = make(["neuronpedia"]).uri
-    with neuronpedia(Troubles(longest_s=0.06)) as (base, state):
+    with neuronpedia(Troubles(longest_s=0.1)) as (base, state):
         found = told("tests.publish.forked_pushes", uri, base, 20, 1)
         assert found["kills"] == 20
         assert_each_once(state, inputs)
         assert state.asked["/api/features"] >= 5, "kills met calls at work"
-        assert state.asked["/api/feature/upload-batch"] >= 15
+        assert state.asked["/api/feature/upload-batch"] >= 30
 
 
 def test_a_call_that_was_not_sent_whole_is_sent_again_without_the_features_that_are_there(
