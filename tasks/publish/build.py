@@ -135,10 +135,12 @@ def _require_one_model(found: Sequence[ScoredSae]) -> None:
 
 def _formats(order: PublishOrder, found: Sequence[ScoredSae]) -> tuple[FormatName, ...]:
     transcoders = any(each.sae.is_transcoder for each in found)
-    wanted: list[FormatName] = ["saelens"] if "saelens-yaml" in order.to else []
-    wanted += ["saelens", "sparsify", *(["circuit-tracer"] if transcoders else [])] if "hf" in order.to else []
-    wanted += ["circuit-tracer"] if "circuit-tracer" in order.to else []
-    return tuple(dict.fromkeys(wanted))
+    wanted: dict[FormatName, bool] = {
+        "saelens": bool({"hf", "saelens-yaml"} & set(order.to)),
+        "sparsify": "hf" in order.to,
+        "circuit-tracer": "circuit-tracer" in order.to or ("hf" in order.to and transcoders),
+    }
+    return tuple(name for name, is_wanted in wanted.items() if is_wanted)
 
 
 def _require_possible(order: PublishOrder, told: Sequence[hub.HubReader], repo: str | None) -> None:

@@ -71,7 +71,7 @@ def card(found: Sequence[ScoredSae], told: Sequence[HubReader], facts: CardFacts
     # No autoescape: this is Markdown; ``text`` makes plain text of what comes from corpora and files.
     plain = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
     measured = [name for name in _METRICS if any(_has(each, name) for each in found)]
-    page = plain.get_template("card.md").render(
+    page = plain.get_template("card.jinja").render(
         facts=facts,
         saes=[_about(each, told, measured) for each in found],
         metrics=[_METRICS[name] for name in measured],

@@ -38,7 +38,7 @@ class PushedSets:
 
 
 @dataclass(frozen=True, slots=True)
-class _Sender:
+class _CallSender:
     client: NeuronpediaClient
     ledger: Ledger
     settle_s: float
@@ -76,7 +76,7 @@ def push(
     total = sum(batch["latents"] for each in sets for batch in each["batches"])
     done = 0
     with opened(folder / LEDGER, {"to": client.base, "build": build}) as ledger:
-        sender = _Sender(client, ledger, settle_s)
+        sender = _CallSender(client, ledger, settle_s)
         for each in sets:
             _make_set(sender, each, resume)
             for batch in each["batches"]:
@@ -87,7 +87,7 @@ def push(
     return PushedSets(client.base, total, pages)
 
 
-def _make_set(sender: _Sender, entry: Json, resume: bool) -> None:
+def _make_set(sender: _CallSender, entry: Json, resume: bool) -> None:
     body, ledger, client = entry["body"], sender.ledger, sender.client
     path = f"source-set/{body['modelId']}/{body['name']}"
     for attempt in range(TRIES):
@@ -129,7 +129,7 @@ def _require_own(there: Any, entry: Json, path: str, known: bool) -> None:
         )
 
 
-def _make_model(sender: _Sender, entry: Json) -> None:
+def _make_model(sender: _CallSender, entry: Json) -> None:
     """Make the model, unless the server knows it."""
     body, call = entry["model"], f"model/{entry['model']['id']}"
     for attempt in range(TRIES):
@@ -154,7 +154,7 @@ def _make_model(sender: _Sender, entry: Json) -> None:
         raise _stays_away(sender.client)
 
 
-def _send(sender: _Sender, folder: Path, batch: Mapping[str, Any]) -> None:
+def _send(sender: _CallSender, folder: Path, batch: Mapping[str, Any]) -> None:
     ledger, call = sender.ledger, batch["file"]
     if ledger.done(call):
         return
