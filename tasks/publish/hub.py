@@ -13,7 +13,6 @@ from tasks.interchange.named import to_safetensors
 from tasks.publish.scored import ScoredSae
 
 FOLDER = "hub"
-READERS: tuple[FormatName, ...] = ("saelens", "sparsify", "circuit-tracer")
 # As SAELens writes it: log10 of the firing rate, of which the smallest stands for never.
 _NEVER = 1e-10
 
@@ -31,7 +30,7 @@ class HubReader:
     """Why the library cannot hold it; then there is no such folder."""
 
 
-def readers(found: Sequence[ScoredSae], formats: Sequence[FormatName] = READERS) -> list[HubReader]:
+def readers(found: Sequence[ScoredSae], formats: Sequence[FormatName]) -> list[HubReader]:
     """What each library can hold of the SAEs."""
     return [HubReader(each.id, name, folder_of(each.id, name), _refused(each, name)) for each in found for name in formats]
 
