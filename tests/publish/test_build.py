@@ -3,7 +3,7 @@
 import gzip
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -200,16 +200,19 @@ def test_the_entry_of_saelens_registry_says_where_and_how_good(make: Build) -> N
     assert sae == {**expected, "l0": 31.97, "variance_explained": pytest.approx(1 - 0.0912)}
 
 
-def damages() -> Iterator[tuple[str, Any, str]]:
-    yield "features lost", lambda body: body["features"].pop(), "latents of tiny-model/8-tiny-saes in calls"
-    yield "empty token", lambda body: body["features"][3]["activations"][0]["tokens"].__setitem__(0, ""), "empty token"
-    yield "no value", lambda body: body["features"][3]["activations"][0]["values"].pop(), "24 values for 25 tokens"
-    yield "NaN", lambda body: body["features"][3].__setitem__("density", float("nan")), "holds NaN, which is not finite"
-    yield "no activation", lambda body: body["features"][3].__setitem__("activations", []), "without an activation"
-    yield "twice", lambda body: body["features"].__setitem__(1, body["features"][0]), "names a latent twice"
+def damages() -> Iterator[Any]:
+    def case(name: str, change: Callable[[dict[str, Any]], object], said: str) -> Any:
+        return pytest.param(lambda body: change(body["features"]), said, id=name)
+
+    yield case("lost", lambda found: found.pop(), "latents of tiny-model/8-tiny-saes in calls")
+    yield case("empty token", lambda found: found[3]["activations"][0]["tokens"].__setitem__(0, ""), "empty token")
+    yield case("no value", lambda found: found[3]["activations"][0]["values"].pop(), "24 values for 25 tokens")
+    yield case("NaN", lambda found: found[3].__setitem__("density", float("nan")), "holds NaN, which is not finite")
+    yield case("no activation", lambda found: found[3].__setitem__("activations", []), "without an activation")
+    yield case("twice", lambda found: found.__setitem__(1, found[0]), "names a latent twice")
 
 
-@pytest.mark.parametrize(("change", "said"), [case[1:] for case in damages()], ids=[case[0] for case in damages()])
+@pytest.mark.parametrize(("change", "said"), sampled(damages(), share=0.34))
 def test_what_a_server_would_refuse_is_found_before(change: Any, said: str, make: Build, small_batches: None) -> None:
     """Even where the manifest says that it must be so."""
     uri = Path(make(["neuronpedia"]).uri)
@@ -254,19 +257,25 @@ def test_the_model_is_named_as_others_find_it(make: Build, inputs: Inputs, tmp_p
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [
-        ([], "Say what to build of SAEs with --to"),
-        (["--to", "hf,zenodo"], "--to is 'zenodo', but must be of hf, neuronpedia, saelens-yaml, circuit-tracer"),
-        (["--to", "hf"], "scores is missing"),
-        (["--push", "ftp"], "hf:ORG/NAME, neuronpedia or"),
-        (["--push", "neuronpedia", "--name", "x"], "--name is for building"),
-        (["--to", "hf", "--scores", "{scores}", "--out", "{sae}"], "which holds other things"),
-        (["--to", "saelens-yaml", "--scores", "{scores}", "--out", "{out}"], "say it with --name ORG/NAME"),
-        (["--to", "circuit-tracer", "--scores", "{scores}", "--out", "{out}"], "this SAE rebuilds its own input"),
-        (["--to", "hf", "--scores", "{activations}", "--out", "{out}"], "holds no scores"),
-        (["--to", "hf", "--scores", "{scores},{scores}", "--out", "{out}"], "1 SAEs and 2 scores were given"),
-        (["--to", "neuronpedia", "--scores", "{scores}", "--out", "{out}", "--name", "neurons"], "say another with --name"),
-    ],
+    sampled(
+        [
+            ([], "Say what to build of SAEs with --to"),
+            (["--to", "hf,zenodo"], "--to is 'zenodo', but must be of hf, neuronpedia, saelens-yaml, circuit-tracer"),
+            (["--to", "hf"], "scores is missing"),
+            (["--push", "ftp"], "hf:ORG/NAME, neuronpedia or"),
+            (["--push", "neuronpedia", "--name", "x"], "--name is for building"),
+            (["--to", "hf", "--scores", "{scores}", "--out", "{sae}"], "which holds other things"),
+            (["--to", "saelens-yaml", "--scores", "{scores}", "--out", "{out}"], "say it with --name ORG/NAME"),
+            (["--to", "circuit-tracer", "--scores", "{scores}", "--out", "{out}"], "this SAE rebuilds its own input"),
+            (["--to", "hf", "--scores", "{activations}", "--out", "{out}"], "holds no scores"),
+            (["--to", "hf", "--scores", "{scores},{scores}", "--out", "{out}"], "1 SAEs and 2 scores were given"),
+            (
+                ["--to", "neuronpedia", "--scores", "{scores}", "--out", "{out}", "--name", "neurons"],
+                "say another with --name",
+            ),
+        ],
+        share=0.4,
+    ),
 )
 def test_what_does_not_fit_is_told_in_a_sentence(
     arguments: list[str], said: str, inputs: Inputs, tmp_path: Path, capfd: pytest.CaptureFixture[str]
