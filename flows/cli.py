@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from flows.commands import beginning, gate, identity, interchange, night, plan, registry, serve, stages, stored, sweep
+from flows.commands import beginning, gate, identity, interchange, night, plan, publish, registry, serve, stages, stored, sweep
 from flows.exits import exit_code, stoppable
 
 # Libraries that would write over the progress bars; each still shows its errors.
@@ -55,6 +55,7 @@ app.add_typer(registry.app, name="registry")
 app.command()(registry.promote)
 app.command()(registry.rollback)
 app.command()(identity.match)
+app.command()(publish.publish)
 app.command()(serve.serve)
 
 

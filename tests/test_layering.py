@@ -166,6 +166,7 @@ USES = {
     "report": {"sae"},
     "interchange": {"sae"},
     "identity": {"encode", "sae"},
+    "publish": {"interchange", "sae", "lm"},
 }
 READ_BACK = "tasks.text.stored"
 """How other stages read a directory of tokens."""

@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 
 from tasks.score.logits import Extremes
 from tasks.score.stats import LatentSums
-from tasks.score.strings import TokenStrings
 from tasks.score.survey import LabelSums
+from tasks.token_strings import TokenStrings
 
 _LOGIT = pa.struct([("token", pa.string()), ("logit", pa.float32())])
 _NEIGHBOUR = pa.struct([("latent", pa.int32()), ("cosine", pa.float32())])

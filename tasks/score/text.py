@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow.parquet as pq
 from jaxtyping import Int32, Shaped
 
-from tasks.score.strings import load_strings
 from tasks.storage.objects import open_store
 from tasks.text.stored import read_sequences
+from tasks.token_strings import load_strings
 
 
 @dataclass(frozen=True, slots=True)

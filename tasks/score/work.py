@@ -30,13 +30,13 @@ from tasks.score.logits import neighbours, promoted_and_suppressed, unembedding
 from tasks.score.sample import evenly, spread_rows
 from tasks.score.splice import SpliceSums, splice
 from tasks.score.stability import Stability, stability
-from tasks.score.strings import load_strings
 from tasks.score.survey import Survey, survey
 from tasks.score.tables import WeightColumns, neighbour_lists, token_lists
 from tasks.score.text import read_text
 from tasks.score.windows import Around
 from tasks.storage.artifacts import require_manifest
 from tasks.text.stored import read_sequences
+from tasks.token_strings import load_strings
 
 SPLICE_SEQUENCES = 8
 """Sequences per piece of splicing work; fixed, so that the sums do not depend on the number of workers."""

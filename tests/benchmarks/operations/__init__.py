@@ -1,1 +1,1 @@
-"""Recurring training: does a warm start save tokens, and do gates tell a worse SAE from chance?"""
+"""Recurring training: warm starts and gates, plans beside runs, and publishing."""

@@ -2,8 +2,8 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from tasks.errors import ArtifactError
-from tasks.score.strings import TokenStrings, load_strings
 from tasks.storage.objects import open_store
+from tasks.token_strings import TokenStrings, load_strings
 
 TEXTS = ["Héllo wörld — naïve", "a 😀 b", "👩‍👩‍👧 日本語 end", "  two  spaces\nand lines", 'don\'t, 3.14 <tags> "q"']
 
