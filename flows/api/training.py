@@ -31,7 +31,7 @@ from tasks.train.worker import SAMPLE_ROWS
 
 _OF_SAE = frozenset(field.name for field in fields(SAEConfig)) - {"d_in", "skip"}
 _OF_HOOKS = frozenset({"hook", "hooks", "target_hook"})
-_OF_TRAINING = frozenset(TrainConfig.model_fields) - TrainConfig.not_in_recipe - _OF_HOOKS - {"lanes"}
+_OF_TRAINING = frozenset(TrainConfig.model_fields) - TrainConfig.not_in_recipe - _OF_HOOKS - {"lanes", "window_tokens"}
 
 
 class TrainingSettings(Settings):

@@ -33,6 +33,18 @@ def require_room(uri: str, tokens: int, widths: Sequence[int], dtype: Dtype) -> 
     logger.info("activations: %s tokens take up to %s%s", f"{tokens:,}", _size(needed), there)
 
 
+def require_room_for(uri: str, n_bytes: int) -> None:
+    """Refuse a disk on which less is free below ``uri`` than harvest.window_bytes.
+
+    Raises:
+        InputError: it is.
+    """
+    free = free_bytes(uri)
+    if free is not None and n_bytes > free:
+        where = open_store(uri).uri
+        raise InputError(f"harvest.window_bytes is {_size(n_bytes)}, but only {_size(free)} are free at {where}. Lower it.")
+
+
 def bytes_needed(tokens: int, widths: Sequence[int], dtype: Dtype) -> int:
     """Bytes of the rows of ``tokens`` tokens at hooks of these widths, none masked.
 

@@ -26,6 +26,7 @@ FIXED: Mapping[str, Any] = MappingProxyType(
         "seed": 0,
         "init_seed": None,
         "lanes": 16,
+        "window_tokens": None,
     }
 )
 FIXED_OF_SAE: Mapping[str, Any] = MappingProxyType(
