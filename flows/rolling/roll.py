@@ -55,7 +55,8 @@ class Roll:
         source = RowSource(self.activations, rolling.ledger.windows, is_rolling=True)
 
         def tell(progress: Progress) -> None:
-            listener(replace(progress, total=max(progress.done, training.train.tokens)))
+            # How many tokens it takes is known only when all masks are: about as many as training sees.
+            listener(replace(progress, total=max(progress.done + 1, training.train.tokens)))
 
         with Beside(lambda stopped, told: roll(job, rolling, told, stopped), tell) as harvest:
             harvest.until(lambda: rolling.ledger.rows(0) is not None)

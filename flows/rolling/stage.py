@@ -14,11 +14,29 @@ from typing_extensions import override
 from flows.rolling.places import LakePlaces
 from tasks.activations.manifest import SAMPLED
 from tasks.activations.windows import WindowUris
+from tasks.errors import InputError
+from tasks.harvest.config import HarvestConfig
 from tasks.harvest.stage import HarvestStage
 from tasks.progress import Listener
 from tasks.storage.artifacts import read_manifest, require_manifest
+from tasks.train.config import TrainConfig
 from tasks.train.source import RowSource
 from tasks.train.stage import TrainStage
+
+
+def require_cpus_for_both(harvest: HarvestConfig, train: TrainConfig, there: int) -> None:
+    """Refuse what wants more CPUs than there are.
+
+    Raises:
+        InputError: it does.
+    """
+    actors = (harvest.actors or 1) * harvest.gpus_per_replica * harvest.cpus_per_actor
+    workers = train.workers * train.cpus_per_worker
+    if actors + workers > there:
+        raise InputError(
+            f"harvest.keep is window, so harvest and training run at once: they want {actors:g} and {workers:g} CPUs, but "
+            f"the local Ray cluster has {there}. Lower harvest.actors or train.workers, or raise ray.num_cpus."
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +55,13 @@ class LakeStage(
     """How rows are harvested; it does not know where."""
     shards: str = ""
     """The pool of rows that stay."""
+
+    @override
+    def check(self) -> None:
+        """Refuse a harvest and a training at once that want more CPUs than the local cluster has."""
+        super().check()
+        if self.harvest.settings.keep == "window" and self.settings.ray.address is None:
+            require_cpus_for_both(self.harvest.settings, self.settings.train, self.settings.ray.cpus)
 
     @override
     def finished(self, out: str) -> bool:
