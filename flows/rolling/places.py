@@ -3,7 +3,6 @@
 import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count, takewhile
 from typing import Any
 
 from tasks.activations.manifest import trained_shards
@@ -56,8 +55,7 @@ class LakePlaces:
         whole = trained_shards(self.activations(activations))
         if whole:
             return [whole]
-        windows = (trained_shards(self.windows.uri(number)) for number in count())
-        return list(takewhile(bool, windows))
+        return [trained_shards(self.windows.uri(number)) for number in self.windows.there()]
 
     def remember(self, activations: str, windows: Sequence[Mapping[str, Any]]) -> None:
         """Write beside the SAE which shards it was trained on, unless that was done.

@@ -4,9 +4,12 @@ Their number goes on beyond the last shard with the first: where training goes t
 pass has windows of its own.
 """
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
+
+from tasks.storage.objects import open_store
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +22,12 @@ class WindowUris:
     def uri(self, number: int) -> str:
         """The directory of a window; its manifest comes when all its rows are there."""
         return f"{self.prefix}.{number:06d}"
+
+    def there(self) -> list[int]:
+        """Numbers of the windows of which anything is stored, in order."""
+        folder, _, name = self.prefix.rpartition("/")
+        found = (re.match(r"\.(\d{6,})/", info.key.removeprefix(name)) for info in open_store(folder).list(f"{name}."))
+        return sorted({int(number[1]) for number in found if number is not None})
 
 
 def window_seed(seed: int, number: int) -> int:

@@ -21,8 +21,6 @@ from tasks.progress import Listener, Progress, silent
 from tasks.storage.artifacts import read_json, write_manifest
 from tasks.storage.objects import open_store
 
-PRECISION = {"model": {"dtype": "float32"}, "train": {"precision": "fp32"}}
-
 
 def config(folder: Path, harvest: dict[str, Any] | None = None, **train: Any) -> PipelineConfig:
     (folder / "corpus.txt").write_text("a b c")

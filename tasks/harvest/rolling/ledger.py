@@ -1,10 +1,11 @@
 """What is written down of windows: each is sealed by a manifest of its own, which outlives its rows."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
+from tasks.activations.manifest import require_hooks
 from tasks.activations.windows import WindowUris, steps_of
 from tasks.errors import InputError
 from tasks.harvest.commit import hook_entries, manifest
@@ -34,16 +35,18 @@ class Ledger:
         Raises:
             ArtifactError: its manifest is damaged.
         """
-        found = read_manifest(self.windows.uri(number))
-        return None if found is None else _rows(found["hooks"])
+        uri = self.windows.uri(number)
+        found = read_manifest(uri)
+        return None if found is None else _rows(require_hooks(uri, found))
 
-    def sealed(self) -> Iterator[int]:
-        """Rows of each window from the first on, up to the first that is not sealed."""
-        for number in count():
-            rows = self.rows(number)
-            if rows is None:
-                return
-            yield rows
+    def sealed(self) -> dict[int, int]:
+        """Rows of each window that is sealed, by number.
+
+        Raises:
+            ArtifactError: a manifest is damaged.
+        """
+        rows = {number: self.rows(number) for number in self.windows.there()}
+        return {number: found for number, found in rows.items() if found is not None}
 
     def unseal(self, number: int) -> None:
         """Forget that a window was whole."""
@@ -95,6 +98,6 @@ def require_batch(number: int, steps: int, batch_rows: int) -> None:
         )
 
 
-def _rows(hooks: dict[str, Any]) -> int:
+def _rows(hooks: Mapping[str, Any]) -> int:
     rows: int = next(iter(hooks.values()))["splits"]["train"]["rows"]
     return rows

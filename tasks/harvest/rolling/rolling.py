@@ -47,7 +47,7 @@ class Rolling:
 
         What nobody needs any more is removed, and what killed processes had begun to write.
         """
-        self._steps = {number: steps_of(rows, self.batch_rows) for number, rows in enumerate(self.ledger.sealed())}
+        self._steps = {number: steps_of(rows, self.batch_rows) for number, rows in self.ledger.sealed().items()}
         self._go_by(self.passed())
         self._next = self._first
         store = open_store(self.ledger.pool)
@@ -55,7 +55,7 @@ class Rolling:
             store.delete(info.key)
         self._sweep()
         there = committed(self.ledger.pool)
-        for number in range(self._first, len(self._steps)):
+        for number in [number for number in self._steps if number >= self._first]:
             # Its rows were lost, or there is room for fewer windows now: training must wait for it again.
             if not {shard.commit_key for shard in self.ledger.shards(number)} <= there:
                 self.ledger.unseal(number)
