@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.activations.manifest import trained_shards
-from tasks.activations.windows import WindowUris
+from tasks.activations.windows import WindowUris, shards_of
 from tasks.storage.artifacts import identity, root_of, to_json
 from tasks.storage.objects import open_store
 
@@ -52,10 +51,10 @@ class LakePlaces:
 
     def consumed(self, activations: str) -> list[Mapping[str, Any]]:
         """The shards that a training has read here, by window and hook; none where nothing is to be deleted, or no more."""
-        whole = trained_shards(self.activations(activations))
+        whole = shards_of(self.activations(activations))
         if whole:
             return [whole]
-        return [trained_shards(self.windows.uri(number)) for number in self.windows.there()]
+        return [shards_of(self.windows.uri(number)) for number in self.windows.there()]
 
     def remember(self, activations: str, windows: Sequence[Mapping[str, Any]]) -> None:
         """Write beside the SAE which shards it was trained on, unless that was done.

@@ -72,7 +72,9 @@ class Roll:
         actors = actors_beside(settings, config.workers * config.cpus_per_worker, gpus)
         planned, context = planned_shards(self.tokens, settings.shard_tokens), self.harvest.context_length
         windows = plan_windows(planned, config.window_tokens, context)
-        at_once = windows_at_once(windows, kept_shards(planned, settings), widths, settings, context, actors)
+        tokens = context * sum(shard.n_sequences for window in windows for shard in window)
+        passes = 1 + config.tokens // max(1, tokens)
+        at_once = windows_at_once(windows, kept_shards(planned, settings), widths, settings, context, actors, passes)
         self._tell(config.window_tokens, len(windows), at_once)
         pool = self.lake.pool(self.shards)
         job = job_of(

@@ -7,7 +7,7 @@ from typing import Any
 
 from tasks.activations.schema import DTYPES
 from tasks.errors import ArtifactError
-from tasks.storage.artifacts import MANIFEST, read_manifest
+from tasks.storage.artifacts import MANIFEST
 
 SAMPLED = "sampled"
 """In a manifest: splits of which only some shards were kept, each with how many (``kept``) of how many (``of``)."""
@@ -41,18 +41,6 @@ def fault_of_hooks(manifest: Mapping[str, Any]) -> str | None:
         if fault is not None:
             return f"hook {hook!r} has {fault}"
     return None
-
-
-def trained_shards(uri: str) -> dict[str, list[dict[str, Any]]]:
-    """The shards of training rows of each hook of a directory: key, size, SHA-256, rows; none where it is unfinished.
-
-    Raises:
-        ArtifactError: its manifest is damaged.
-    """
-    manifest = read_manifest(uri)
-    if manifest is None:
-        return {}
-    return {hook: entry["splits"]["train"]["shards"] for hook, entry in require_hooks(uri, manifest).items()}
 
 
 def is_inside(key: object) -> bool:

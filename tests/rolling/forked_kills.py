@@ -49,17 +49,17 @@ from tests.composed import run_settings, tokenize
 from tests.harvest.forked_kills import InThisProcess
 from tests.harvest.kill_points import arm_actor
 from tests.harvest.kills import write_config
-from tests.kills.forks import ended, fork
+from tests.kills.forks import ended, fork, killed
 from tests.kills.points import Points
 from tests.train.kill_points import arm as arm_worker
 
-HOOK, CONTEXT, SHARD, BATCH = "model.layers.0", 16, 512, 64
+HOOK, CONTEXT, SHARD, BATCH = "model.layers.0", 16, 256, 64
 SETTINGS = (
     f"harvest.hooks=[{HOOK}]",
     f"harvest.shard_tokens={SHARD}",
     "harvest.row_group_rows=64",
     "harvest.batch_sequences=32",
-    "text.eval_fraction=0.01",
+    "text.eval_fraction=0.004",
     "sae.d_sae=32",
     "sae.k=4",
     "train.workers=1",
@@ -113,8 +113,8 @@ class Pair:
         for name, pid in list(self.pids.items()):
             found, status = os.waitpid(pid, os.WNOHANG)
             if found:
-                assert os.waitstatus_to_exitcode(status) == 0, f"{name} failed by itself"
                 del self.pids[name]
+                assert os.waitstatus_to_exitcode(status) == 0, f"{name} failed by itself"
 
     def arm(self, name: str, point: str) -> None:
         aside = self.points(name) / ".armed"
@@ -255,14 +255,19 @@ def _size(path: Path) -> int:
 def survive(pair: Pair, moments: Callable[[Pair], bool]) -> int:
     """Run both to the end, killed whenever ``moments`` does so; the most bytes of rows that were stored at a time."""
     watcher = Watcher(pair)
-    pair.start("harvest")
-    pair.start("training")
-    goes_on = True
-    while pair.pids:
-        goes_on = goes_on and moments(pair)
-        time.sleep(0.002)
-        pair.poll()
-    return watcher.end()
+    try:
+        pair.start("harvest")
+        pair.start("training")
+        goes_on = True
+        while pair.pids:
+            goes_on = goes_on and moments(pair)
+            time.sleep(0.005)
+            pair.poll()
+    finally:
+        for pid in pair.pids.values():
+            killed(pid)
+        peak = watcher.end()
+    return peak
 
 
 def at_points(points: Sequence[tuple[str, str]]) -> Callable[[Pair], bool]:
@@ -282,18 +287,29 @@ def at_points(points: Sequence[tuple[str, str]]) -> Callable[[Pair], bool]:
     return moment
 
 
-def at_random(kills: int, rng: random.Random, killed: "Counter[str]") -> Callable[[Pair], bool]:
+def one_after_another(*moments: Callable[[Pair], bool]) -> Callable[[Pair], bool]:
+    left = list(moments)
+
+    def moment(pair: Pair) -> bool:
+        if left and not left[0](pair):
+            left.pop(0)
+        return bool(left)
+
+    return moment
+
+
+def at_random(kills: int, rng: random.Random, kinds: "Counter[str]") -> Callable[[Pair], bool]:
     """Kill one of the two, or both, at random moments."""
-    due = time.monotonic() + rng.uniform(0, 0.5)
+    due = 0.0
 
     def moment(pair: Pair) -> bool:
         nonlocal due
         if time.monotonic() >= due:
             names = rng.choice([("harvest",), ("training",), ("harvest", "training")])
-            killed[" and ".join(names)] += 1
+            kinds[" and ".join(names)] += 1
             pair.kill(*names)
             due = time.monotonic() + rng.uniform(0, 0.5)
-        return killed.total() < kills
+        return kinds.total() < kills
 
     return moment
 
@@ -319,17 +335,16 @@ def main(folder: str, characters: str, kills: str, seed: str) -> None:
         assert pair.lake.consumed(pair.at.activations), "nothing is known of what was read"
         shutil.rmtree(pair.folder)
 
-    hold(rolled(home, "alone", length, budget), lambda pair: False)
     points = [*(("harvest", point) for point in IN_HARVEST), *(("training", point) for point in IN_TRAINING)]
+    kinds: Counter[str] = Counter()
+    rng, runs = random.Random(int(seed)), 0
     pair = rolled(home, "points", length, budget)
     pair.arm(*points[0])
-    hold(pair, at_points(points), points)
-    killed: Counter[str] = Counter()
-    rng, runs = random.Random(int(seed)), 0
-    while killed.total() < int(kills):
-        hold(rolled(home, f"random {runs}", length, budget), at_random(int(kills), rng, killed))
+    hold(pair, one_after_another(at_points(points), at_random(int(kills), rng, kinds)), points)
+    while kinds.total() < int(kills):
+        hold(rolled(home, f"random {runs}", length, budget), at_random(int(kills), rng, kinds))
         runs += 1
-    print(json.dumps({**found, "points": points, "kills": dict(killed), "runs": runs}))  # noqa: T201
+    print(json.dumps({**found, "points": points, "kills": dict(kinds), "runs": runs}))  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -11,9 +11,8 @@ from itertools import count
 from tasks.activations.loader.lane_reader import LaneReader
 from tasks.activations.multi_hook import AnySplit, open_split
 from tasks.activations.schema import Array
-from tasks.activations.windows import WindowUris, steps_of, window_seed
-from tasks.errors import InputError
-from tasks.storage.artifacts import read_manifest
+from tasks.activations.windows import WindowUris, is_consumed, rows_of, steps_of, window_seed
+from tasks.errors import ArtifactError, InputError
 
 # A window takes minutes to fill. On S3 a look costs a request, and each worker looks.
 _LOOK_S = 0.5
@@ -46,7 +45,8 @@ class WindowReader:
         self._windows, self._hooks, self._batch_rows = windows, list(hooks), batch_rows
         self._lanes, self._seed, self._rank, self._world_size = lanes, seed, rank, world_size
         self._ends: list[int] = []
-        self.split: AnySplit = self._opened(0)
+        self._rows(0)
+        self.split: AnySplit = open_split(windows.uri(0), self._hooks, "train")
         """The rows of the first window, whose statistics count for all."""
         if not self._end(0):
             raise InputError(
@@ -92,17 +92,23 @@ class WindowReader:
     def _end(self, number: int) -> int:
         """Steps to the end of a window; those before it are there."""
         while len(self._ends) <= number:
-            rows = self._opened(len(self._ends)).rows
+            rows = self._rows(len(self._ends))
             self._ends.append((self._ends[-1] if self._ends else 0) + steps_of(rows, self._batch_rows))
         return self._ends[number]
 
-    def _opened(self, number: int) -> AnySplit:
-        uri = self._windows.uri(number)
-        while read_manifest(uri) is None:
+    def _rows(self, number: int) -> int:
+        """Of a window, which is waited for."""
+        while (rows := rows_of(self._windows.uri(number))) is None:
             time.sleep(_LOOK_S)
-        return open_split(uri, self._hooks, "train")
+        return rows
 
     def _reader(self, number: int) -> LaneReader:
+        uri = self._windows.uri(number)
+        if is_consumed(uri):
+            raise ArtifactError(
+                f"The rows of {uri} were deleted, as there was a checkpoint beyond them, which is damaged or gone now. "
+                "Delete the SAE's checkpoints and all that its name begins below lakes/, and give the command again."
+            )
         return LaneReader(
             self._windows.uri(number),
             self._hooks,

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
-from tasks.activations.manifest import require_hooks
-from tasks.activations.windows import WindowUris, steps_of
+from tasks.activations.windows import WindowUris, consume, is_consumed, rows_of, steps_of
 from tasks.errors import InputError
 from tasks.harvest.commit import hook_entries, manifest
 from tasks.harvest.shards import Shard
-from tasks.storage.artifacts import MANIFEST, identity, read_manifest, relative, write_manifest
+from tasks.storage.artifacts import MANIFEST, identity, relative, write_manifest
 from tasks.storage.objects import open_store
 
 
@@ -35,9 +34,16 @@ class Ledger:
         Raises:
             ArtifactError: its manifest is damaged.
         """
-        uri = self.windows.uri(number)
-        found = read_manifest(uri)
-        return None if found is None else _rows(require_hooks(uri, found))
+        return rows_of(self.windows.uri(number))
+
+    def consume(self, number: int) -> None:
+        """Note that training needs a window no more, before its rows go. The first one's statistics are needed to the end.
+
+        Raises:
+            ArtifactError: its manifest is damaged.
+        """
+        if number > 0 and not is_consumed(self.windows.uri(number)):
+            consume(self.windows.uri(number))
 
     def sealed(self) -> dict[int, int]:
         """Rows of each window that is sealed, by number.

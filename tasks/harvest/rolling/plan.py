@@ -7,8 +7,11 @@ from tasks.errors import InputError
 from tasks.harvest.config import HarvestConfig
 from tasks.harvest.shards import Shard
 
-# Page headers: 32,768 rows of 576 x bfloat16 take 6 KB more than their columns, in 8 row groups. The rest is a margin.
-_PER_OBJECT, _PER_ROW_GROUP, _PAGES = 8192, 1024, 1.001
+# Footer, page headers and what a record holds beside sums: 8 row groups of 64 x 16 float32 take 6 KB more than their
+# columns, as do 8 of 4,096 x 576 bfloat16. The rest is a margin.
+_PER_OBJECT, _PER_ROW_GROUP, _PAGES = 4096, 768, 1.001
+# A window's manifest: a line for each number of the mean and of the positions' norms; of a window that is gone, its shards.
+_PER_SEALED, _PER_NUMBER, _PER_GONE, _PER_SHARD = 2048, 30, 128, 256
 
 
 def plan_windows(planned: Sequence[Shard], window_tokens: int, context_length: int) -> list[list[Shard]]:
@@ -42,7 +45,7 @@ def most_bytes(shards: Sequence[Shard], widths: Sequence[int], settings: Harvest
         groups = -(-tokens // settings.row_group_rows)
         # A record holds a hook's sums in base64 of float64: of each feature, and two of each position.
         records = sum(11 * width + 22 * context_length for width in widths)
-        around = len(widths) * (2 * _PER_OBJECT + groups * _PER_ROW_GROUP) + records
+        around = len(widths) * (_PER_OBJECT + groups * _PER_ROW_GROUP) + records
         found += round(_PAGES * bytes_needed(tokens, widths, settings.dtype)) + around
     return found
 
@@ -54,22 +57,27 @@ def windows_at_once(
     settings: HarvestConfig,
     context_length: int,
     actors: int,
+    passes: int = 1,
 ) -> int:
-    """How many windows fit into ``harvest.window_bytes`` beside what is kept, and a shard that each actor writes again.
+    """How many windows fit into ``harvest.window_bytes``.
+
+    Beside them are what is kept, what is told of windows that are gone, and a shard that each actor writes again.
 
     Raises:
         InputError: not one does.
     """
     budget = settings.window_bytes or 0
-    held = require_kept_fit(kept, widths, settings, context_length)
-    largest = max(most_bytes(window, widths, settings, context_length) for window in windows)
+    manifest = sum(_PER_SEALED + _PER_NUMBER * (width + context_length) for width in widths)
+    told = len(widths) * sum(_PER_GONE + _PER_SHARD * len(window) for window in windows)
+    held = require_kept_fit(kept, widths, settings, context_length) + passes * told + manifest
+    largest = manifest + max(most_bytes(window, widths, settings, context_length) for window in windows)
     again = actors * max(most_bytes([shard], widths, settings, context_length) for window in windows for shard in window)
     fitting = (budget - held - again) // largest
     if fitting < 1:
         raise InputError(
             f"harvest.window_bytes is {budget:,}, but a window takes up to {largest:,} bytes, beside {held:,} of held-out "
-            f"and sampled rows and {again:,} for shards in the making. Lower train.window_tokens (or harvest.shard_tokens), "
-            f"or raise harvest.window_bytes to {held + again + 2 * largest:,}."
+            f"and sampled rows and manifests and {again:,} for shards in the making. Lower train.window_tokens (or "
+            f"harvest.shard_tokens), or raise harvest.window_bytes to {held + again + 2 * largest:,}."
         )
     return fitting
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tasks.activations.windows import steps_of
+from tasks.activations.windows import is_consumed, steps_of
 from tasks.harvest.named import COMMITS, commit_key, is_data_key
 from tasks.harvest.rolling.ledger import Ledger, require_batch
 from tasks.harvest.shards import Shard, committed
@@ -53,11 +53,12 @@ class Rolling:
         store = open_store(self.ledger.pool)
         for info in list(store.leftovers()):
             store.delete(info.key)
-        self._sweep()
+        self._sweep(0)
         there = committed(self.ledger.pool)
         for number in [number for number in self._steps if number >= self._first]:
-            # Its rows were lost, or there is room for fewer windows now: training must wait for it again.
-            if not {shard.commit_key for shard in self.ledger.shards(number)} <= there:
+            # Its rows or the checkpoint beyond them were lost, or there is room for fewer windows now: training must wait.
+            whole = {shard.commit_key for shard in self.ledger.shards(number)} <= there
+            if not whole or is_consumed(self.ledger.windows.uri(number)):
                 self.ledger.unseal(number)
                 del self._steps[number]
 
@@ -98,17 +99,22 @@ class Rolling:
         self._looked, before = time.monotonic(), self._first
         self._go_by(self.passed())
         if self._first > before:
-            self._sweep()
+            self._sweep(before)
 
     def _go_by(self, step: int) -> None:
         while self._first in self._steps and sum(self._steps[i] for i in range(self._first + 1)) <= step:
             self._first += 1
 
-    def _sweep(self) -> None:
+    def _sweep(self, since: int) -> None:
         """Delete all shards but those of windows that are stored, or may be next: one may stand in several.
+
+        Args:
+            since: the first window that may be consumed and not be noted as such.
 
         Records before objects: no record may outlive what it names, since a harvest trusts records.
         """
+        for number in range(since, self._first):
+            self.ledger.consume(number)
         store = open_store(self.ledger.pool)
         live = {shard.commit_key for i in range(self.at_once) for shard in self.ledger.shards(self._first + i)}
         there = [info.key for info in store.list()]
