@@ -11,7 +11,7 @@ from tasks.harvest.shards import Shard
 SAMPLE_TOKENS = 100_000
 """Of training rows, so many stay at most (but one shard at least): as many as scores fit their baselines to."""
 # Of a small harvest fewer stay, so that the sample is small beside what is deleted.
-_SAMPLE_SHARE = 1 / 64
+_SAMPLE_SHARE = 1 / 100
 
 
 def kept_shards(planned: Sequence[Shard], settings: HarvestConfig) -> list[Shard]:

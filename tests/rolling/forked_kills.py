@@ -20,7 +20,9 @@ from typing import Any
 
 import torch
 
+import tasks.activations.loader.window_reader as window_reader
 import tasks.harvest.rolling.ledger as ledger
+import tasks.harvest.rolling.rolling as rolling
 import tasks.storage.local as local
 from flows.addresses import Addresses, addresses
 from flows.config import PipelineConfig, load_config
@@ -53,7 +55,7 @@ from tests.kills.forks import ended, fork, killed
 from tests.kills.points import Points
 from tests.train.kill_points import arm as arm_worker
 
-HOOK, CONTEXT, SHARD, BATCH = "model.layers.0", 16, 256, 64
+HOOK, CONTEXT, SHARD, BATCH = "model.layers.0", 16, 512, 64
 SETTINGS = (
     f"harvest.hooks=[{HOOK}]",
     f"harvest.shard_tokens={SHARD}",
@@ -65,7 +67,7 @@ SETTINGS = (
     "train.workers=1",
     "train.lanes=4",
     f"train.batch_tokens={BATCH}",
-    f"train.window_tokens={2 * SHARD}",
+    f"train.window_tokens={SHARD}",
 )
 IN_HARVEST = ("forward", "encode", "upload", "commit", "committed", "seal", "sealed", "record gone", "rows gone")
 """Those of a harvester; before and after a window's manifest; after the first record, and the first rows, are deleted."""
@@ -141,7 +143,7 @@ def harvest_windows(pair: Pair) -> None:
     kept = kept_shards(planned, config.harvest)
     at_once = windows_at_once(windows, kept, [16], config.harvest, CONTEXT, actors=1)
     pool = pair.lake.pool(pair.at.shards)
-    rolling = Rolling(
+    found = Rolling(
         ledger=Ledger(pair.lake.windows, windows, pool, config.harvest.dtype),
         at_once=at_once,
         context_length=CONTEXT,
@@ -149,7 +151,7 @@ def harvest_windows(pair: Pair) -> None:
         n_steps=config.train.n_steps,
         passed=lambda: furthest_whole(open_store(pair.at.sae), f"{CHECKPOINTS}/"),
     )
-    tries = RollingTries(rolling, max_attempts=1, stopped=threading.Event())
+    tries = RollingTries(found, max_attempts=1, stopped=threading.Event())
     harvester = Harvester(job_of(config.harvest, config.model, pair.tokens, pool, [16], "ab"))
     while tries.left:
         shard = tries.next(idle=True)
@@ -322,6 +324,7 @@ def main(folder: str, characters: str, kills: str, seed: str) -> None:
     ray_harvest.Pool = InThisProcess  # type: ignore[misc,assignment]
     ray_harvest.connect = lambda _: None
     ray_harvest.cluster_gpus = lambda: 0.0
+    rolling._LOOK_S = window_reader._LOOK_S = 0.02  # windows take milliseconds here
     undisturbed = kept(home, length)
     stored = sum(path.stat().st_size for path in Path(undisturbed.at.shards).rglob("*") if path.is_file())
     budget = stored // 20

@@ -71,12 +71,12 @@ def test_so_many_windows_are_stored_at_once_as_fit() -> None:
 
 
 def test_held_out_shards_and_an_even_sample_of_the_others_stay() -> None:
-    planned = [*shards(3, split="eval"), *shards(256)]
+    planned = [*shards(3, split="eval"), *shards(400)]
     settings = HarvestConfig(keep="window", window_bytes=1, shard_tokens=SAMPLE_TOKENS // 3)
     stay = kept_shards(planned, settings)
     assert stay[:3] == planned[:3]
-    assert [shard.first_sequence // 4 for shard in stay[3:]] == [32, 96, 160, 224]
-    assert sampled(planned, stay) == {"sampled": {"train": {"kept": 4, "of": 256}}}
+    assert [shard.first_sequence // 4 for shard in stay[3:]] == [50, 150, 250, 350]
+    assert sampled(planned, stay) == {"sampled": {"train": {"kept": 4, "of": 400}}}
     whole = kept_shards(planned, HarvestConfig())
     assert whole == planned
     assert sampled(planned, whole) == {}

@@ -11,7 +11,7 @@ from tasks.harvest.shards import Shard
 # columns, as do 8 of 4,096 x 576 bfloat16. The rest is a margin.
 _PER_OBJECT, _PER_ROW_GROUP, _PAGES = 4096, 768, 1.001
 # A window's manifest: a line for each number of the mean and of the positions' norms; of a window that is gone, its shards.
-_PER_SEALED, _PER_NUMBER, _PER_GONE, _PER_SHARD = 2048, 30, 128, 256
+_PER_SEALED, _PER_NUMBER, _PER_GONE, _PER_SHARD = 2048, 30, 96, 200
 
 
 def plan_windows(planned: Sequence[Shard], window_tokens: int, context_length: int) -> list[list[Shard]]:
