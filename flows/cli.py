@@ -11,7 +11,20 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from flows.commands import beginning, gate, identity, interchange, night, plan, publish, registry, serve, stages, stored, sweep
+from flows.commands import (
+    beginning,
+    gate,
+    identity,
+    interchange,
+    night,
+    plan,
+    publish,
+    registry,
+    serve,
+    stages,
+    stored,
+    sweep,
+)
 from flows.exits import exit_code, stoppable
 
 # Libraries that would write over the progress bars; each still shows its errors.

@@ -61,6 +61,7 @@ class PipelineConfig(Settings):
         if self.activations.source is None and self.text.source is None:
             raise ValueError("text.source is empty: name a corpus there, or your own activations in activations.source.")
         self._check_hooks()
+        self._check_lake()
         self.sweep.check(self.sae)
         if self.sae.d_sae % self.train.latent_shards:
             raise ValueError(
@@ -83,6 +84,14 @@ class PipelineConfig(Settings):
             for hook in hooks:
                 if self.activations.source is None and hook not in self.harvest.hooks:
                     raise ValueError(f"{name} is {hook!r} but must be one of harvest.hooks: {list(self.harvest.hooks)}.")
+
+    def _check_lake(self) -> None:
+        if self.activations.source is None:
+            return
+        if self.harvest.keep != "all":
+            raise ValueError(f"harvest.keep is {self.harvest.keep}, but activations.source is stored whole: set it to all.")
+        if self.train.window_tokens is not None:
+            raise ValueError("train.window_tokens is for harvested activations, not for activations.source: leave it empty.")
 
     @property
     def roles(self) -> HookRoles:

@@ -10,9 +10,12 @@ from typing import Literal
 
 from flows.config import PipelineConfig
 from flows.first_weights import named_by_uri
+from tasks.activations.disk_space import bytes_needed
 from tasks.machines import machines_of
 from tasks.precision import Choice, Machine, for_training, on_cpus, on_gpus
 from tasks.train.device import trains_on_gpus
+
+_WINDOWS = 4
 
 
 def resolved(config: PipelineConfig) -> PipelineConfig:
@@ -31,10 +34,31 @@ def resolved_and_why(config: PipelineConfig) -> tuple[PipelineConfig, str | None
     Raises:
         InputError: as ``resolved``.
     """
-    config = named_by_uri(config)
+    config = with_window(named_by_uri(config))
     if "auto" not in (config.model.dtype, config.train.precision):
         return config, None
     return settled(config, machines_of(config.ray))
+
+
+def with_window(config: PipelineConfig) -> PipelineConfig:
+    """The configuration with ``train.window_tokens`` settled, where rows do not stay: a quarter of what they may take.
+
+    So three windows fit beside held-out rows: one that is trained on, one that is whole, and one in the making.
+
+    Raises:
+        InputError: the model cannot be found, or has no such hooks.
+    """
+    harvest = config.harvest
+    if harvest.keep != "window" or harvest.window_bytes is None or config.train.window_tokens is not None:
+        return config
+    from tasks.lm.hooks import hook_width  # these take seconds, which only such a run needs
+    from tasks.lm.load import load_skeleton
+
+    skeleton = load_skeleton(config.model)
+    row_bytes = bytes_needed(1, [hook_width(skeleton, hook) for hook in harvest.hooks], harvest.dtype)
+    shards = max(1, harvest.window_bytes // (_WINDOWS * row_bytes * harvest.shard_tokens))
+    window = {"window_tokens": shards * harvest.shard_tokens}
+    return config.model_copy(update={"train": config.train.model_copy(update=window)})
 
 
 def settled(config: PipelineConfig, machines: Sequence[Machine]) -> tuple[PipelineConfig, str | None]:

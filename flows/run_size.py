@@ -145,6 +145,7 @@ def _rows(config: PipelineConfig, at: Addresses, widths: Widths, corpus: CorpusS
         dtype=config.harvest.dtype if own.source is None else own.dtype,
         shard_rows=config.harvest.shard_tokens,
         row_group_rows=config.harvest.row_group_rows,
+        most_bytes=config.harvest.window_bytes if config.harvest.keep == "window" else None,
     )
 
 

@@ -6,6 +6,7 @@ text -> tokens -> activations -> SAE -> scores -> report        (own activations
 from collections.abc import Sequence
 
 from flows.config import PipelineConfig
+from flows.rolling.stage import LakeStage
 from tasks.harvest.stage import HarvestStage, IngestStage
 from tasks.lm.config import ModelConfig
 from tasks.report.about import About
@@ -22,7 +23,7 @@ def stages(config: PipelineConfig) -> Sequence[Stage]:
     """The stages in order, which do not know yet where those before them write."""
     return [
         *_sources(config),
-        train_stage(config),
+        lake_stage(config) if has_lake(config) else train_stage(config),
         score_stage(config),
         report_stage(config),
     ]
@@ -46,6 +47,16 @@ def train_stage(config: PipelineConfig) -> TrainStage:
         shown=config.model_dump(mode="json", exclude={"sae", "train"}),
     )
     return TrainStage(settings=settings)
+
+
+def has_lake(config: PipelineConfig) -> bool:
+    """Whether training rows do not stay, or are trained on window by window."""
+    return config.harvest.keep != "all" or config.train.window_tokens is not None
+
+
+def lake_stage(config: PipelineConfig) -> LakeStage:
+    """The stage that trains the SAE where that is so."""
+    return LakeStage(settings=train_stage(config).settings, harvest=_harvest_stage(config))
 
 
 def score_stage(config: PipelineConfig) -> ScoreStage:
@@ -72,14 +83,18 @@ def _sources(config: PipelineConfig) -> Sequence[Stage]:
         return [IngestStage(settings=config.activations, shard_rows=shard_rows, row_group_rows=row_group_rows)]
     return [
         TokenizeStage(settings=config.text, model=config.model),
-        HarvestStage(
-            settings=harvest,
-            model=config.model,
-            cluster=config.ray,
-            context_length=config.text.context_length,
-            most_tokens=config.text.max_tokens,
-        ),
+        _harvest_stage(config),
     ]
+
+
+def _harvest_stage(config: PipelineConfig) -> HarvestStage:
+    return HarvestStage(
+        settings=config.harvest,
+        model=config.model,
+        cluster=config.ray,
+        context_length=config.text.context_length,
+        most_tokens=config.text.max_tokens,
+    )
 
 
 def _model(config: PipelineConfig) -> ModelConfig | None:

@@ -12,7 +12,7 @@ from flows.addresses import Addresses, addresses, sweep_address
 from flows.config import PipelineConfig
 from flows.pipeline import Call, run_pipeline
 from flows.resolve import resolved
-from flows.stages import score_stage, train_stage
+from flows.stages import has_lake, score_stage, train_stage
 from tasks.errors import InputError
 from tasks.progress import Listener
 from tasks.storage.artifacts import read_json, read_manifest, relative, require_manifest
@@ -68,6 +68,11 @@ def run_sweep(config: PipelineConfig, call: Call, do: Callable[[Step, Sweep], No
     """
     from tasks.train.sweep.members import members
 
+    if has_lake(config):
+        raise InputError(
+            "A sweep's SAEs read the same rows, so these must stay: set harvest.keep to all, and leave train.window_tokens "
+            "empty."
+        )
     given, config = config, resolved(config)
     found = members(config.sweep, config.sae, config.train)
     run_pipeline(given, call, until="harvest")  # as given: it tells what was left to it

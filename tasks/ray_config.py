@@ -20,13 +20,18 @@ class RayConfig(Settings):
     start_timeout_s: float = Field(300.0, gt=0, le=86_400, allow_inf_nan=False)
     """How long the local cluster may take to start, in seconds: about 6 on a quiet machine, minutes on a crowded one."""
 
+    @property
+    def cpus(self) -> int:
+        """CPUs of a local cluster."""
+        return self.num_cpus or os.cpu_count() or 1
+
     def require_cpus(self, setting: str, processes: int, cpus_each: float) -> None:
         """Refuse more processes than the local cluster will hold; of one that is joined, the stage asks it itself.
 
         Raises:
             InputError: they want more CPUs than there are. ``setting`` is what their number is called.
         """
-        there = self.num_cpus or os.cpu_count() or 1
+        there = self.cpus
         if self.address is None and processes * cpus_each > there:
             raise InputError(
                 f"{setting} is {processes} with {cpus_each:g} CPUs each, but the local Ray cluster has {there}. "

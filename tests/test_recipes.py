@@ -89,6 +89,7 @@ OTHER: dict[str, dict[str, Any]] = {
         "gpus_per_actor": 0.5,
         "batch_sequences": 4,
         "max_attempts": 1,
+        "keep": "none",
     },
     "activations": {
         "source": "other.npy",

@@ -31,7 +31,8 @@ from tasks.train.worker import SAMPLE_ROWS
 
 _OF_SAE = frozenset(field.name for field in fields(SAEConfig)) - {"d_in", "skip"}
 _OF_HOOKS = frozenset({"hook", "hooks", "target_hook"})
-_OF_TRAINING = frozenset(TrainConfig.model_fields) - TrainConfig.not_in_recipe - _OF_HOOKS - OF_WARM_START - {"lanes"}
+_NOT_HERE = {"lanes", "window_tokens"}
+_OF_TRAINING = frozenset(TrainConfig.model_fields) - TrainConfig.not_in_recipe - _OF_HOOKS - OF_WARM_START - _NOT_HERE
 
 
 class TrainingSettings(Settings):

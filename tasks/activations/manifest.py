@@ -9,6 +9,9 @@ from tasks.activations.schema import DTYPES
 from tasks.errors import ArtifactError
 from tasks.storage.artifacts import MANIFEST
 
+SAMPLED = "sampled"
+"""In a manifest: splits of which only some shards were kept, each with how many (``kept``) of how many (``of``)."""
+
 _KEY_PART = re.compile(r"(?!\.{1,2}$)[^/\0]+")
 
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.activations.manifest import require_hooks
+from tasks.activations.manifest import SAMPLED, require_hooks
 from tasks.activations.row_ranges import Unit
 from tasks.activations.schema import Array, RowFormat, no_rows, storage_dtype, stored_width
 from tasks.activations.shard_file import open_shard, reading, require_own_recipe
@@ -44,6 +44,8 @@ class Split:
         self.statistics: dict[str, Any] = entry["statistics"]["train"]
         self.shards: list[dict[str, Any]] = entry["splits"][split]["shards"]
         self.rows: int = entry["splits"][split]["rows"]
+        self.is_sample: bool = split in manifest.get(SAMPLED, {})
+        """Whether the rows are what was kept of more, which were harvested while they were trained on."""
         self._expected = RowFormat(self.d_in, entry["dtype"], hook, model="", revision="", recipe="")
         self._store = open_store(shards)
         self._open = functools.lru_cache(maxsize=_OPEN_SHARDS)(self._open_shard)

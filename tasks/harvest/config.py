@@ -1,9 +1,11 @@
 """Which activations are harvested, which tokens are left out, and how the work is cut."""
 
-from typing import ClassVar, Literal, Self
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from tasks.activations.manifest import SAMPLED
 from tasks.errors import InputError
 from tasks.lm.names import canonical
 from tasks.settings import LEAST_CPUS, MOST_PROCESSES, HookName, PathText, Settings
@@ -13,7 +15,16 @@ class HarvestConfig(Settings):
     """Hooks, masks and shards."""
 
     not_in_recipe: ClassVar[frozenset[str]] = frozenset(
-        {"actors", "cpus_per_actor", "gpus_per_actor", "gpus_per_replica", "batch_sequences", "max_attempts"}
+        {
+            "actors",
+            "cpus_per_actor",
+            "gpus_per_actor",
+            "gpus_per_replica",
+            "batch_sequences",
+            "max_attempts",
+            "keep",
+            "window_bytes",
+        }
     )
 
     hooks: list[HookName] = Field(["model.layers.8"], min_length=1, max_length=1024)
@@ -45,6 +56,12 @@ class HarvestConfig(Settings):
     until that is no faster or memory ends. On a GPU another number may change activations in their last bits."""
     max_attempts: int = Field(3, ge=1, le=1000)
     """Tries per shard before it is given up: the run then ends, after all others, with an error that names it and why."""
+    keep: Literal["all", "window", "none"] = "all"
+    """Which training rows stay. window: harvest and training run at once, and rows are deleted when they have been trained
+    on, so that no more than window_bytes are stored at any time. none: all are stored, and deleted once the SAE is trained.
+    Held-out rows stay, and a sample of training rows, as scores need them."""
+    window_bytes: int | None = Field(None, ge=1, le=2**60)
+    """Bytes that stored rows may take with keep: window, held-out ones too. Harvest waits for room."""
 
     @model_validator(mode="after")
     def _check_gpus(self) -> Self:
@@ -58,6 +75,12 @@ class HarvestConfig(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_window(self) -> Self:
+        if self.keep == "window" and self.window_bytes is None:
+            raise ValueError("harvest.keep is window: say in harvest.window_bytes how many bytes rows may take.")
+        return self
+
     @field_validator("hooks")
     @classmethod
     def _name_each_once(cls, hooks: list[str]) -> list[str]:
@@ -69,6 +92,11 @@ class HarvestConfig(Settings):
         if twice:
             raise ValueError(f"harvest.hooks is {hooks} but must name each hook once: {twice[0]} (:output is the same).")
         return found
+
+
+def fits_keep(manifest: Mapping[str, Any] | None, keep: str) -> bool:
+    """Whether activations with such a manifest hold all rows that are to stay in the end."""
+    return manifest is not None and (keep != "all" or SAMPLED not in manifest)
 
 
 class ActivationsConfig(Settings):

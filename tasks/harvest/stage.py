@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from tasks.activations.manifest import require_hooks
 from tasks.errors import InputError
-from tasks.harvest.config import ActivationsConfig, HarvestConfig
+from tasks.harvest.config import ActivationsConfig, HarvestConfig, fits_keep
 from tasks.harvest.recipe import FIXED, FIXED_OF_MODEL, FIXED_OF_OWN, own_row_order, row_order
 from tasks.harvest.sources import source_identity, source_shape
 from tasks.hook_roles import OWN
@@ -89,13 +89,20 @@ class HarvestStage(
         return widths
 
     @override
+    def finished(self, out: str) -> bool:
+        """Whether all rows are there that are to be kept."""
+        return fits_keep(read_manifest(out), self.settings.keep)
+
+    @override
     def progress(self, out: str) -> StageProgress | None:
         """Shards of this corpus that are there, be they of its own harvest or of an earlier one."""
+        from tasks.harvest.kept import kept_shards
         from tasks.harvest.shards import committed, planned_shards
 
         if read_manifest(self.tokens) is None:
             return None
-        wanted = {shard.commit_key for shard in planned_shards(self.tokens, self.settings.shard_tokens)}
+        planned = planned_shards(self.tokens, self.settings.shard_tokens)
+        wanted = {shard.commit_key for shard in kept_shards(planned, self.settings)}
         there = committed(self.shards) & wanted
         return StageProgress(len(there), len(wanted), "shards") if there else None
 
@@ -104,8 +111,12 @@ class HarvestStage(
         """Harvest."""
         from tasks.harvest.ray_harvest import harvest
 
-        order = row_order(self.settings, self.model, model_identity(self.model))
-        harvest(self.settings, self.model, self.cluster, self.tokens, self.shards, out, listener, order)
+        harvest(self.settings, self.model, self.cluster, self.tokens, self.shards, out, listener, self.order)
+
+    @property
+    def order(self) -> str:
+        """Hex digits that seed the order of rows within shards."""
+        return row_order(self.settings, self.model, model_identity(self.model))
 
     def _rows(self) -> Recipe:
         """What decides the rows of a shard, whatever the corpus that it is of."""

@@ -138,7 +138,7 @@ def _harvest(size: RunSize) -> Need:
     return Need(
         tokens=sequences * size.context_length,
         rows=rows.rows * hooks,
-        stored={"activations": rows_bytes(rows), "records": records + manifest},
+        stored={"activations": min(rows_bytes(rows), rows.most_bytes or rows_bytes(rows)), "records": records + manifest},
         puts=rows.shards * (hooks + 1) + 2,
         # Of each shard its tokens in some three ranges, two looks for its record, and the record when the manifest is made.
         gets=6 * rows.shards + 4,

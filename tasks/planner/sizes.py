@@ -58,6 +58,8 @@ class RowsSize:
     shard_rows: int
     """Tokens or rows of a shard, at most."""
     row_group_rows: int
+    most_bytes: int | None = None
+    """Of rows that may be stored at once (harvest.window_bytes); None: they all stay."""
     label_bytes: int = 0
     """Of the labels of the user's own rows, all together."""
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from tasks.activations.manifest import SAMPLED
 from tasks.report.inputs import Inputs
 from tasks.report.numbers import compact, duration, number, percent
 
@@ -45,6 +46,17 @@ def packing(tokens: Json | None) -> str:
         return ""
     cut = ", cut at text.max_tokens" if tokens.get("truncated_by_max_tokens") else ""
     return f"Documents packed without padding into sequences of {number(tokens.get('context_length'))} tokens{cut}."
+
+
+def sample(activations: Json) -> str:
+    """Of which training rows figures are, where most were deleted when they had been trained on; else nothing."""
+    found = activations.get(SAMPLED, {}).get("train")
+    if not found:
+        return ""
+    return (
+        f"Training rows were deleted when they had been trained on. Figures of them are of a sample that stayed: "
+        f"{number(found['kept'])} of {number(found['of'])} shards."
+    )
 
 
 def mask_rows(hook: Json) -> list[tuple[str, str, str, str]]:

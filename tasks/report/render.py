@@ -106,6 +106,7 @@ def _page(about: About, inputs: Inputs, charts: dict[str, Any]) -> bytes:
         corpus=provenance.corpus_rows(inputs.tokens),
         packing=provenance.packing(inputs.tokens),
         masks=provenance.mask_rows(hook),
+        sample=provenance.sample(inputs.activations),
         norms=_norms(inputs),
         first_hook=inputs.roles.first if len(inputs.roles.all) > 1 else None,
         mixing=provenance.mixing_rows(inputs.shuffle),

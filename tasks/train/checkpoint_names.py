@@ -29,6 +29,25 @@ def prune(store: ObjectStore, prefix: str, keep: int, spare: Container[str] = ()
         store.delete_folder(folder)
 
 
+def furthest_whole(store: ObjectStore, prefix: str) -> int:
+    """The step of the furthest checkpoint below ``prefix`` of which all parts are stored; 0 where there is none.
+
+    A part's json file is written after its tensors, so that it stands for both.
+    """
+    parts: dict[str, set[tuple[int, int]]] = {}
+    for info in store.list(prefix):
+        folder, _, name = info.key.rpartition("/")
+        if (part := PART.fullmatch(name)) is not None:
+            parts.setdefault(folder, set()).add((int(part[1] or 0), int(part[2] or 1)))
+    whole = [folder for folder, there in parts.items() if _all_parts(there)]
+    return max((int(folder.rpartition("-")[2]) for folder in whole), default=0)
+
+
+def _all_parts(there: set[tuple[int, int]]) -> bool:
+    counts = {n_parts for _, n_parts in there}
+    return len(counts) == 1 and {part for part, _ in there} == set(range(*counts))
+
+
 def kept(store: ObjectStore, prefix: str) -> list[str]:
     """Folders of checkpoints below ``prefix``, whole or not, in the order of steps."""
     found = (info.key.rpartition("/") for info in store.list(prefix))

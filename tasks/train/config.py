@@ -1,5 +1,6 @@
 """How the SAE is trained."""
 
+import math
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -79,6 +80,10 @@ class TrainConfig(Settings):
     """Several of harvest.hooks whose activations one set of latents codes together (a crosscoder). Empty: train.hook."""
     target_hook: HookName | None = None
     """Which of harvest.hooks to rebuild from train.hook's activations (a transcoder). Empty: train.hook itself."""
+    window_tokens: int | None = Field(None, ge=1, le=MOST)
+    """Train on one window of the harvest after another, each of about so many tokens, whose rows are shuffled among
+    themselves; the first one's statistics scale all. Empty: rows of the whole harvest are shuffled, but with harvest.keep
+    window as many tokens make a window as fill a quarter of harvest.window_bytes."""
     lanes: int = Field(16, ge=1, le=MOST_PROCESSES)
     """Virtual lanes that the data is dealt to: batches do not depend on the number of workers."""
     workers: int = Field(2, ge=1, le=MOST_PROCESSES)
@@ -172,16 +177,23 @@ class TrainConfig(Settings):
         return next(fits, 0)
 
     @property
+    def n_steps(self) -> int:
+        """Steps of the run."""
+        return math.ceil(self.tokens / self.batch_tokens)
+
+    @property
     def weights_seed(self) -> int:
         """Seed of the initial weights."""
         return self.seed if self.init_seed is None else self.init_seed
 
     @override
     def recipe(self) -> dict[str, Any]:
-        """As of all settings; naming the seed that the weights would have anyway makes no other SAE."""
+        """As of all settings; naming the seed that the weights would have anyway makes no other SAE, nor does no window."""
         settings = super().recipe()
         if self.weights_seed == self.seed:
             del settings["init_seed"]
         for name in OF_COLD_START if self.init_from is not None else OF_WARM_START:
             del settings[name]
+        if self.window_tokens is None:
+            del settings["window_tokens"]
         return settings

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from tasks.activations.loader.lane_reader import LaneReader
 from tasks.activations.loader.prefetch import ahead
+from tasks.activations.loader.window_reader import Reader
 from tasks.activations.schema import Array
 from tasks.activations.tensors import as_tensor, from_stored
 
@@ -20,14 +20,14 @@ _BATCHES_SENT_AHEAD = 2
 """Batches that wait on the device for their step; one more is on its way."""
 
 
-def feed(reader: LaneReader, first_step: int, n_steps: int, device: torch.device) -> Iterator[Tensor]:
+def feed(reader: Reader, first_step: int, n_steps: int, device: torch.device) -> Iterator[Tensor]:
     """The reader's batches on a device, [rows, d_in], as numbers."""
     if device.type == "cuda":
         return staged(reader, first_step, n_steps, device, _THREADS_PER_GPU)
     return (from_stored(as_tensor(rows, device), reader.split.dtype) for rows in reader.batches(first_step, n_steps))
 
 
-def staged(reader: LaneReader, first_step: int, n_steps: int, device: torch.device, threads: int) -> Iterator[Tensor]:
+def staged(reader: Reader, first_step: int, n_steps: int, device: torch.device, threads: int) -> Iterator[Tensor]:
     """The same, read by ``threads`` and sent to the device while earlier ones are worked on."""
     send = _Sender(device)
     for rows, sent in ahead(map(send, reader.pieces(first_step, n_steps, threads)), _BATCHES_SENT_AHEAD):

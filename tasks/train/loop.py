@@ -53,19 +53,20 @@ def train(
     on_row: Callable[[Run], None] = ignore,
     on_checkpoint: Callable[[Run], None] = ignore,
     told_to_stop: Callable[[], bool] | None = None,
+    is_due: Callable[[int], bool] = lambda step: False,
 ) -> Run:
     """Advance ``run`` in place through ``batches``, this worker's raw rows of the steps from ``run.state.step`` on.
 
     Rows of the curve close every ``plan.log_every`` steps and at the end. A run that goes on from a checkpoint, at
     whatever step, takes the same steps and closes the same rows as one that was never stopped. ``on_row`` gets the run as
     each row, the last of its curve, has been closed. If a worker is ``told_to_stop`` (all must be able to be), all take a
-    checkpoint at the same step, within ``STOPS_EVERY`` steps.
+    checkpoint at the same step, within ``STOPS_EVERY`` steps; and so they do after steps that are ``is_due`` to each.
 
     Raises:
         NotFiniteError: the loss or the gradient is not a finite number any more.
         StoppedError: a worker was told to stop.
     """
-    stepper = Stepper(run, plan, scaling, mesh, on_row, on_checkpoint)
+    stepper = Stepper(run, plan, scaling, mesh, on_row, on_checkpoint, is_due)
     for raw, waited in timed(batches):
         stepper.take(raw, waited)
         if stepper.done:
@@ -94,11 +95,12 @@ class Stepper:
         mesh: Mesh | None = None,
         on_row: Callable[[Run], None] = ignore,
         on_checkpoint: Callable[[Run], None] = ignore,
+        is_due: Callable[[int], bool] = lambda step: False,
     ) -> None:
         self.run = run
         self.mesh = mesh or OneProcess()
         self._plan, self._scaling = plan, scaling
-        self._on_row, self._on_checkpoint = on_row, on_checkpoint
+        self._on_row, self._on_checkpoint, self._is_due = on_row, on_checkpoint, is_due
         self._saved_at: int | None = None
         self._clock = _Clock(run.timing, self.mesh.traffic)
 
@@ -122,7 +124,7 @@ class Stepper:
         self._clock.stepped()
         if closes:
             self._on_row(run)
-        if self.done or state.step % plan.checkpoint_every == 0:
+        if self.done or state.step % plan.checkpoint_every == 0 or self._is_due(state.step):
             self.save()
         self._clock.saved()
 

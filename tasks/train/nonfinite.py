@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from tasks.activations.loader.lane_reader import LaneReader
+from tasks.activations.loader.window_reader import Reader
 from tasks.errors import InputError
 from tasks.sae.scaling import Scaling
 
@@ -17,7 +17,7 @@ class NotFiniteError(InputError):
         self.step = step
 
 
-def explain(error: NotFiniteError, reader: LaneReader, raw: Tensor, scaling: Scaling) -> InputError:
+def explain(error: NotFiniteError, reader: Reader, raw: Tensor, scaling: Scaling) -> InputError:
     """The error as the user gets it: with a word on the rows of its step, which are looked at here.
 
     Args:

@@ -73,7 +73,7 @@ def plan(sae: SAEConfig, train: TrainConfig, d_in: int, d_out: int | None = None
 
     ``d_out`` is the width of what is rebuilt, where that is not the input.
     """
-    n_steps = math.ceil(train.tokens / train.batch_tokens)
+    n_steps = train.n_steps
     kind, sae = architecture(sae.arch), replace(sae, d_in=d_in)
     if sae.bandwidth is None:
         sae = replace(sae, bandwidth=kind.bandwidth(d_in, n_steps))

@@ -31,16 +31,33 @@ from tasks.train.loggers import open_loggers
 from tasks.train.loop import Run, StoppedError, ignore
 from tasks.train.mixing import tell_mixing
 from tasks.train.run_settings import RunSettings
+from tasks.train.source import RowSource
 from tasks.train.worker import Worker
 
 _TELL_S = 1.0
 
 
-def train(config: RunSettings, activations: str, out: str, listener: Listener, tokens: str | None = None) -> None:
+def train(
+    config: RunSettings,
+    activations: str,
+    out: str,
+    listener: Listener,
+    tokens: str | None = None,
+    source: RowSource | None = None,
+    look: Callable[[], None] = lambda: None,
+) -> None:
     """Train the SAE of ``config`` on ``activations`` and write it below ``out``; nothing happens where it is finished.
 
-    A run that was killed goes on from its newest checkpoint below ``out``. ``tokens``, where there are any, tell which
-    document each row is from, so that it can be said how well batches are mixed.
+    A run that was killed goes on from its newest checkpoint below ``out``.
+
+    Args:
+        config: of the SAE and its training.
+        activations: what it is trained on.
+        out: gets the SAE and its checkpoints.
+        listener: is told how far it is.
+        tokens: tell which document each row is from, so that it can be said how well batches are mixed, if there are any.
+        source: where rows are read, where that is not simply ``activations``.
+        look: is called some times a second; what it raises ends the training.
 
     Raises:
         InputError: the cluster is too small, or has no GPUs to go on with; settings disagree with the activations; or the
@@ -54,9 +71,11 @@ def train(config: RunSettings, activations: str, out: str, listener: Listener, t
     connect(config.ray)
     config = replace(config, train=on_its_device(config.train, config.ray, out))
     check_room(config.train)
-    tell_mixing(config.train, config.hooks.first, activations, tokens, out)
+    source = source or RowSource(activations)
+    tell_mixing(config.train, config.hooks.first, source, tokens, out)
     drop_unusable_snapshot(out)
-    finished = supervise(config, _work, {"activations": activations}, out, lambda told: listener(told[0]))
+    task = {"activations": activations, "source": source}
+    finished = supervise(config, _work, task, out, lambda told: listener(told[0]), look)
     prune(open_store(out), f"{CHECKPOINTS}/", config.train.keep_checkpoints)
     timing = {"seconds": time.perf_counter() - started} | finished.pop("timing")
     close(config, activations, out, finished, timing)
@@ -78,7 +97,7 @@ def _work(task: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     try:
         require_shared(task["out"])
-        worker = Worker(config, task["activations"], task["out"], mesh, device)
+        worker = Worker(config, task["activations"], task["out"], mesh, device, task["source"])
         with _listener(task, worker, rank) as on_row, told_to_stop(job) if rank == 0 else nullcontext(_never) as stopping:
             run = _trained(worker, on_row, tell_spares, stopping)
             found = worker.finish(run)

@@ -28,6 +28,7 @@ FIXED: Mapping[str, Any] = MappingProxyType(
         "init_lr_factor": 0.5,
         "init_warmup_fraction": 0.15,
         "lanes": 16,
+        "window_tokens": None,
     }
 )
 FIXED_OF_SAE: Mapping[str, Any] = MappingProxyType(

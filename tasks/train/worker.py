@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from tasks.activations.loader.lane_reader import LaneReader
+from tasks.activations.loader.window_reader import Reader, WindowReader
 from tasks.activations.reader import Split
 from tasks.activations.schema import Array
 from tasks.activations.tensors import as_tensor, from_stored
@@ -24,6 +25,7 @@ from tasks.train.loop import Run, ignore, train
 from tasks.train.nonfinite import NotFiniteError, explain
 from tasks.train.plan import plan
 from tasks.train.run_settings import RunSettings
+from tasks.train.source import RowSource
 from tasks.train.timing import accounts
 from tasks.train.train_state import TrainState, initial_state, share_state
 from tasks.train.warm_start import FIRING_ROWS, FIRING_SHARE, Seen, firing, require_fit, warm_state
@@ -42,8 +44,11 @@ class Worker:
         out: str,
         mesh: Mesh,
         device: str = "cpu",
+        source: RowSource | None = None,
     ) -> None:
         """Open the activations and resolve the settings against them.
+
+        ``source`` tells where rows are read, where that is not simply ``activations``.
 
         Raises:
             InputError: sae.d_in is set and disagrees with the activations, or there are fewer rows than lanes.
@@ -54,6 +59,7 @@ class Worker:
         self.out = out
         self.mesh = mesh
         self.device = device
+        self._source = source or RowSource(activations)
         rows, parts = mesh.data, mesh.latents
         self._reader = self._open(rows.rank * parts.world_size + parts.rank, rows.world_size * parts.world_size)
         widths = dict(zip(config.hooks.all, (part.d_in for part in self._reader.split.parts), strict=True))
@@ -82,7 +88,7 @@ class Worker:
         run = self.start()
         batches, listeners = self.batches(run.state.step), (on_row, on_checkpoint, told_to_stop)
         try:
-            return train(run, batches, self.plan, self.scaling, self.mesh, *listeners)
+            return train(run, batches, self.plan, self.scaling, self.mesh, *listeners, self._is_due)
         except NotFiniteError as error:
             raise self.explained(error) from None
 
@@ -117,9 +123,7 @@ class Worker:
 
     def _first_rows(self, wanted: int) -> Iterator[Tensor]:
         """Raw rows of the first batches, over all lanes."""
-        reader = self._open(rank=0, world_size=1)
-        n_batches = -(-min(wanted, reader.split.rows) // self.plan.batch_rows)
-        return (self._tensor(rows) for rows in reader.batches(0, n_batches))
+        return (self._tensor(rows) for rows in self._open(rank=0, world_size=1).opening(wanted))
 
     def batches(self, first: int) -> Iterator[Tensor]:
         """This worker's raw rows of the steps from ``first`` to the last."""
@@ -143,17 +147,16 @@ class Worker:
         n_workers, most_rows = self.mesh.data.world_size * self.mesh.latents.world_size, run.state.scratch.most_rows
         return accounts(run.timing, self.plan, n_workers, self.config.train.price_per_hour, self.device, most_rows)
 
-    def _open(self, rank: int, world_size: int) -> LaneReader:
-        settings = self.config.train
-        return LaneReader(
-            self.activations,
-            self.config.hooks.all,
-            batch_rows=settings.batch_tokens,
-            lanes=settings.lanes,
-            seed=settings.seed,
-            rank=rank,
-            world_size=world_size,
-        )
+    def _is_due(self, step: int) -> bool:
+        """Whether rows can be deleted once there is a checkpoint of this step; all workers say the same."""
+        return self._source.is_rolling and isinstance(self._reader, WindowReader) and self._reader.ends_at(step)
+
+    def _open(self, rank: int, world_size: int) -> Reader:
+        settings, hooks, windows = self.config.train, self.config.hooks.all, self._source.windows
+        how = {"batch_rows": settings.batch_tokens, "lanes": settings.lanes, "seed": settings.seed}
+        if windows is not None:
+            return WindowReader(windows, hooks, **how, rank=rank, world_size=world_size)
+        return LaneReader(self._source.activations, hooks, **how, rank=rank, world_size=world_size)
 
     def _tensor(self, rows: Array) -> Tensor:
         return from_stored(as_tensor(rows, self.device), self._reader.split.dtype)

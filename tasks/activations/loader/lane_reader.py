@@ -52,11 +52,17 @@ class LaneReader:
         """Deal the split's units to lanes, in an order that is the same for one hook and for several side by side.
 
         Raises:
-            InputError: there are fewer rows than lanes.
+            InputError: there are fewer rows than lanes, or most were deleted when they had been trained on.
             ArtifactError: the directory is unfinished, or several hooks do not hold the same tokens.
         """
         self.split: AnySplit = open_split(uri, [hooks] if isinstance(hooks, str) else hooks, split)
         """The rows that are dealt; of several hooks, those side by side."""
+        if self.split.parts[0].is_sample:
+            raise InputError(
+                f"{uri} has only a sample of its training rows: the others were deleted as harvest.keep said. saemill "
+                "harvest with its settings and --set harvest.keep=all makes them again."
+            )
+        self._batch_rows = batch_rows
         self._local = open_store(uri).path() is not None
         dealt = deal_split(self.split, lanes, seed)
         self._seed = seed
@@ -84,6 +90,10 @@ class LaneReader:
         held = HELD_BYTES // len(parts)
         found = [ahead(self._batches(part, first_step, n_steps, held), _BATCHES_AHEAD) for part in parts]
         return zip(*found, strict=True)
+
+    def opening(self, rows: int) -> Iterator[Array]:
+        """The first batches, which hold so many rows, or all that there are."""
+        return self.batches(0, -(-min(rows, self.split.rows) // self._batch_rows))
 
     def whence(self, step: int, row: int) -> str:
         """Where a row of this rank's part of a batch lies, in words."""

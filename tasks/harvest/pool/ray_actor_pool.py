@@ -79,10 +79,11 @@ class Pool:
     Only an actor that has its model gets work, so one that cannot start holds up nothing.
     """
 
-    def __init__(self, job: HarvestJob, pending: list[Shard], listener: Listener) -> None:
+    def __init__(self, job: HarvestJob, pending: list[Shard], listener: Listener, tries: Tries | None = None) -> None:
+        """``tries``: shards of which more may come, in place of those that are ``pending``."""
         self._job = job
         self._store = open_store(job.out)
-        self._tries = Tries(pending, job.settings.max_attempts)
+        self._tries = Tries(pending, job.settings.max_attempts) if tries is None else tries
         self._lanes: list[_Lane] = []
         self._outcomes: dict[_Lane, Outcome] = {}
         """The last of each actor."""

@@ -25,15 +25,31 @@ class Tries:
     """The shards of a harvest that are waiting, at work, stored or given up."""
 
     def __init__(self, shards: Sequence[Shard], max_attempts: int) -> None:
-        self._waiting = deque(_from_anywhere(shards))
+        self._waiting: deque[Shard] = deque()
         self._suspects: deque[Shard] = deque()
         self._max_attempts = max_attempts
-        self._left = len(self._waiting)
-        self._total = self._left
+        self._left = self._total = 0
         self._begun: Counter[Shard] = Counter()
         self._raised: Counter[Shard] = Counter()
         self._died: Counter[Shard] = Counter()
         self._given_up: dict[Shard, str] = {}
+        self.add(_from_anywhere(shards))
+
+    def add(self, shards: Sequence[Shard]) -> None:
+        """More of them, which come after those that are waiting."""
+        self._waiting.extend(shards)
+        self._left += len(shards)
+        self._total += len(shards)
+
+    @property
+    def waiting(self) -> int:
+        """Shards that are waiting for their first try, or were put back by no fault of theirs."""
+        return len(self._waiting)
+
+    @property
+    def has_given_up(self) -> bool:
+        """Whether any shard is not tried again."""
+        return bool(self._given_up)
 
     @property
     def left(self) -> int:

@@ -57,6 +57,7 @@ def supervise(
     task: dict[str, Any],
     out: str,
     listener: Callable[[list[Progress]], None],
+    look: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Run a job of Ray Train in an actor of its own and watch it, so that this process can be interrupted at any time.
 
@@ -71,6 +72,7 @@ def supervise(
         task: what ``work`` gets, beside ``config``, ``out``, ``folder`` (this process's) and ``job``, the actor.
         out: where Ray Train keeps its own files and checkpoints.
         listener: gets the latest progress of each worker that has told any, by rank.
+        look: is called some times a second; what it raises ends the job.
 
     Raises:
         InputError, ArtifactError: what a worker refused.
@@ -79,7 +81,7 @@ def supervise(
     before = _placement_groups()
     task = {**task, "config": config, "out": out, "folder": os.getcwd()}
     todo = [ray.put((work, task))]
-    watch = _Watching(listener, config.train.max_hours)
+    watch = _Watching(listener, config.train.max_hours, look)
     failures = 0
     while True:
         job = _job_on_this_machine()
@@ -111,8 +113,10 @@ class _OutOfTimeError(SaemillError):
 class _Watching:
     """Watches jobs, one after another where one is lost, until the work is done or has taken too long."""
 
-    def __init__(self, listener: Callable[[list[Progress]], None], max_hours: float | None) -> None:
-        self._listener = listener
+    def __init__(
+        self, listener: Callable[[list[Progress]], None], max_hours: float | None, look: Callable[[], None]
+    ) -> None:
+        self._listener, self._look = listener, look
         self._max_hours = max_hours
         self._until: float | None = None
 
@@ -124,6 +128,7 @@ class _Watching:
         """
         while True:
             ready, _ = ray.wait([done], timeout=_POLL_S)
+            self._look()
             progress, refusal, warnings = ray.get(job.news.remote())
             for warning in warnings:
                 logger.warning("%s", warning)

@@ -27,6 +27,7 @@ from tasks.train.loggers import open_loggers
 from tasks.train.loop import Run, StoppedError
 from tasks.train.mixing import tell_mixing
 from tasks.train.run_settings import RunSettings
+from tasks.train.source import RowSource
 from tasks.train.sweep.members import packed, require_memory, state_bytes
 from tasks.train.sweep.together import train_together
 from tasks.train.worker import Worker
@@ -78,7 +79,7 @@ def train_sweep(
     config = replace(config, train=config.train.model_copy(update={"workers": len(packs), "min_workers": None}))
     check_room(config.train)
     require_memory([sum(needed[i] for i in pack) for pack in packs], _memory_by_node())
-    tell_mixing(config.train, config.hooks.first, activations, tokens, *(target.out for target in targets))
+    tell_mixing(config.train, config.hooks.first, RowSource(activations), tokens, *(target.out for target in targets))
     drop_unusable_snapshot(out)
     logger.info("sweep: %d SAEs to train on %d workers", len(targets), len(packs))
     task = {"activations": activations, "packs": [[targets[i] for i in pack] for pack in packs]}

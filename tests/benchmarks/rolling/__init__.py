@@ -1,0 +1,1 @@
+"""The rolling lake: bytes at a time, speed and kills."""
