@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import re
 import signal
 import socket
 import stat
@@ -94,7 +95,7 @@ def test_addresses_ports_and_paths_are_those_of_this_machine(places: Places) -> 
         for text in (*service.command, *service.environment.values(), *service.check):
             here = places.here(text, service)
             assert "0.0.0.0" not in here
-            assert not {word for name in services for word in (f"{name}:", f"//{name}") if word in here}
+            assert re.search(rf"\b({'|'.join(services)}):\d", here) is None
 
 
 def test_a_service_finds_nothing_of_the_shells_environment_and_rays_token_only_as_a_file(

@@ -41,6 +41,7 @@ def start(
             user=user,
             extra_groups=None if user is None else [],
         )
+    process.returncode = 0  # it outlives this process, which Python would complain of
     started = psutil.Process(process.pid)
     (root / "pids").mkdir(mode=0o700, exist_ok=True)
     write(root / "pids" / service, json.dumps({"pid": process.pid, "started": started.create_time()}) + "\n")
