@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from infra.stack import compose, passwords, processes, stack
-from infra.stack.places import HOST, Places, ports_of, usable
+from infra.stack.places import HOST, Places, known, ports_of, usable
 from infra.stack.programs import environment_of
 from tasks.errors import InputError
 from tests.conftest import ROOT
@@ -149,6 +149,14 @@ def test_a_folder_whose_path_is_too_long_for_rays_sockets_is_refused(tmp_path: P
     assert not (tmp_path / ("long" * 10)).exists()
 
 
+def test_a_folder_without_a_stack_is_told_as_such_and_not_made(root: Path) -> None:
+    with pytest.raises(InputError, match="where no stack is"):
+        known(root / "typo")
+    assert list(root.iterdir()) == []
+    ports_of(root, kept=False)
+    assert known(root) == root
+
+
 def test_processes_are_found_and_stopped_with_all_that_they_started_also_where_nothing_was_written_down(root: Path) -> None:
     started = processes.start(root, "one", SLEEP, dict(os.environ), root, None)
     other = processes.start(root, "two", SLEEP, dict(os.environ), root, None)
@@ -210,6 +218,7 @@ def test_a_service_whose_starter_was_killed_is_found(where: str, root: Path) -> 
 
 def test_two_commands_never_change_a_stack_at_once(root: Path) -> None:
     command = [sys.executable, "-m", "infra.stack", "down", "--dir", str(root)]
+    ports_of(root, kept=False)
     with open(root / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

@@ -12,7 +12,7 @@ import typer
 
 from flows.exits import exit_code
 from infra.stack import processes, stack
-from infra.stack.places import HOST, usable
+from infra.stack.places import HOST, known, usable
 from tasks.errors import InputError
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, no_args_is_help=True)
@@ -33,7 +33,7 @@ def up(folder: Folder, ray_workers: Nodes = 2) -> None:
 @app.command()
 def down(folder: Folder) -> None:
     """Stop all of it; what it stored stays."""
-    with _alone(usable(folder)) as root:
+    with _alone(known(folder)) as root:
         for name in stack.take_down(root):
             typer.echo(f"{name}: stopped")
 
@@ -41,7 +41,7 @@ def down(folder: Folder) -> None:
 @app.command()
 def status(folder: Folder) -> None:
     """What runs, with its memory; exit code 1 where something that was started does not."""
-    root = usable(folder)
+    root = known(folder)
     found = processes.running(root)
     typer.echo(f"{'service':14} {'pid':>8} {'processes':>9} {'RSS MiB':>8} {'PSS MiB':>8}")
     sums = [0, 0]
@@ -59,7 +59,7 @@ def status(folder: Folder) -> None:
 @app.command()
 def env(folder: Folder) -> None:
     """Print what a shell needs to use it: eval "$(python -m infra.stack env --dir DIR)"; passwords stay in their files."""
-    for line in stack.exports(usable(folder)):
+    for line in stack.exports(known(folder)):
         typer.echo(line)
 
 

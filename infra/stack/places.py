@@ -78,6 +78,22 @@ def usable(folder: Path) -> Path:
     return root
 
 
+def known(folder: Path) -> Path:
+    """The whole path of a folder that has a stack already.
+
+    Raises:
+        InputError: it has none.
+    """
+    root = folder.absolute()
+    if not _ports(root).is_file():
+        raise InputError(f"--dir is {root}, where no stack is. Start one there: python -m infra.stack up --dir {folder}.")
+    return root
+
+
+def _ports(root: Path) -> Path:
+    return root / "ports.json"
+
+
 def ports_of(root: Path, kept: bool) -> dict[str, int]:
     """The stack's ports, which stay the same from one start to the next where they can.
 
@@ -85,16 +101,15 @@ def ports_of(root: Path, kept: bool) -> dict[str, int]:
         root: the stack's folder.
         kept: something of the stack runs, so that none may change.
     """
-    file = root / "ports.json"
-    known: dict[str, int] = {}
+    before: dict[str, int] = {}
     with contextlib.suppress(FileNotFoundError, ValueError):
-        known = json.loads(file.read_text())
-    found = {name: known[name] for name in _NAMES if name in known and (kept or _free(known[name]))}
+        before = json.loads(_ports(root).read_text())
+    found = {name: before[name] for name in _NAMES if name in before and (kept or _free(before[name]))}
     for name in _NAMES:
         if name not in found:
             found[name] = _free_port(found.values())
-    if found != known:
-        write(file, json.dumps(found, indent=1) + "\n")
+    if found != before:
+        write(_ports(root), json.dumps(found, indent=1) + "\n")
     return found
 
 

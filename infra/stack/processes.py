@@ -19,8 +19,8 @@ import psutil
 from infra.stack.places import write
 
 STACK, SERVICE = "SAEMILL_STACK", "SAEMILL_STACK_SERVICE"
-STOP_TIMEOUT_S = 30.0
-"""Before what has not ended by then is killed. Postgres and SeaweedFS take under 1 s, a worker with a run some more."""
+STOP_TIMEOUT_S = 60.0
+"""Before what has not ended by then is killed. Postgres and SeaweedFS take under 1 s; Ray drains a node for up to 30 s."""
 
 
 def start(
