@@ -178,7 +178,7 @@ def _make_database(service: Service, program: Program, places: Places) -> None:
 
 
 def _run(command: list[str | Path], program: Program, typed: str = "") -> None:
-    groups = None if program.user is None else []
+    groups: list[int] | None = None if program.user is None else []
     try:
         done = subprocess.run(
             command,
