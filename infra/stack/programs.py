@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from infra.stack.compose import Service
@@ -17,7 +17,6 @@ from tasks.errors import InputError, SaemillError
 
 REPOSITORY = Path(__file__).parents[2]
 _RAY = {
-    "RAY_AUTH_TOKEN": None,  # by a file here
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # what "on loopback only" is called
     "RAY_enable_metrics_collection": "0",  # a port that answers anybody
     "RAY_worker_niceness": "0",  # at Ray's 15, workers starve beside any other work
@@ -34,7 +33,7 @@ class Program:
     check: tuple[str, ...]
     user: str | None = None
     """Whom it runs as, where not as who starts it."""
-    folders: tuple[Path, ...] = field(default=())
+    folders: tuple[Path, ...] = ()
     """What has to be there."""
 
 
@@ -74,7 +73,7 @@ def environment_of(service: Service, places: Places) -> dict[str, str]:
         **{name: places.here(value, service) for name, value in service.environment.items()},
     }
     if "RAY_AUTH_MODE" in service.environment:
-        found |= {name: value for name, value in _RAY.items() if value is not None}
+        found |= _RAY
         del found["RAY_AUTH_TOKEN"]
         found["RAY_AUTH_TOKEN_PATH"] = str(file(places.root, RAY_TOKEN))
         found["RAY_ADDRESS"] = f"{HOST}:{places.ports['6379']}"  # this machine may have other clusters
