@@ -3,10 +3,10 @@
 Bytes never pass through Prefect, and neither do results: the manifests on storage are the cache.
 """
 
+import contextlib
 import logging
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -89,14 +89,14 @@ def stored() -> dict[str, Any]:
     return parameters or {}
 
 
-def in_a_sentence(work: Callable[[], R], refused: type[SaemillError] = SaemillError) -> R | State[Any]:
-    """What ``work`` returns; where it raises ``refused`` on purpose, a failed state that says why, without a traceback.
+def in_a_sentence(work: Callable[[], R]) -> R | State[Any]:
+    """What ``work`` returns; where it raises an error on purpose, a failed state that says why, without a traceback.
 
-    Whoever called the flow or the task as a function is given the error itself.
+    Whoever called the flow as a function is given the error itself.
     """
     try:
         return work()
-    except refused as error:
+    except SaemillError as error:
         # Ray wraps what its workers raise; the cause is the sentence, the wrapper a traceback.
         cause = getattr(error, "cause", error)
         return Failed(message=str(cause), data=cause)
@@ -136,7 +136,7 @@ def conduct_sweep(config: PipelineConfig) -> SweepResult:
     return result
 
 
-def in_run() -> AbstractContextManager[None]:
+def in_run() -> contextlib.AbstractContextManager[None]:
     """Until the block ends, what stages log goes to the log of the present run, which the UI shows."""
     return logged_to(_InRunsLog())
 
@@ -160,19 +160,29 @@ class _InRunsLog(logging.Handler):
         logger.log(record.levelno, "%s", masked(record.getMessage()))
 
 
-@task(retries=2, retry_delay_seconds=[10, 60], persist_result=False, cache_policy=NO_CACHE)
+def _is_worth_another_try(_task: Any, _run: Any, state: State[Any]) -> bool:
+    return not isinstance(state.data, InputError)  # which is as wrong the next time
+
+
+AGAIN: dict[str, Any] = {
+    "retries": 2,
+    "retry_delay_seconds": [10, 60],
+    "retry_condition_fn": _is_worth_another_try,
+    "persist_result": False,
+    "cache_policy": NO_CACHE,
+}
+
+
+@task(**AGAIN)
 def run_stage(stage: Placed) -> str | State[str]:
     """Run one stage; the URI of what it wrote."""
     out = stage.out
     if stage.finished:
         return Completed(name="FinishedEarlier", message=f"{out} was finished before.", data=out)
-
-    def work() -> str:
-        get_run_logger().info("writing %s", out)
+    get_run_logger().info("writing %s", out)
+    with unwrapped():
         stage.run(listener(stage.name, has_bar=stage.is_long))
-        return out
-
-    return in_a_sentence(work, InputError)  # all else is worth another try
+    return out
 
 
 def called(stage: Placed) -> None:
@@ -181,15 +191,25 @@ def called(stage: Placed) -> None:
     run_stage.with_options(name=stage.name, task_run_name=stage.name, timeout_seconds=timeout_s)(stage)
 
 
-@task(retries=2, retry_delay_seconds=[10, 60], persist_result=False, cache_policy=NO_CACHE)
-def run_step(step: Step, sweep: Sweep) -> str | State[str]:
+@task(**AGAIN)
+def run_step(step: Step, sweep: Sweep) -> str:
     """Run one step of a sweep, which does nothing where it is finished; the URI of the sweep."""
-
-    def work() -> str:
+    with unwrapped():
         step(sweep, listener("sweep", has_bar=True))
-        return sweep.report
+    return sweep.report
 
-    return in_a_sentence(work, InputError)
+
+@contextlib.contextmanager
+def unwrapped() -> Iterator[None]:
+    """Raise what Ray wraps of a worker's error as that error.
+
+    Tasks raise. A failed state that a task returns is no reason for Prefect to end the flow, nor to ask whether to try again
+    (3.8.8, task_engine.py): the next stage would begin.
+    """
+    try:
+        yield
+    except SaemillError as error:
+        raise getattr(error, "cause", error) from None
 
 
 def _do(step: Step, sweep: Sweep) -> None:

@@ -59,7 +59,7 @@ def start(timeout_s: float, **options: Any) -> None:
     environment = _ENVIRONMENT | {"RAY_gcs_server_port_wait_time_s": str(max(1, int(timeout_s)))}  # Ray's own: 20 s
     environment = {name: os.environ.get(name, value) for name, value in environment.items()}
     folder = private_folder()
-    ports = _agents_ports()
+    ports = agents_ports()
     export = ports.pop("metrics_export_port")  # the one that ray.init itself takes
     started: list[subprocess.Popen[bytes]] = []
     begun: list[subprocess.Popen[bytes]] = []
@@ -80,7 +80,7 @@ def start(timeout_s: float, **options: Any) -> None:
         # A session of its own: a signal to this process's group (Ctrl-C, GNU timeout, systemd) reaches this process alone,
         # which then stops Ray. Linux kills Ray's processes when this one dies in whatever way.
         mock.patch.object(services, "ConsolePopen", popen),
-        mock.patch.object(services, "get_node", _patient(services.get_node, timeout_s, started)),
+        mock.patch.object(services, "get_node", patient(services.get_node, timeout_s, started)),
         # Where it is not told their ports, the raylet ends if its agents have not told it theirs after 15 s.
         mock.patch.object(parameter, "RayParams", partial(parameter.RayParams, **ports, **_NEEDLESS)),
         mock.patch.object(node.Node, "start_api_server", lambda *_, **__: None),
@@ -195,13 +195,13 @@ def private_folder() -> str:
     return str(usual / "ray")
 
 
-def _agents_ports() -> dict[str, int]:
+def agents_ports() -> dict[str, int]:
     names = ("metrics_agent_port", "runtime_env_agent_port", "dashboard_agent_listen_port", "metrics_export_port")
     with ExitStack() as held:
         return {name: held.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for name in names}
 
 
-def _patient(
+def patient(
     get_node: Callable[..., Any], timeout_s: float, started: Sequence["subprocess.Popen[bytes]"] = ()
 ) -> Callable[..., Any]:
     """Ask for the node until it is there or time is up; Ray itself stops asking after 30 s (2.60, _private/node.py)."""

@@ -20,7 +20,7 @@ import ray
 from tasks.errors import InputError, SaemillError
 from tasks.ray_cluster import _join
 from tasks.ray_config import RayConfig
-from tasks.ray_local_cluster import _failed, _patient, private_folder
+from tasks.ray_local_cluster import _failed, patient, private_folder
 from tests.conftest import LOOPBACK, ROOT, free_port, listening_at
 from tests.patience import files_of
 from tests.turns import kills_a_whole_run
@@ -31,7 +31,7 @@ def test_a_machine_too_busy_to_start_ray_is_said_in_a_sentence() -> None:
         raise RuntimeError("not found")
 
     with pytest.raises(SaemillError, match=r"did not start .* within 0.3 s \(ray\.start_timeout_s\).*same command again"):
-        _patient(not_there, 0.3)("node")
+        patient(not_there, 0.3)("node")
 
 
 def test_a_slow_start_is_waited_for() -> None:
@@ -43,7 +43,7 @@ def test_a_slow_start_is_waited_for() -> None:
             raise answer
         return answer
 
-    assert _patient(soon_there, 60)("node") == "there"
+    assert patient(soon_there, 60)("node") == "there"
 
 
 def _command(process: psutil.Process) -> str:

@@ -4,7 +4,6 @@ from typing import Any
 
 from prefect import get_run_logger, task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
-from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.events import emit_event
 from prefect.states import Completed
@@ -15,10 +14,9 @@ from flows.labels import run_name, run_tags
 from flows.night.run import Step, run_night
 from flows.night.telling import headline, markdown, telling_failures
 from flows.night.tonight import Night
-from flows.on_prefect import called, in_a_sentence, in_run, labelled, listener, publish
+from flows.on_prefect import AGAIN, called, in_run, labelled, listener, publish, unwrapped
 from flows.pipeline import Result
 from flows.reports import link_to
-from tasks.errors import InputError
 
 RESOURCE = "saemill.registry"
 """With a point and the registry's name, the resource of every event."""
@@ -47,10 +45,11 @@ def emitted(tell: Tell) -> Tell:
     return both
 
 
-@task(retries=2, retry_delay_seconds=[10, 60], persist_result=False, cache_policy=NO_CACHE)
+@task(**AGAIN)
 def run_night_step(name: str, step: Step) -> Any:
     """Do one step of a night, which does nothing where it is done."""
-    return in_a_sentence(lambda: step(listener(name, has_bar=False)), InputError)
+    with unwrapped():
+        return step(listener(name, has_bar=False))
 
 
 def _do(name: str, step: Step) -> Any:

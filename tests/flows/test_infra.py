@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import json
 import os
 import re
 import signal
@@ -39,6 +40,8 @@ INFRA = ROOT / "infra"
 FORMS = {"pipeline": PipelineForm, "sweep": SweepForm, "nightly": NightlyForm}
 THERE = [f"{name}/{name}" for name in FORMS]
 WHERE = {"storage": "s3://saemill/runs", "overrides": "ray.address=auto"}
+PASSWORDS = ("AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "RAY_AUTH_TOKEN")
+HIDDEN = "hunter2-nobody-may-read-this"
 PREFECT = """#!/bin/sh
 echo "$@" >> "$CALLS"
 case "$*" in *inspect*) case " $THERE " in *" $3 "*) exit 0;; esac; echo not found; exit 1;; esac
@@ -70,10 +73,17 @@ def run_deploy_sh(api: RecordingApi, folder: Path, *pools: str) -> tuple[list[st
 
 @pytest.fixture(scope="module")
 def deployed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """What infra/deploy.sh sends to a server that has no deployment yet, by name."""
-    with recording() as api:
+    """What infra/deploy.sh sends to a server that has no deployment yet, by name; its environment has passwords."""
+    with recording() as api, pytest.MonkeyPatch.context() as patch:
+        for name in PASSWORDS:
+            patch.setenv(name, HIDDEN)
         run_deploy_sh(api, tmp_path_factory.mktemp("deployed"), "saemill")
     return api.created
+
+
+def test_no_password_of_the_environment_is_stored_in_a_deployment(deployed: dict[str, dict[str, Any]]) -> None:
+    assert set(deployed) == set(FORMS)
+    assert HIDDEN not in json.dumps(deployed)
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -262,7 +272,9 @@ def test_prefect_and_ray_ask_for_passwords_that_the_user_chooses() -> None:
         environment = services[name]["environment"]
         assert environment["RAY_AUTH_MODE"] == "token"
         assert environment["RAY_AUTH_TOKEN"].startswith("${RAY_TOKEN:?")
+        assert environment["AWS_SECRET_ACCESS_KEY"].startswith("${S3_SECRET:?")
     assert services["worker"]["environment"]["PREFECT_API_AUTH_STRING"].startswith("${PREFECT_PASSWORD:?")
+    assert services["postgres"]["environment"]["POSTGRES_PASSWORD"].startswith("${POSTGRES_PASSWORD:?")
     for pod in (INFRA / "k8s").glob("*.yaml"):
         assert "name: RAY_AUTH_MODE, value: token" in pod.read_text(), pod
 

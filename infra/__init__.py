@@ -1,0 +1,1 @@
+"""Running saemill on more than a laptop: see README.md."""
