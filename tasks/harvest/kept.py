@@ -1,7 +1,7 @@
 """Which shards stay where training rows are deleted once they have been trained on."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from tasks.activations.manifest import SAMPLED
@@ -24,7 +24,7 @@ def kept_shards(planned: Sequence[Shard], settings: HarvestConfig) -> list[Shard
     return [shard for shard in planned if shard.split != "train" or shard in sample]
 
 
-def sampled(planned: Sequence[Shard], kept: Sequence[Shard]) -> Mapping[str, Any]:
+def sampled(planned: Sequence[Shard], kept: Sequence[Shard]) -> dict[str, Any]:
     """What the manifest says beside the shards that it lists: how many training shards of how many these are."""
     there, of = (sum(shard.split == "train" for shard in shards) for shards in (kept, planned))
     return {SAMPLED: {"train": {"kept": there, "of": of}}} if there < of else {}

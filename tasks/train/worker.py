@@ -1,6 +1,7 @@
 """What one training worker does, whoever started it: read its lanes, go on from the newest checkpoint, take the steps."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -152,11 +153,18 @@ class Worker:
         return self._source.is_rolling and isinstance(self._reader, WindowReader) and self._reader.ends_at(step)
 
     def _open(self, rank: int, world_size: int) -> Reader:
-        settings, hooks, windows = self.config.train, self.config.hooks.all, self._source.windows
-        how = {"batch_rows": settings.batch_tokens, "lanes": settings.lanes, "seed": settings.seed}
-        if windows is not None:
-            return WindowReader(windows, hooks, **how, rank=rank, world_size=world_size)
-        return LaneReader(self._source.activations, hooks, **how, rank=rank, world_size=world_size)
+        settings, source = self.config.train, self._source
+        opened: Callable[..., Reader] = (
+            partial(LaneReader, source.activations) if source.windows is None else partial(WindowReader, source.windows)
+        )
+        return opened(
+            self.config.hooks.all,
+            batch_rows=settings.batch_tokens,
+            lanes=settings.lanes,
+            seed=settings.seed,
+            rank=rank,
+            world_size=world_size,
+        )
 
     def _tensor(self, rows: Array) -> Tensor:
         return from_stored(as_tensor(rows, self.device), self._reader.split.dtype)

@@ -1,4 +1,6 @@
-"""A harvest and a training at once, killed again and again: ``python -m tests.rolling.forked_kills FOLDER KILLS SEED``.
+"""A harvest and a training at once, killed again and again.
+
+``python -m tests.rolling.forked_kills FOLDER CHARACTERS FEWER KILLS SEED``
 
 Each of the two is a fork of this process; they meet on storage alone. Harvester, windows, worker and checkpoints are the
 real ones, and only Ray is left out. A third process lists the storage all the while. Printed is what was survived.
@@ -238,7 +240,7 @@ class Watcher:
         while not self._told.with_suffix(".end").exists():
             found = [Path(where, name) for root in roots for where, _, names in os.walk(root) for name in names]
             peak = max(peak, sum(map(_size, found)))
-            time.sleep(0.005)
+            time.sleep(0.02)
         self._told.write_text(str(peak))
 
     def end(self) -> int:
@@ -263,7 +265,7 @@ def survive(pair: Pair, moments: Callable[[Pair], bool]) -> int:
         goes_on = True
         while pair.pids:
             goes_on = goes_on and moments(pair)
-            time.sleep(0.005)
+            time.sleep(0.01)
             pair.poll()
     finally:
         for pid in pair.pids.values():
@@ -316,8 +318,8 @@ def at_random(kills: int, rng: random.Random, kinds: "Counter[str]") -> Callable
     return moment
 
 
-def main(folder: str, characters: str, kills: str, seed: str) -> None:
-    """Survive, and print what was survived."""
+def main(folder: str, characters: str, fewer: str, kills: str, seed: str) -> None:
+    """Survive with so many times fewer bytes than all rows take, and print what was survived."""
     torch.set_num_threads(1)
     home, length = Path(folder), int(characters)
     write_config(home, length)
@@ -327,7 +329,7 @@ def main(folder: str, characters: str, kills: str, seed: str) -> None:
     rolling._LOOK_S = window_reader._LOOK_S = 0.02  # windows take milliseconds here
     undisturbed = kept(home, length)
     stored = sum(path.stat().st_size for path in Path(undisturbed.at.shards).rglob("*") if path.is_file())
-    budget = stored // 20
+    budget = stored // int(fewer)
     found: dict[str, Any] = {"budget": budget, "stored": stored, "peaks": {}}
 
     def hold(pair: Pair, moments: Callable[[Pair], bool], points: Sequence[tuple[str, str]] = ()) -> None:
