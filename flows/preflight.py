@@ -6,7 +6,7 @@ from flows.planning import bytes_left, corpus_of
 from flows.resolve import resolved
 from flows.run_size import run_size
 from flows.stages import stages
-from tasks.activations.disk_space import require_room_for
+from tasks.activations.disk_space import require_room_of_run
 from tasks.errors import InputError
 from tasks.machine import gib, memory_bytes
 from tasks.planner.sizes import RunSize
@@ -33,7 +33,7 @@ def check(config: PipelineConfig) -> RunSize:
     for at_place in placed(config, at):
         widths = at_place.stage.check_inputs(at_place.out, widths)
     size = run_size(resolved(config), at, widths, corpus_of(config, at))
-    require_room_for(config.storage, bytes_left(config, at, size))
+    require_room_of_run(config.storage, bytes_left(config, at, size))
     return size
 
 

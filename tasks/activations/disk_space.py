@@ -33,7 +33,7 @@ def require_room(uri: str, tokens: int, widths: Sequence[int], dtype: Dtype) -> 
     logger.info("activations: %s tokens take up to %s%s", f"{tokens:,}", _size(needed), there)
 
 
-def require_room_for(uri: str, parts: Mapping[str, int]) -> None:
+def require_room_of_run(uri: str, parts: Mapping[str, int]) -> None:
     """Refuse what is about to be written below ``uri`` where it does not fit.
 
     Args:

@@ -1,6 +1,8 @@
 """How fast training steps are: some are taken on rows that are there, by one worker or by several together."""
 
+import itertools
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +19,7 @@ from tasks.train.train_state import initial_state, share_state
 
 _FIRST, _MOST = 2, 64
 """Steps that set things up, such as compiled kernels, and those after them at most."""
+_BATCHES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,29 +47,34 @@ def take_steps(
     """
     mesh = mesh or OneProcess()
     n_workers = mesh.data.world_size * mesh.latents.world_size
-    # Not fewer steps than are taken here; a longer run's steps are the same.
-    train = train.model_copy(update={"tokens": max(train.tokens, (_FIRST + _MOST) * train.batch_tokens)})
+    # Not fewer steps than are taken here, as a longer run's are the same. And with few rows again and again most latents
+    # would count as dead, which costs AuxK's work in every step; of a run's they seldom do.
+    tokens = max(train.tokens, (_FIRST + _MOST) * train.batch_tokens)
+    train = train.model_copy(update={"tokens": tokens, "dead_after_tokens": 2 * tokens})
     settled = plan(sae, train, d_in, rows.shape[1] - d_in if rows.shape[1] > d_in else None)
     by = scaling(rows.mean(dim=0), float((rows - rows.mean(dim=0)).square().sum(dim=1).mean()))
     state = share_state(initial_state(settled, by.apply(rows).cpu(), latents=mesh.latents), settled, mesh)
     stepper = Stepper(Run(state), settled, by, mesh)
-    batch = _batch(rows, settled.batch_rows // n_workers)
-    _taken(stepper, batch, 1)
-    of_one = torch.tensor([_taken(stepper, batch, _FIRST - 1)])
+    batches = itertools.cycle(_batches(rows, settled.batch_rows // n_workers, mesh.data.rank, n_workers))
+    _taken(stepper, batches, 1)
+    of_one = torch.tensor([_taken(stepper, batches, _FIRST - 1)])
     all_reduce_over_mesh(mesh, of_one)  # so that all take as many
     n = max(1, min(_MOST - 2, int(seconds * n_workers / float(of_one))))
-    took = _taken(stepper, batch, n) / n
-    product = encoder_product_seconds(settled, len(batch))
-    return StepSpeed(took, 2 * len(batch) * settled.layout.d_in * settled.layout.d_sae / product)
+    took = _taken(stepper, batches, n) / n
+    n_rows = settled.batch_rows // n_workers
+    product = encoder_product_seconds(settled, n_rows)
+    return StepSpeed(took, 2 * n_rows * settled.layout.d_in * settled.layout.d_sae / product)
 
 
-def _taken(stepper: Stepper, batch: Tensor, n: int) -> float:
+def _taken(stepper: Stepper, batches: Iterator[Tensor], n: int) -> float:
     """Seconds of some steps."""
     began = time.perf_counter()
     for _ in range(n):
-        stepper.take(batch, 0.0)
+        stepper.take(next(batches), 0.0)
     return time.perf_counter() - began
 
 
-def _batch(rows: Tensor, n: int) -> Tensor:
-    return rows.repeat(-(-n // len(rows)), 1)[:n].contiguous()
+def _batches(rows: Tensor, n: int, rank: int, n_workers: int) -> list[Tensor]:
+    """Some batches of ``n`` rows of a worker, others than those of the other workers as far as there are others."""
+    enough = rows.repeat(-(-n // len(rows)), 1)
+    return [enough.roll(-n * (rank + i * n_workers), 0)[:n].contiguous() for i in range(_BATCHES)]
