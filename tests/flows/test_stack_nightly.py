@@ -135,13 +135,12 @@ def night(stack: Stack) -> dict[str, Any]:
 
 
 def at_work(root: Path) -> set[str]:
-    """The services with a Ray worker that has a task or an actor: Ray calls it by that."""
+    """The services that have a process of Ray's that harvests or trains: those that only watch need no CPU of a node's."""
     found = set()
     for service, members in processes.running(root).items():
         for process in members:
             with contextlib.suppress(psutil.Error):
-                name = " ".join(process.cmdline())
-                if name.startswith("ray::") and not name.startswith("ray::IDLE"):
+                if " ".join(process.cmdline()).startswith(("ray::Harvester", "ray::RayTrainWorker")):
                     found.add(service)
     return found
 
