@@ -34,7 +34,7 @@ def gate(tonight: Tonight, listener: Listener) -> "Gated | None":
 
     if tonight.champion is None:
         return None
-    config, frozen = tonight.config, tonight.config.gates.rows
+    config, frozen = tonight.config, tonight.config.gates.activations
     asked = Asked(
         champion=tonight.sae_of(tonight.champion),
         challenger=tonight.at.sae,

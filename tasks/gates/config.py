@@ -57,7 +57,7 @@ class GatesConfig(Settings):
     """Held-out rows that both SAEs are measured on: the first ones, the same each time."""
     splice_tokens: int = Field(8_192, ge=1, le=MOST)
     """Held-out tokens on which each SAE is spliced into the model for ce_recovered, where the tokens are given."""
-    rows: PathText | None = Field(None, min_length=1)
+    activations: PathText | None = Field(None, min_length=1)
     """URI of activations on whose held-out rows each night's SAE is measured. Empty: that night's own."""
     auto_promote: bool = False
     """Have the nightly run promote a challenger whose verdict is PROMOTE. Off: somebody does, by saemill promote."""
