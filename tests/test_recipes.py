@@ -40,8 +40,8 @@ GOLDEN: dict[str, tuple[str, ...]] = {
 
 APART = {"model": FIXED_OF_MODEL, "activations": FIXED_OF_OWN}
 """Groups of settings whose values the harvest's recipe fixes."""
-NOT_COUNTED = {"ray", "sweep", "registry", "gates"}
-"""Groups that say how something is done, how often, under which name it is kept, or what is said of it."""
+NOT_COUNTED = {"ray", "sweep", "registry", "gates", "notify"}
+"""Groups that say how something is done, how often, under which name it is kept, what is said of it, or to whom."""
 
 
 def groups() -> Iterator[tuple[str, tuple[type[Settings], Mapping[str, Any]]]]:
