@@ -8,7 +8,7 @@ import torch
 from flows.direct import DirectSettings, Inputs, model_of, settings_of
 from flows.preflight import check_storage
 from tasks.errors import InputError
-from tasks.gates.ledger import Ledger, write_ledger
+from tasks.gates.ledger import GateLedger, write_ledger
 from tasks.gates.measure import measure, shared_share, wanted_l0
 from tasks.gates.rows import GateRows, gate_rows
 from tasks.gates.sums import Estimate, LossSums
@@ -43,7 +43,7 @@ class Asked:
 class Gated:
     """A ledger, and where it is."""
 
-    ledger: Ledger
+    ledger: GateLedger
     uri: str
 
 
@@ -118,7 +118,7 @@ def _losses(asked: Asked, settings: DirectSettings, rows: GateRows, sae: str, de
 
 
 def _told(asked: Asked, look: _Look, results: list[GateResult], folder: str) -> Gated:
-    ledger = Ledger.of(
+    ledger = GateLedger.of(
         results,
         champion=content_of(asked.champion),
         challenger=content_of(asked.challenger),

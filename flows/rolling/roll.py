@@ -8,7 +8,7 @@ from flows.rolling.places import LakePlaces
 from tasks.harvest.kept import kept_shards
 from tasks.harvest.pool.actor import HarvestJob
 from tasks.harvest.ray_harvest import job_of
-from tasks.harvest.rolling.ledger import Ledger
+from tasks.harvest.rolling.ledger import WindowLedger
 from tasks.harvest.rolling.plan import plan_windows, windows_at_once
 from tasks.harvest.rolling.ray_rolling import actors_beside, roll
 from tasks.harvest.rolling.rolling import Rolling
@@ -86,7 +86,7 @@ class Roll:
             self.harvest.order,
         )
         rolling = Rolling(
-            ledger=Ledger(self.lake.windows, windows, pool, settings.dtype),
+            ledger=WindowLedger(self.lake.windows, windows, pool, settings.dtype),
             at_once=at_once,
             context_length=context,
             batch_rows=config.batch_tokens,

@@ -98,7 +98,7 @@ class LakeStage(
 
     def _sealed(self, windows: WindowUris, pool: str) -> WindowUris | None:
         """The windows of a finished harvest, where training is to go by windows."""
-        from tasks.harvest.rolling.ledger import Ledger, seal_enough
+        from tasks.harvest.rolling.ledger import WindowLedger, seal_enough
         from tasks.harvest.rolling.plan import plan_windows
         from tasks.harvest.shards import planned_shards
 
@@ -107,7 +107,7 @@ class LakeStage(
             return None
         planned = planned_shards(self._tokens, harvest.settings.shard_tokens)
         plan = plan_windows(planned, train.window_tokens, harvest.context_length)
-        seal_enough(Ledger(windows, plan, pool, harvest.settings.dtype), train.n_steps, train.batch_tokens)
+        seal_enough(WindowLedger(windows, plan, pool, harvest.settings.dtype), train.n_steps, train.batch_tokens)
         return windows
 
     def _roll(self, lake: LakePlaces, listener: Listener) -> None:

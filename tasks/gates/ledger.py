@@ -14,7 +14,7 @@ FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Ledger:
+class GateLedger:
     """What was held against what, and what came of it."""
 
     verdict: Verdict
@@ -31,10 +31,10 @@ class Ledger:
     gates: tuple[GateResult, ...]
 
     @staticmethod
-    def of(results: Sequence[GateResult], **about: Any) -> "Ledger":
+    def of(results: Sequence[GateResult], **about: Any) -> "GateLedger":
         """The ledger of some gates' results."""
         found, reason = verdict(results)
-        return Ledger(found, reason, gates=tuple(results), **about)
+        return GateLedger(found, reason, gates=tuple(results), **about)
 
     def to_json(self) -> bytes:
         """Equal ledgers are equal bytes."""
@@ -43,7 +43,7 @@ class Ledger:
         return to_json({**facts, "format_version": FORMAT_VERSION, "metrics": metrics})
 
 
-def write_ledger(ledger: Ledger, folder: str) -> str:
+def write_ledger(ledger: GateLedger, folder: str) -> str:
     """Put a ledger into a folder or below an ``s3://`` prefix, in one piece; its URI. One that is there is the same."""
     data, store = ledger.to_json(), open_store(folder)
     key = f"{hashlib.sha256(data).hexdigest()}.json"
@@ -51,7 +51,7 @@ def write_ledger(ledger: Ledger, folder: str) -> str:
     return f"{store.uri}/{key}"
 
 
-def described(ledger: Ledger) -> str:
+def described(ledger: GateLedger) -> str:
     """The gates as a table, and the verdict in a sentence."""
     heads = ("gate", "champion", "challenger", "limit", "sigma", "outcome")
     cells = [heads, *(_cells(result) for result in ledger.gates)]

@@ -29,7 +29,7 @@ class CallRecord:
 
 
 @dataclass
-class Ledger:
+class PushLedger:
     """The calls to one server of one built folder."""
 
     file: IO[bytes]
@@ -71,7 +71,7 @@ class Ledger:
 
 
 @contextmanager
-def opened(path: Path, of: Mapping[str, str]) -> Iterator[Ledger]:
+def opened(path: Path, of: Mapping[str, str]) -> Iterator[PushLedger]:
     """The ledger at a path, for this process alone.
 
     Raises:
@@ -83,7 +83,7 @@ def opened(path: Path, of: Mapping[str, str]) -> Iterator[Ledger]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # which the system lets go when the process dies
         except BlockingIOError:
             raise InputError(f"Another saemill publish --push works with {path}; wait for its end.") from None
-        ledger = Ledger(file, of)
+        ledger = PushLedger(file, of)
         for line in _whole_lines(file, path):
             if all(line.get(name) == value for name, value in of.items()):
                 record = ledger.calls.setdefault(str(line["call"]), CallRecord(0.0))

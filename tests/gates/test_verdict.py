@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from flows.config import parse_config
 from tasks.errors import InputError
 from tasks.gates.config import Gate, GatesConfig
-from tasks.gates.ledger import Ledger, described, write_ledger
+from tasks.gates.ledger import GateLedger, described, write_ledger
 from tasks.gates.metrics import MetricName
 from tasks.gates.noise import seed_noise
 from tasks.gates.sums import DRAWS, Estimate
@@ -112,7 +112,7 @@ def test_a_ledger_is_called_by_its_content_and_tells_all(tmp_path: Path) -> None
         "blocks": 8,
         "target_l0": 3.0,
     }
-    ledger = Ledger.of(judged(GatesConfig().rules, champion, challenger), **about)
+    ledger = GateLedger.of(judged(GatesConfig().rules, champion, challenger), **about)
     uri = write_ledger(ledger, str(tmp_path))
     assert write_ledger(ledger, str(tmp_path)) == uri
     (file,) = tmp_path.iterdir()

@@ -34,7 +34,7 @@ from tasks.harvest.kept import kept_shards
 from tasks.harvest.named import is_data_key
 from tasks.harvest.pool.actor import Harvester
 from tasks.harvest.ray_harvest import job_of
-from tasks.harvest.rolling.ledger import Ledger, seal_enough
+from tasks.harvest.rolling.ledger import WindowLedger, seal_enough
 from tasks.harvest.rolling.plan import plan_windows, windows_at_once
 from tasks.harvest.rolling.rolling import Rolling
 from tasks.harvest.rolling.tries import RollingTries
@@ -146,7 +146,7 @@ def harvest_windows(pair: Pair) -> None:
     at_once = windows_at_once(windows, kept, [16], config.harvest, CONTEXT, actors=1)
     pool = pair.lake.pool(pair.at.shards)
     found = Rolling(
-        ledger=Ledger(pair.lake.windows, windows, pool, config.harvest.dtype),
+        ledger=WindowLedger(pair.lake.windows, windows, pool, config.harvest.dtype),
         at_once=at_once,
         context_length=CONTEXT,
         batch_rows=BATCH,
@@ -202,7 +202,7 @@ def kept(folder: Path, characters: int) -> Pair:
     planned = planned_shards(pair.tokens, SHARD)
     windows = plan_windows(planned, pair.config.train.window_tokens or 0, CONTEXT)
     place = pair.lake.windows_of_kept
-    seal_enough(Ledger(place, windows, pair.at.shards, "float32"), pair.config.train.n_steps, BATCH)
+    seal_enough(WindowLedger(place, windows, pair.at.shards, "float32"), pair.config.train.n_steps, BATCH)
     train(pair, RowSource(pair.at.activations, place))  # here, so that what is imported late is so before the forks
     return pair
 

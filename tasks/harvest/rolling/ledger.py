@@ -14,7 +14,7 @@ from tasks.storage.objects import open_store
 
 
 @dataclass(frozen=True, slots=True)
-class Ledger:
+class WindowLedger:
     """The windows of one training, in their order."""
 
     windows: WindowUris
@@ -78,7 +78,7 @@ class Ledger:
         return _rows(hooks)
 
 
-def seal_enough(ledger: Ledger, n_steps: int, batch_rows: int) -> None:
+def seal_enough(ledger: WindowLedger, n_steps: int, batch_rows: int) -> None:
     """Seal so many windows of a finished harvest that training has all its steps, if need be in several passes.
 
     Raises:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from tasks.activations.windows import is_consumed, steps_of
 from tasks.harvest.named import COMMITS, commit_key, is_data_key
-from tasks.harvest.rolling.ledger import Ledger, require_batch
+from tasks.harvest.rolling.ledger import WindowLedger, require_batch
 from tasks.harvest.shards import Shard, committed
 from tasks.storage.objects import open_store
 
@@ -23,7 +23,7 @@ _LOOK_S = 1.0
 class Rolling:
     """The windows of one training on their way through storage."""
 
-    ledger: Ledger
+    ledger: WindowLedger
     at_once: int
     """Windows that may be stored at the same time."""
     context_length: int

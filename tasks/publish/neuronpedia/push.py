@@ -16,7 +16,7 @@ from typing import Any
 
 from tasks.errors import ArtifactError, InputError, SaemillError
 from tasks.progress import Listener, Progress
-from tasks.publish.ledger import Ledger, opened
+from tasks.publish.ledger import PushLedger, opened
 from tasks.publish.neuronpedia.client import TRIES, NeuronpediaClient, NoAnswerError, RefusedError, wait_s
 
 INDEX = "neuronpedia/calls.json"
@@ -40,7 +40,7 @@ class PushedSets:
 @dataclass(frozen=True, slots=True)
 class _CallSender:
     client: NeuronpediaClient
-    ledger: Ledger
+    ledger: PushLedger
     settle_s: float
 
     def settle(self, sent: float) -> None:
