@@ -47,14 +47,14 @@ def main() -> None:
 
     champion, retrains = look(at("plain", rows, 0)), [at("plain", rows, 1 + i) for i in range(n)]
     repeats = [look(at("plain", rows, 101 + i)) for i in range(5)]
-    few = n // 4
+    few, code = n // 4, source_code(cache, options.code_tokens)
     challengers: dict[str, list[str]] = {
         "unchanged": retrains,
         "k halved": [at("plain", rows, 201 + i, options.k // 2) for i in range(few)],
         "encoder bias zeroed": [_changed(uri, "bias", _without_bias) for uri in retrains[:few]],
         "decoder shuffled": [_changed(uri, "shuffled", _shuffled) for uri in retrains[few : 2 * few]],
         "the champion itself": [at("plain", rows, 0)],
-        "source code": [at("code", source_code(cache, options.code_tokens), 201 + i) for i in range(few)],
+        "source code": [at("code", code, 201 + i) for i in range(few)],
     }
     found = {kind: [look(uri) for uri in uris] for kind, uris in challengers.items()}
     table = [_row(kind, name, champion, of_kind, noise) for name, noise in (("typical", ()), ("five repeats", repeats))
