@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from tasks.activations.loader.window_reader import WindowReader
-from tasks.activations.manifest import SAMPLED
 from tasks.activations.windows import WindowUris, window_seed
 from tasks.activations.writer import Rows
 from tasks.errors import InputError
@@ -45,7 +44,8 @@ def reader(windows: WindowUris, rank: int = 0, world_size: int = 1) -> WindowRea
 
 
 def numbers(batch: np.ndarray) -> list[int]:
-    return batch[:, 0].astype(int).tolist()
+    found: list[int] = batch[:, 0].astype(int).tolist()
+    return found
 
 
 def test_each_window_gives_its_own_rows_and_as_many_batches_as_they_fill(windows: WindowUris) -> None:
@@ -125,7 +125,7 @@ def test_training_rows_of_which_only_a_sample_was_kept_are_not_trained_on(tmp_pa
     from tasks.activations.loader.lane_reader import LaneReader
 
     hooks = {"layer": ([rows_of(0, 50)], [rows_of(0, 20)])}
-    uri = store_hooks(f"{tmp_path}/a", hooks, **{SAMPLED: {"train": {"kept": 1, "of": 9}}})
+    uri = store_hooks(f"{tmp_path}/a", hooks, sampled={"train": {"kept": 1, "of": 9}})
     with pytest.raises(InputError, match=r"only a sample of its training rows.*harvest\.keep=all makes them again"):
         LaneReader(uri, "layer", batch_rows=16, lanes=4, seed=0)
     held_out = LaneReader(uri, "layer", batch_rows=16, lanes=4, seed=0, split="eval")

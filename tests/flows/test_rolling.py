@@ -99,7 +99,8 @@ def test_both_at_once_want_cpus_for_both(tmp_path: Path) -> None:
 
 
 def test_a_sample_is_enough_unless_all_rows_are_to_stay() -> None:
-    whole, sample = {"hooks": {}}, {"hooks": {}, "sampled": {"train": {"kept": 1, "of": 9}}}
+    whole: dict[str, Any] = {"hooks": {}}
+    sample = whole | {"sampled": {"train": {"kept": 1, "of": 9}}}
     assert [fits_keep(None, keep) for keep in ("all", "window", "none")] == [False] * 3
     assert [fits_keep(whole, keep) for keep in ("all", "window", "none")] == [True] * 3
     assert [fits_keep(sample, keep) for keep in ("all", "window", "none")] == [False, True, True]
@@ -110,16 +111,20 @@ def test_an_sae_is_finished_when_what_does_not_stay_is_gone(tmp_path: Path) -> N
     at = addresses(found)
     (stage,) = (stage for stage in placed(found, at) if stage.name == "train")
     lake, root = LakePlaces(at.sae), open_store(f"{tmp_path}/runs")
-    assert not stage.finished
+
+    def is_finished() -> bool:
+        return stage.finished
+
+    assert not is_finished()
     write_manifest(at.sae, {})
-    assert stage.finished
+    assert is_finished()
     for place in (f"{lake.pool(at.shards)}/layer/train/x.parquet", f"{lake.windows_of_kept.uri(3)}/manifest.json"):
         root.put(place.removeprefix(f"{root.uri}/"), b"x")
-        assert not stage.finished
+        assert not is_finished()
         lake.clear()
-        assert stage.finished
+        assert is_finished()
     root.put(f"windows/{Path(at.sae).name}0.000001/manifest.json", b"x")  # another SAE's
-    assert stage.finished
+    assert is_finished()
 
 
 def test_what_was_read_is_remembered_once(tmp_path: Path) -> None:

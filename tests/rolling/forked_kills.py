@@ -323,9 +323,10 @@ def main(folder: str, characters: str, fewer: str, kills: str, seed: str) -> Non
     torch.set_num_threads(1)
     home, length = Path(folder), int(characters)
     write_config(home, length)
-    ray_harvest.Pool = InThisProcess  # type: ignore[misc,assignment]
-    ray_harvest.connect = lambda _: None
-    ray_harvest.cluster_gpus = lambda: 0.0
+    without_ray: Any = ray_harvest
+    without_ray.Pool = InThisProcess
+    without_ray.connect = lambda _: None
+    without_ray.cluster_gpus = lambda: 0.0
     rolling._LOOK_S = window_reader._LOOK_S = 0.02  # windows take milliseconds here
     undisturbed = kept(home, length)
     stored = sum(path.stat().st_size for path in Path(undisturbed.at.shards).rglob("*") if path.is_file())
