@@ -115,7 +115,9 @@ def of_card(processor: Processor, size: RunSize) -> dict[StageName, Speed]:
         return found
     rate = harvest_rate(processor, size.model.flop_to_hook / size.context_length)
     found["harvest"] = Speed(fixed=0.0, per_cost=1 / (rate * size.harvesters), source=rate.source)
-    found["scoring"] = Speed(fixed=0.0, per_cost=1 / rate, source=f"not measured: as fast as the harvest ({rate.source})")
+    found["scoring"] = Speed(
+        fixed=0.0, per_cost=1 / rate, source=f"the harvest's speed, not measured itself ({rate.source})"
+    )
     return found
 
 

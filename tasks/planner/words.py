@@ -37,6 +37,8 @@ def table(forecast: Forecast) -> Iterator[str]:
     yield f"{forecast.tokens:,} tokens ({forecast.how}); {line(forecast)}"
     if forecast.left:
         yield _priced(forecast)
+    if forecast.cards is not None:
+        yield "left out: until processes have started and models are loaded, some 10 to 60 s a stage (guess)"
     sources: dict[str, list[str]] = {}
     for name, stage in forecast.stages.items():
         if stage.share:

@@ -92,6 +92,8 @@ def test_the_table_says_what_the_figures_rest_on_and_how_to_give_a_price() -> No
     told = list(table(forecast()))
     assert "time of text, harvest, training, scoring, report: from a clock" in told
     assert any("--price-per-hour" in each for each in told)
+    assert not any(each.startswith("left out: ") for each in told)
+    assert any(each.startswith("left out: ") for each in table(replace(forecast(), cards=1)))
     assert any("price: 0.33" in each for each in table(forecast(prices=Prices(per_hour=3.6))))
 
 
