@@ -40,8 +40,10 @@ class Gate(Settings):
 DEFAULT_RULES = (
     Gate(metric="fvu"),
     Gate(metric="ce_recovered"),
-    # BatchTopK's threshold gives held-out rows more than k: the demo's SAE has 33.9 for a k of 32, 5.9% too many.
-    Gate(metric="l0_error", kind="floor", tolerance=0.1),
+    # Twenty-six seeds of one BatchTopK SAE were off by .085 on average (deviation .016), so 5% of k would reject most. The
+    # floor keeps limits that follow the champion from wandering off night by night.
+    Gate(metric="l0_error", margin=0.05),
+    Gate(metric="l0_error", kind="floor", tolerance=0.25),
     Gate(metric="never_firing", margin=0.02),
     Gate(metric="shared", kind="floor", tolerance=0.6),
 )

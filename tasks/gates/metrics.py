@@ -22,7 +22,7 @@ class GateMetric:
 
 METRICS: dict[MetricName, GateMetric] = {
     "fvu": GateMetric(
-        "Fraction of variance unexplained, as saemill score defines it; 0 is perfect.", "lower", 0.01, relative=True
+        "Fraction of variance unexplained, as saemill score defines it; 0 is perfect.", "lower", 0.015, relative=True
     ),
     "ce_recovered": GateMetric(
         "Share of the model's loss that is recovered against the mean of the activations; only with the tokens at hand.",
@@ -30,7 +30,7 @@ METRICS: dict[MetricName, GateMetric] = {
         0.02,
         relative=True,
     ),
-    "l0_error": GateMetric("|L0 / target - 1|, the target being k, or the L0 of a champion that keeps no k.", "lower", 0.01),
+    "l0_error": GateMetric("|L0 / target - 1|, the target being k, or the L0 of a champion that keeps no k.", "lower", 0.02),
     "never_firing": GateMetric("Share of latents that are above 0 on none of the rows.", "lower", 0.005),
     "shared": GateMetric(
         "Share of the champion's firing latents whose decoder row and one of the challenger's are each other's nearest, at "

@@ -70,7 +70,7 @@ def test_a_floor_is_passed_or_missed_whatever_the_champion_is() -> None:
 
 def test_what_was_not_measured_decides_nothing() -> None:
     results = judged(GatesConfig().rules, {"fvu": estimate(0.1)}, {"fvu": estimate(0.1)})
-    assert [result.outcome for result in results] == ["tie"] + ["not measured"] * 4
+    assert [result.outcome for result in results] == ["tie"] + ["not measured"] * 5
     assert verdict(results)[0] == "HOLD"
 
 

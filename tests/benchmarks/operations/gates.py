@@ -26,7 +26,6 @@ from tasks.sae.scaling import Weights
 from tests.benchmarks.harness import arguments, environment, finish
 from tests.benchmarks.operations.stretches import FROM, add_arguments, demo, held_out, source_code, stretch, trained
 
-ROWS = 16_384
 Found = dict[str, Estimate]
 
 
@@ -43,7 +42,7 @@ def main() -> None:
         return trained(cache, f"{name}-{seed}-{k}-{label}", where, settings)
 
     def look(uri: str) -> Found:
-        return held_out(rows, uri, ROWS).estimates(float(options.k))
+        return held_out(rows, uri, options.rows).estimates(float(options.k))
 
     champion, retrains = look(at("plain", rows, 0)), [at("plain", rows, 1 + i) for i in range(n)]
     repeats = [look(at("plain", rows, 101 + i)) for i in range(5)]
@@ -69,6 +68,7 @@ def _add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--arch", default="batchtopk")
     parser.add_argument("--d-sae", type=int, default=1152)
     parser.add_argument("--k", type=int, default=16)
+    parser.add_argument("--rows", type=int, default=16_384, help="held-out rows that all are measured on")
     parser.add_argument("--code-tokens", type=int, default=24_000)
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="change other settings of all SAEs")
 
