@@ -32,7 +32,7 @@ PRECISION = ("model.dtype=float32", "train.precision=fp32")
 GOLDEN: dict[str, tuple[str, ...]] = {
     "crosscoder": ("656b5339606b", "f94826855d2a", "ed2628811df4", "d8213aa47e08", "5f2e129b0ebc", "0c2cff364119"),
     "demo": ("be637aa6af95", "cb29aa3cfb2e", "c4b325b7b061", "0b19e2677e4b", "5effedfcc018", "6716020fe164"),
-    "nightly": ("83c217e3ca4d", "0f711ad62f49", "c4b325b7b061", "9b26070a8437", "8cc8eef0b767", "e824643e9f5f"),
+    "nightly": ("2646a568d9af", "75aa363c659c", "c4b325b7b061", "a41f425c2328", "e7fde2e471c2", "40f0ad37c2b9"),
     "toy": ("", "bdf058911df5", "bdf058911df5", "f0e186751458", "0b09de62eda9", "30142b798984"),
     "transcoder": ("656b5339606b", "f94826855d2a", "ed2628811df4", "0c1921ba1971", "be871874c8a1", "badccfa7a9ce"),
 }
