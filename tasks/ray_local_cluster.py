@@ -196,7 +196,7 @@ def private_folder() -> str:
 
 
 def agents_ports() -> dict[str, int]:
-    """Free ports for what Ray starts beside each node."""
+    """Ports of loopback for a node's agents, by what Ray calls them; free when this returns."""
     names = ("metrics_agent_port", "runtime_env_agent_port", "dashboard_agent_listen_port", "metrics_export_port")
     with ExitStack() as held:
         return {name: held.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for name in names}

@@ -34,8 +34,8 @@ pytestmark = [
     pytest.mark.skipif(not every_case(), reason="starts eight services, which takes minutes; with make test-all"),
 ]
 SERVICES = {"postgres", "seaweedfs", "ray-head", "ray-worker-1", "ray-worker-2", "prefect", "worker"}
-SMALL = ["text.max_tokens=4096", "harvest.shard_tokens=1024", "sae.d_sae=128", "sae.k=8", "train.tokens=8192"]
-SMALL += ["score.splice_tokens=256", "score.baseline_tokens=256"]
+SMALL = ["text.max_tokens=20_000", "harvest.shard_tokens=4096", "sae.d_sae=256", "sae.k=8", "train.tokens=40_000"]
+SMALL += ["score.splice_tokens=1024", "score.baseline_tokens=1024"]
 ENDS = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 
