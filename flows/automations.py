@@ -43,7 +43,8 @@ def offer_automations(notify: NotifyConfig, schedule: CronSchedule, grace: timed
 def longest_gap(schedule: CronSchedule, among: int = 14) -> timedelta:
     """The longest time between two of the schedule's next dates."""
     found = next_dates(schedule, among + 1)
-    return max((later - sooner for sooner, later in pairwise(found)), default=timedelta(days=1))
+    gaps = ((later - sooner).total_seconds() for sooner, later in pairwise(found))  # of dates that are pendulum's
+    return timedelta(seconds=max(gaps, default=24 * 3600))
 
 
 def _automations(block: UUID | None, within: timedelta) -> Iterator[AutomationCore]:

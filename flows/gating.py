@@ -10,7 +10,7 @@ from flows.preflight import check_storage
 from tasks.errors import InputError
 from tasks.gates.ledger import GateLedger, write_ledger
 from tasks.gates.measure import measure, shared_share, wanted_l0
-from tasks.gates.rows import GateRows, gate_rows
+from tasks.gates.rows import LEAST_BLOCKS, GateRows, gate_rows
 from tasks.gates.sums import Estimate, LossSums
 from tasks.gates.verdict import GateResult, judged
 from tasks.progress import Listener
@@ -111,7 +111,7 @@ def _losses(asked: Asked, settings: DirectSettings, rows: GateRows, sae: str, de
         gpus=float(device == "cuda"),
     )
     sums = [part for part in measure_splices(job, [[n] for n in splice_sequences(job)]) if part is not None]
-    if len(sums) < 2:
+    if len(sums) < LEAST_BLOCKS:
         return None
     original, spliced, mean = (np.array([getattr(part, name) for part in sums]) for name in ("original", "sae", "mean"))
     return LossSums(original, spliced, mean)

@@ -53,6 +53,13 @@ def test_each_service_comes_after_those_that_it_needs() -> None:
     assert order.index("seaweedfs") < order.index("worker")
 
 
+def test_a_user_before_a_password_that_begins_with_a_digit_is_no_host(tmp_path: Path) -> None:
+    services = compose.services(stack.COMPOSE, {**CHOSEN, "POSTGRES_PASSWORD": "3" * 64})
+    places = Places(tmp_path, ports_of(tmp_path, kept=False), tuple(services))
+    found = environment_of(services["prefect"], places)["PREFECT_API_DATABASE_CONNECTION_URL"]
+    assert f"//prefect:{'3' * 64}@127.0.0.1:{places.ports['5432']}/" in found
+
+
 def test_variables_are_filled_in_with_what_is_given_or_with_the_defaults_of_the_file(tmp_path: Path) -> None:
     file = tmp_path / "compose.yaml"
     file.write_text(

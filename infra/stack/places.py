@@ -47,7 +47,8 @@ class Places:
     def here(self, text: str, service: Service) -> str:
         """What a service's own text says, with this machine's addresses, ports and paths in it."""
         hosts = "|".join(sorted(map(re.escape, self.services), key=len, reverse=True))
-        text = re.sub(rf"\b(?:{hosts})(?=:\d)|0\.0\.0\.0", HOST, text)
+        # A port has at most five digits; a user's name stands before a drawn password, which is longer.
+        text = re.sub(rf"\b(?:{hosts})(?=:\d{{2,5}}\b)|0\.0\.0\.0", HOST, text)
         text = re.sub(rf"\b({'|'.join(CONTAINER_PORTS)})\b", lambda found: str(self.ports[found[1]]), text)
         for inside in (*service.volumes.values(), *service.files):
             text = re.sub(rf"(?<![\w./]){re.escape(inside)}\b", str(self.path(inside, service)), text)

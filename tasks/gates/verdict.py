@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import isfinite, sqrt
 from typing import Literal
 
 import numpy as np
@@ -78,6 +78,8 @@ def _judged(gate: Gate, champion: Estimates, challenger: Estimates, repeats: Seq
     assert theirs is not None
     seeds = seed_noise(gate, theirs.value, [found[name].value for found in repeats if name in found])
     sigma = sqrt(2 * seeds.sigma**2 + float(np.var(ours.draws - theirs.draws, ddof=1)))
+    if not (isfinite(ours.value) and isfinite(theirs.value) and isfinite(sigma)):  # such as shares of nothing
+        return GateResult(name, gate.kind, direction, None, None, None, None, None, "not measured")
     allowed, worse = gate.margin + gate.tolerance * sigma, gate.sign * (ours.value - theirs.value)
     outcome = "loss" if worse > allowed else "win" if -worse > allowed else "tie"
     limit = theirs.value + gate.sign * allowed

@@ -88,7 +88,7 @@ def carried(notes: pa.Table, version: pa.Table) -> Carried:
     kept = pa.array([row["class"] in ("same", "drifted") for row in found], pa.bool_())
     kinds = pa.array([row["class"] for row in found], pa.string())
     before = notes["recheck"].to_pylist() if "recheck" in notes.column_names else [False] * len(found)
-    recheck = [old is True or row["class"] == "drifted" for old, row in zip(before, found, strict=True)]
+    recheck = [old in _MARKED or row["class"] == "drifted" for old, row in zip(before, found, strict=True)]
     own = notes.select([name for name in notes.column_names if name not in _ADDED])
     with_fates = (
         own.append_column("index", pa.array([row["index"] for row in found], pa.int32()))
@@ -97,6 +97,10 @@ def carried(notes: pa.Table, version: pa.Table) -> Carried:
     )
     dropped = own.append_column("class", kinds).filter(pc.invert(kept))
     return Carried(with_fates.filter(kept), dropped)
+
+
+_MARKED = (True, 1, "1", "true", "True", "TRUE", "yes")
+"""What people write into the column ``recheck``."""
 
 
 def _of(fate: Mapping[str, dict[str, object]], stable_id: str) -> dict[str, object]:
@@ -112,11 +116,11 @@ def _is_csv(uri: str) -> bool:
 
 
 def _read_csv(data: bytes) -> pa.Table:
-    return pa.csv.read_csv(
-        pa.BufferReader(data),
-        parse_options=pa.csv.ParseOptions(newlines_in_values=True),
-        convert_options=pa.csv.ConvertOptions(column_types={"stable_id": pa.string()}),
-    )
+    """All columns as the text that they are: 007 is no 7."""
+    parsed = pa.csv.ParseOptions(newlines_in_values=True)
+    names = pa.csv.open_csv(pa.BufferReader(data), parse_options=parsed).schema.names
+    as_text = pa.csv.ConvertOptions(column_types={name: pa.string() for name in names})
+    return pa.csv.read_csv(pa.BufferReader(data), parse_options=parsed, convert_options=as_text)
 
 
 def _csv(table: pa.Table) -> bytes:

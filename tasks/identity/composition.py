@@ -82,7 +82,7 @@ def _explained(fitted: np.ndarray, judged: np.ndarray, kept: np.ndarray, n: int)
     """R^2 over all ``n`` rows of the second half, on most of which all codes are 0."""
     rest = judged[0] - _weights(fitted, kept) @ judged[1 + kept]
     variance = float(np.square(judged[0]).sum()) - float(judged[0].sum()) ** 2 / n
-    return 1 - float(np.square(rest).sum()) / variance
+    return 1 - float(np.square(rest).sum()) / variance if variance > 0 else 0.0  # constant on these rows: nothing to explain
 
 
 def _weights(codes: np.ndarray, kept: np.ndarray) -> np.ndarray:

@@ -90,6 +90,12 @@ def test_what_was_to_be_checked_again_stays_so_until_somebody_did() -> None:
     assert carried(notes, VERSION).kept["recheck"].to_pylist() == [True, False]
 
 
+def test_a_csv_is_carried_over_as_the_text_that_it_is(tmp_path) -> None:
+    (tmp_path / "notes.csv").write_text("stable_id,code,recheck\nx.1.0,007,1\n")
+    kept = carried(read_notes(f"{tmp_path}/notes.csv"), VERSION).kept
+    assert (kept["code"].to_pylist(), kept["recheck"].to_pylist()) == (["007"], [True])
+
+
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
 def test_notes_come_back_in_the_kind_of_file_that_they_were_in(ending: str, tmp_path) -> None:
     notes = pa.table({"stable_id": ["x.1.0", "x.1.2"], "text": ['two\nlines, "quoted"', "gone"]})
