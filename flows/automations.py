@@ -1,8 +1,8 @@
 """Three automations of Prefect's that a server gets ready: a night that failed, one that was missed, and a verdict.
 
 Created where none of that name is, and left as they are edited. With ``notify.webhook`` those of a failed and a missed night
-call it, for runs that ended without a word, and nights that no run was made of. A verdict is told by the night itself.
-Without it they do nothing but stand in the UI's feed, until somebody gives them an action.
+call it, for runs that ended without a word, and nights that no run was made of; the server signs nothing. What a night knows
+of itself, it tells. Without a webhook they do nothing but stand in the UI's feed, until somebody gives them an action.
 """
 
 import json
@@ -21,6 +21,7 @@ from pydantic import SecretStr
 from flows import events
 from flows.dates import next_dates
 from tasks.notify.config import NotifyConfig
+from tasks.notify.webhook import read
 
 BLOCK = "saemill-notify"
 FAILED, MISSED, VERDICT = "saemill: failed night", "saemill: missed night", "saemill: verdict HOLD or REJECT"
@@ -28,11 +29,13 @@ GRACE = timedelta(hours=2)
 """How long after its time a night may end, beside the longest time between two."""
 _NIGHTLY = {"prefect.resource.role": "deployment", "prefect.resource.name": "nightly"}
 _RUNS = {"prefect.resource.id": "prefect.flow-run.*"}
+_ENDED_WELL = {f"prefect.flow-run.{name}" for name in ("Completed", "NothingNew")}
+"""Prefect calls the event as the state is called. A run that was left out, ``SkippedStale``, is none of these."""
 
 
 def offer_automations(notify: NotifyConfig, schedule: CronSchedule, grace: timedelta = GRACE) -> list[str]:
     """Create those of the three that the server does not have; their names."""
-    block = None if notify.webhook is None else _block(notify.webhook)
+    block = None if notify.webhook is None else _block(SecretStr(read(notify.webhook.get_secret_value()).decode()))
     with get_client(sync_client=True) as client:
         lacking = [one for one in _automations(block, longest_gap(schedule) + grace) if not _exists(client, one.name)]
         for automation in lacking:
@@ -48,21 +51,23 @@ def longest_gap(schedule: CronSchedule, among: int = 14) -> timedelta:
 
 
 def _automations(block: UUID | None, within: timedelta) -> Iterator[AutomationCore]:
-    ended = {"prefect.flow-run.Failed", "prefect.flow-run.Crashed", "prefect.flow-run.TimedOut"}
+    # A run that ends by itself has told the webhook so.
+    ended = {"prefect.flow-run.Crashed", "prefect.flow-run.TimedOut"} | (
+        {"prefect.flow-run.Failed"} if block is None else set()
+    )
     yield AutomationCore(
         name=FAILED,
         description="A nightly run failed, crashed, or took too long.",
         trigger=EventTrigger(expect=ended, match=_RUNS, match_related=_NIGHTLY, posture=Posture.Reactive),
         actions=[_action(block, events.FAILED, "saemill: the run {{ flow_run.name }} ended as {{ flow_run.state.name }}")],
     )
-    absent = EventTrigger(
-        expect={"prefect.flow-run.Completed"}, match=_RUNS, match_related=_NIGHTLY, posture=Posture.Proactive, within=within
-    )
+    absent = EventTrigger(expect=_ENDED_WELL, match=_RUNS, match_related=_NIGHTLY, posture=Posture.Proactive, within=within)
     late = EventTrigger(expect={events.MISSED}, posture=Posture.Reactive)
+    missed = absent if block is not None else CompoundTrigger(triggers=[absent, late], require="any", within=within)
     yield AutomationCore(
         name=MISSED,
         description=f"No nightly run has ended well for {_hours(within)}, or one was too late and left out.",
-        trigger=CompoundTrigger(triggers=[absent, late], require="any", within=within),
+        trigger=missed,
         actions=[_action(block, events.MISSED, f"saemill: no night has ended well for {_hours(within)}")],
     )
     lost = {"saemill.verdict": ["HOLD", "REJECT"]}

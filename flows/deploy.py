@@ -20,6 +20,7 @@ from flows.configurations import load_stored
 from flows.defaults import CONFIGURATION, CRON, NIGHTLY, TIMEZONE
 from flows.deployments import check_schedule, exists, offered
 from flows.exits import exit_code
+from flows.form import refuse_plain_secrets
 from tasks.errors import InputError
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -47,6 +48,7 @@ def main(
 def _of_the_cluster(storage: str | None, overrides: list[str]) -> list[RunnerDeployment]:
     """The deployments, once the configurations that they name are found to be fit for this storage and these settings."""
     config, _ = (load_stored(name, overrides, storage) for name in (CONFIGURATION, NIGHTLY))
+    refuse_plain_secrets(overrides)
     beside = {"storage": config.storage} if storage is not None else {}
     if overrides:
         beside["overrides"] = "\n".join(overrides)

@@ -6,7 +6,7 @@ All other settings are reached through ``overrides``. What is left empty is as t
 import contextlib
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from operator import attrgetter
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
 
@@ -17,6 +17,7 @@ from flows.configurations import load_stored, offered
 from flows.pipeline import LAST_STAGE
 from flows.stages import stage_names
 from tasks.errors import InputError
+from tasks.notify.config import ELSEWHERE
 from tasks.sae.architectures.names import NAMES
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -96,7 +97,8 @@ class Form(BaseModel):
         Raises:
             InputError: there is no such configuration, or names or values in it or in the form are wrong.
         """
-        lines = (line.strip() for line in (self.overrides or "").splitlines())
+        lines = [line.strip() for line in (self.overrides or "").splitlines()]
+        refuse_plain_secrets(lines)
         overrides = [*self._changed(), *(line for line in lines if line and not line.startswith("#"))]
         return load_stored(self.file or self.configuration, overrides, self.storage)
 
@@ -172,6 +174,21 @@ LONGEST = 110
 """Characters of what the configurations say, in a field's description."""
 LAST = ("tokens", "storage", "until", "skip_if_late_hours", "overrides")
 """Fields at the end of each form, in this order."""
+
+
+def refuse_plain_secrets(overrides: Iterable[str]) -> None:
+    """Refuse what would stand in a server's database for all its users to read.
+
+    Raises:
+        InputError: a line gives a secret itself and not where it lies.
+    """
+    for line in overrides:
+        name, _, value = (part.strip() for part in line.partition("="))
+        if name in ("notify.webhook", "notify.secret") and not value.strip("'\"").startswith(ELSEWHERE):
+            raise InputError(
+                f"{name} would be stored with the run, for everybody to read. Say where it is, env:NAME or file:PATH, or put it "
+                "into a configuration file."
+            )
 
 
 def takes(form: type[Form]) -> Callable[[Function], Function]:

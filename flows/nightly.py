@@ -12,6 +12,7 @@ from flows import events
 from flows.events import Event, by_webhook
 from flows.form import NightlyForm, takes
 from flows.night.on_prefect import conduct_night, emitted
+from flows.night.telling import telling_failures
 from flows.on_prefect import conduct, in_a_sentence, stored
 from flows.pipeline import Result
 from tasks.errors import InputError
@@ -35,7 +36,8 @@ def nightly(**chosen: Any) -> Result | State[Any]:
             _tell_missed(form, said)
             return Completed(name="SkippedStale", message=said)
         config = form.settings()
-        return conduct(config) if config.registry.name is None else conduct_night(config)
+        with telling_failures(config, emitted(by_webhook(config.notify))) as tell:
+            return conduct_night(config, tell) if config.registry.name is not None else conduct(config)
 
     return in_a_sentence(work)
 

@@ -9,13 +9,10 @@ STORAGE = "SAEMILL_STORAGE"
 """Environment variable that names the storage whose registries references are looked up in."""
 
 
-def storage_of(given: str | None = None, configured: str | None = None) -> str:
-    """The storage in which a registry is: as given, else as the environment says, else as a configuration does.
-
-    Where there is none of these, it is where runs write by default.
-    """
+def storage_of(given: str | None = None) -> str:
+    """The storage in which a registry is: as given, else as the environment says, else where runs write by default."""
     default: str = PipelineConfig.model_fields["storage"].default
-    return given or os.environ.get(STORAGE) or configured or default
+    return given or os.environ.get(STORAGE) or default
 
 
 def sae_at(reference: str, storage: str | None = None) -> str:

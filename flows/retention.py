@@ -16,11 +16,13 @@ from tasks.errors import InputError
 from tasks.harvest.release import PoolNames
 from tasks.registry.config import RegistryConfig
 from tasks.registry.inventory import inventory
+from tasks.registry.nights import Nights
 from tasks.registry.records import Signed
 from tasks.registry.registry import Registry, require_registry
 from tasks.registry.removal import manifest_of, remove, spare
-from tasks.registry.retention import Fate, Retention, reasons_to_stay, retained
+from tasks.registry.retention import NOTHING_MORE, Fate, Needed, Retention, reasons_to_stay, retained
 from tasks.registry.storage_forecast import StorageForecast, storage_forecast
+from tasks.storage.artifacts import identity
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +62,12 @@ def asked(config: str | None, storage: str | None, given: Mapping[str, Any]) -> 
     )
     if settings.name is None:
         raise InputError(f"registry.name is empty in {config}; name the registry with --registry NAME.")
-    return storage_of(storage, None if loaded is None else loaded.storage), settings
+    if loaded is not None:  # where its runs write, whatever the environment says: this removes
+        return storage or loaded.storage, settings
+    return storage_of(storage), settings
 
 
-def swept(storage: str, settings: RegistryConfig, signed: Signed, *, dry_run: bool) -> Swept:
+def swept(storage: str, settings: RegistryConfig, signed: Signed, *, dry_run: bool, needed: Needed = NOTHING_MORE) -> Swept:
     """Remove what no version of a registry that stays needs.
 
     Args:
@@ -71,14 +75,15 @@ def swept(storage: str, settings: RegistryConfig, signed: Signed, *, dry_run: bo
         settings: of the registry: its name, and what it keeps.
         signed: who does it, and when.
         dry_run: only say what would be removed.
+        needed: what stays beside; the frozen rows of the last night do anyway.
 
     Raises:
         InputError: there is no such registry.
         ArtifactError: a record or a manifest is damaged, so that nobody knows what it names; nothing was removed.
     """
     registry = require_registry(Registry.at(storage, settings.name or ""))
-    there, names = inventory(registry.root), PoolNames()
-    found = _without_pools_at_work(retained(there, registry, settings, signed.when), names)
+    there, names, needed = inventory(registry.root), PoolNames(), _with_frozen_rows(registry, needed)
+    found = _without_pools_at_work(retained(there, registry, settings, signed.when, needed), names)
     gone: set[str] = set()
     removed = []
     for fate in found.going:
@@ -87,31 +92,47 @@ def swept(storage: str, settings: RegistryConfig, signed: Signed, *, dry_run: bo
     if not dry_run:
         for fate in found.staying:
             spare(fate.result)
-        removed = _done(removed, registry, settings, signed, names)
+        removed = _done(removed, registry, settings, signed, names, needed)
         there = inventory(registry.root)
     return Swept(registry.name, registry.root, dry_run, removed, found.staying, storage_forecast(there, registry))
 
 
 def _done(
-    planned: list[tuple[Fate, int]], registry: Registry, settings: RegistryConfig, signed: Signed, names: PoolNames
+    planned: list[tuple[Fate, int]],
+    registry: Registry,
+    settings: RegistryConfig,
+    signed: Signed,
+    names: PoolNames,
+    needed: Needed,
 ) -> list[tuple[Fate, int]]:
     """Remove what was planned, and tell what of it went; with an SAE that stays after all, its activations stay."""
-    found, needed = [], set[str | None]()
+    found, after_all = [], set[str | None]()
     for fate, size in planned:
-        if fate.result.stage == "activations" and fate.result.identity in needed:
+        if fate.result.stage == "activations" and fate.result.identity in after_all:
             continue
-        if _remove(fate, registry, settings, signed, names):
+        if _remove(fate, registry, settings, signed, names, needed):
             found.append((fate, size))
         else:
-            needed.add(fate.result.named("activations"))
+            after_all.add(fate.result.named("activations"))
     return found
 
 
-def _remove(fate: Fate, registry: Registry, settings: RegistryConfig, signed: Signed, names: PoolNames) -> bool:
+def _with_frozen_rows(registry: Registry, needed: Needed) -> Needed:
+    """With the rows that the last night measured on, which a command without a configuration knows of from here only."""
+    nights = Nights(registry)
+    last = nights.done.get(nights.done.last())
+    if last is None or last.frozen is None:
+        return needed
+    return replace(needed, activations={identity(last.frozen): "nights are measured on them"} | dict(needed.activations))
+
+
+def _remove(
+    fate: Fate, registry: Registry, settings: RegistryConfig, signed: Signed, names: PoolNames, needed: Needed
+) -> bool:
     """Remove a directory, unless its version was promoted or tagged meanwhile; whether it is gone."""
 
     def may_go() -> bool:
-        return fate.version is None or fate.version not in reasons_to_stay(registry, settings, signed.when)
+        return fate.version is None or fate.version not in reasons_to_stay(registry, settings, signed.when, needed)
 
     return remove(fate.result, fate.reason, signed, may_go=may_go, between=partial(_remove_shards, fate, names))
 

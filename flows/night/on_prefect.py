@@ -9,12 +9,12 @@ from prefect.events import emit_event
 from prefect.states import Completed
 
 from flows.config import PipelineConfig
-from flows.events import Event, Tell, by_webhook
+from flows.events import Event, Tell
 from flows.labels import run_name, run_tags
 from flows.night.run import Step, run_night
-from flows.night.telling import headline, markdown, telling_failures
+from flows.night.telling import headline, markdown
 from flows.night.tonight import Night
-from flows.on_prefect import AGAIN, called, in_run, labelled, listener, publish, unwrapped
+from flows.on_prefect import AGAIN, TIMEOUT_S, called, in_run, labelled, listener, publish, unwrapped
 from flows.pipeline import Result
 from flows.reports import link_to
 
@@ -22,10 +22,10 @@ RESOURCE = "saemill.registry"
 """With a point and the registry's name, the resource of every event."""
 
 
-def conduct_night(config: PipelineConfig) -> Result | State[Any]:
-    """Do the night inside the present flow run, and publish what came of it as one page."""
+def conduct_night(config: PipelineConfig, tell: Tell) -> Result | State[Any]:
+    """Do the night inside the present flow run, and publish what came of it as one page; ``tell`` hears of it."""
     labelled(run_name(config), run_tags(config))
-    with in_run(), telling_failures(config, emitted(by_webhook(config.notify))) as tell:
+    with in_run():
         night = run_night(config, called, _do, tell)
     _publish(night)
     if not night.is_new:
@@ -53,7 +53,7 @@ def run_night_step(name: str, step: Step) -> Any:
 
 
 def _do(name: str, step: Step) -> Any:
-    return run_night_step.with_options(name=name, task_run_name=name)(name, step)
+    return run_night_step.with_options(name=name, task_run_name=name, timeout_seconds=TIMEOUT_S)(name, step)
 
 
 def _publish(night: Night) -> None:

@@ -16,8 +16,7 @@ def record_of(tonight: Tonight, outcome: Outcome) -> NightDone:
     Raises:
         ArtifactError: something that it reads is damaged.
     """
-    signed, swept = now(), outcome.swept
-    removed = 0 if swept.dry_run else swept.size
+    signed = now()
     return NightDone(
         by=signed.by,
         when=signed.when,
@@ -28,14 +27,24 @@ def record_of(tonight: Tonight, outcome: Outcome) -> NightDone:
         report=tonight.below(outcome.report),
         metrics=tonight.registry.version(tonight.version).metrics,
         promoted=outcome.promoted,
-        removed_bytes=removed,
-        stored_bytes=sum(swept.forecast.by_stage.values()) - removed,
-        full_in_nights=swept.forecast.full_in_nights,
         seconds=outcome.seconds,
+        frozen=tonight.config.gates.activations,
+        **_stored(outcome),
         **_rows(tonight),
         **_verdict(tonight, outcome),
         **_identity(tonight, outcome),
     )
+
+
+def _stored(outcome: Outcome) -> dict[str, Any]:
+    swept = outcome.swept
+    if isinstance(swept, str):
+        return {"retention_error": swept}
+    return {
+        "removed_bytes": 0 if swept.dry_run else swept.size,
+        "stored_bytes": sum(swept.forecast.by_stage.values()),
+        "full_in_nights": swept.forecast.full_in_nights,
+    }
 
 
 def _rows(tonight: Tonight) -> dict[str, Any]:
@@ -56,6 +65,7 @@ def _verdict(tonight: Tonight, outcome: Outcome) -> dict[str, Any]:
     if outcome.gated is None:
         return {}
     ledger, champions = outcome.gated.ledger, tonight.champions_night
+    frozen = tonight.config.gates.activations is not None  # on the same rows every night, no drift can be seen
     fvu = next((gate for gate in ledger.gates if gate.metric == "fvu"), None)
     return {
         "verdict": ledger.verdict,
@@ -63,7 +73,7 @@ def _verdict(tonight: Tonight, outcome: Outcome) -> dict[str, Any]:
         "failed_gates": tuple(gate.metric for gate in ledger.gates if gate.outcome == "loss"),
         "ledger": tonight.below(outcome.gated.uri),
         "champion_fvu": None if fvu is None else fvu.champion,
-        "champion_fvu_before": None if champions is None else champions.challenger_fvu or champions.metrics.get("fvu"),
+        "champion_fvu_before": None if champions is None or frozen else _own_fvu(champions),
         "challenger_fvu": None if fvu is None else fvu.challenger,
     }
 
@@ -81,3 +91,8 @@ def _identity(tonight: Tonight, outcome: Outcome) -> dict[str, Any]:
         "shares": {name: outcome.matched[name] for name in CLASSES},
         "rate_drift": rate_drift(uri, then, tonight.at.scores) if known and then is not None else None,
     }
+
+
+def _own_fvu(night: NightDone) -> float | None:
+    """Of a night's SAE on its own rows."""
+    return night.metrics.get("fvu") if night.frozen is not None else night.challenger_fvu or night.metrics.get("fvu")

@@ -21,6 +21,7 @@ from flows.night.record import record_of
 from flows.night.telling import events_of
 from flows.night.tonight import Night, Outcome, Tonight
 from flows.pipeline import Call, Result, result, run_pipeline
+from flows.preflight import check_storage
 from flows.registered import now, registered
 from flows.resolve import resolved
 from tasks.errors import InputError
@@ -29,7 +30,7 @@ from tasks.registry.moving import position
 from tasks.registry.names import CHAMPION
 from tasks.registry.nights import NightDone, Nights
 from tasks.registry.registry import Registry
-from tasks.storage.artifacts import identity, recipe_hash
+from tasks.storage.artifacts import identity, read_manifest, recipe_hash, require_manifest
 from tasks.storage.artifacts import resolve as uri_below
 
 Step = Callable[[Listener], Any]
@@ -56,7 +57,12 @@ def run_night(config: PipelineConfig, call: Call, do: Do, tell: Tell) -> Night:
     if config.registry.name is None:
         raise InputError("registry.name is empty: a night needs the name under which its SAEs are versions.")
     registry = Registry.at(config.storage, config.registry.name)
-    number, begun = Nights(registry).begin(work_of(config), _champion(registry), now())
+    check_storage(config.storage)
+    if config.gates.activations is not None:
+        require_manifest(config.gates.activations)  # before hours of training
+    at_first = position(registry, CHAMPION)
+    champion_now = None if at_first is None else (at_first.move.version, at_first.number)
+    number, begun = Nights(registry).begin(work_of(config), champion_now, now())
     champion = None if begun.champion is None else registry.uri_of(registry.version(begun.champion))
     given = begun_from_champion(config, champion)
     if (done := Nights(registry).done.get(number)) is not None:
@@ -83,7 +89,7 @@ def _after_training(tonight: Tonight, call: Call, do: Do, began: float) -> Outco
     report = steps.report(tonight, matched)
     call(report)
     promoted = do("promote", lambda _: steps.promoted(tonight, gated))
-    swept = do("retain", lambda _: steps.retain(tonight))
+    swept = do("retain", lambda _: steps.retained(tonight))
     seconds = time.monotonic() - began
     return Outcome(gated=gated, matched=matched, report=report.out, promoted=promoted, swept=swept, seconds=seconds)
 
@@ -99,8 +105,14 @@ def write_history(registry: Registry) -> None:
     """Write the page of all nights anew."""
     from tasks.report.history import write
 
-    nights = [done.model_dump(mode="json") for _, done in Nights(registry).done.all()]
+    nights = [_shown(done, registry) for _, done in Nights(registry).done.all()]
     write(registry.name, _champion(registry), nights, registry.root)
+
+
+def _shown(done: NightDone, registry: Registry) -> dict[str, Any]:
+    """A night as the page has it: without links to reports that are gone."""
+    there = read_manifest(uri_below(done.report, registry.root)) is not None
+    return done.model_dump(mode="json") | ({} if there else {"report": None})
 
 
 def _champion(registry: Registry) -> int | None:

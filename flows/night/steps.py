@@ -1,6 +1,7 @@
 """What a night does after its training, each step found finished where it is done again."""
 
 import logging
+import re
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -8,8 +9,11 @@ from flows.addresses import Placed
 from flows.night.tonight import Tonight
 from flows.registered import now
 from flows.stages import report_stage
+from tasks.errors import SaemillError
 from tasks.progress import Listener
 from tasks.registry.moving import considered, promote
+from tasks.storage.artifacts import identity, read_manifest, recipe_hash
+from tasks.storage.objects import open_store
 
 if TYPE_CHECKING:
     from flows.gating import Gated
@@ -64,7 +68,7 @@ def match(tonight: Tonight) -> dict[str, Any] | None:
     from flows.identity import matched
     from tasks.identity.request import MatchRequest, line_before
 
-    if tonight.champion is None:
+    if tonight.champion is None or tonight.version < tonight.champion:  # ids go forward only
         return None
     champion, before = tonight.sae_of(tonight.champion), _match_before(tonight)
     called, number = (tonight.registry.name, tonight.champion) if before is None else (None, None)
@@ -81,20 +85,25 @@ def match(tonight: Tonight) -> dict[str, Any] | None:
         carry=_carried_so_far(tonight, before),
     )
     # Below the reports, where links from Prefect's UI lead.
-    out = f"{tonight.registry.root}/reports/{tonight.registry.name}-latents-{first}-to-{last}"
+    content = recipe_hash(request.content())[:6]  # what is carried over may be edited before a killed night goes on
+    out = f"{tonight.registry.root}/reports/{tonight.registry.name}-latents-{first}-to-{last}-{content}"
     return matched(request, line, out, tonight.registry.root)
 
 
 def _match_before(tonight: Tonight) -> str | None:
-    """The match that ends with the champion: that of the night that made it."""
+    """The match that ends with the champion: that of the night that made it, which need not have been recorded."""
     night = tonight.champions_night
-    return None if night is None or night.matched is None else tonight.uri(night.matched)
+    if night is not None:
+        return None if night.matched is None else tonight.uri(night.matched)
+    folder = f"{tonight.registry.root}/reports"
+    ends = re.compile(rf"{re.escape(tonight.registry.name)}-latents-\d+-to-{tonight.champion}-[0-9a-f]+")
+    there = [f"{folder}/{name}" for name in sorted(open_store(folder).names()) if ends.fullmatch(name)]
+    return next((uri for uri in there if read_manifest(uri) is not None), None)
 
 
 def _carried_so_far(tonight: Tonight, before: str | None) -> str | None:
     """What is to be carried over: what the champion's night carried over to it, else what the settings name."""
     from tasks.identity.carry import file_names
-    from tasks.storage.objects import open_store
 
     source = tonight.config.registry.carry
     if source is None or before is None:
@@ -124,21 +133,27 @@ def promoted(tonight: Tonight, gated: "Gated | None") -> bool:
     found = considered(tonight.registry, tonight.version)
     if found.is_champion:
         return True
-    present = None if found.before is None else found.before.move.version
-    if present != tonight.begun.champion:
-        logger.warning("%s has another champion than when the night began: nothing is promoted", tonight.registry.name)
+    if (0 if found.before is None else found.before.number) != tonight.begun.champion_move:
+        logger.warning("the champion of %s was moved since the night began: nothing is promoted", tonight.registry.name)
         return False
     promote(tonight.registry, found, now(), "the first version" if gated is None else gated.ledger.reason)
     return True
 
 
-def retain(tonight: Tonight) -> "Swept":
-    """Remove what no version needs any more, unless the settings say that nothing is to be removed.
+def retained(tonight: Tonight) -> "Swept | str":
+    """Remove what no version needs any more, or only say what could go; or say why that could not be told.
 
-    Raises:
-        ArtifactError: a record or a manifest is damaged, so that nobody knows what it names.
+    A damaged result anywhere on the storage is no reason to lose what the night has made.
     """
     from flows.retention import swept
+    from tasks.registry.retention import Needed
 
-    settings = tonight.config.registry
-    return swept(tonight.registry.root, settings, now(), dry_run=not settings.retain)
+    settings, gates = tonight.config.registry, tonight.config.gates
+    versions = {tonight.version: "tonight's"} | ({tonight.champion: "tonight's champion"} if tonight.champion else {})
+    read = (gates.activations, tonight.config.activations.source, tonight.at.activations)
+    needed = Needed(versions, {identity(uri): "nights read them" for uri in read if uri is not None})
+    try:
+        return swept(tonight.registry.root, settings, now(), dry_run=not settings.retain, needed=needed)
+    except SaemillError as error:
+        logger.warning("nothing is removed: %s", error)
+        return str(error)

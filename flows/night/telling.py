@@ -121,6 +121,9 @@ def _facts(done: NightDone) -> Iterator[str]:
             "" if done.rate_drift is None else f"; rates of latents changed by a factor of {done.rate_drift:.2f} (median)"
         )
         yield f"* the mean activation moved by {done.corpus_drift:.3f} of a row's deviation{rates}"
+    if done.stored_bytes is None:
+        yield f"* **nothing could be removed**: {done.retention_error}"
+        return
     full = "" if done.full_in_nights is None else f"; full in {done.full_in_nights:,.0f} nights at this rate"
     yield f"* {_gigabytes(done.stored_bytes)} are stored, {_gigabytes(done.removed_bytes)} were removed{full}"
 

@@ -62,7 +62,8 @@ class Outcome:
     """As ``saemill match --json`` prints it; None where there was no champion."""
     report: str
     promoted: bool
-    swept: "Swept"
+    swept: "Swept | str"
+    """Or why nothing could be removed."""
     seconds: float
 
     @property

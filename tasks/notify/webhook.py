@@ -39,19 +39,21 @@ def post(notify: NotifyConfig, event: str, text: str, payload: Mapping[str, Any]
     """
     if notify.webhook is None:
         return False
-    url, delivery = notify.webhook.get_secret_value(), uuid.uuid4().hex
+    delivery = uuid.uuid4().hex
     when = datetime.now(UTC).isoformat(timespec="seconds")
     body = to_json({"text": text, "event": event, "delivery": delivery, "when": when, **payload})
     headers = {"Content-Type": "application/json", DELIVERY: delivery}
     try:
+        url = read(notify.webhook.get_secret_value()).decode()
         if notify.secret is not None:
-            headers[SIGNATURE] = signature(key_of(notify.secret.get_secret_value()), body)
-    except OSError as error:
-        logger.warning("notify.secret cannot be read, so that nobody was told of %s: %s", event, error)
+            headers[SIGNATURE] = signature(read(notify.secret.get_secret_value()), body)
+        host = urlsplit(url).hostname
+    except (OSError, RuntimeError, ValueError) as error:
+        logger.warning("notify.webhook or notify.secret cannot be read, so that nobody was told of %s: %s", event, error)
         return False
     reason = _posted(url, body, headers)
     if reason is not None:
-        logger.warning("the webhook at %s was not told of %s: %s", urlsplit(url).hostname, event, reason)
+        logger.warning("the webhook at %s was not told of %s: %s", host, event, reason)
     return reason is None
 
 
@@ -60,11 +62,12 @@ def signature(key: bytes, body: bytes) -> str:
     return f"sha256={hmac.new(key, body, hashlib.sha256).hexdigest()}"
 
 
-def key_of(secret: str) -> bytes:
-    """The key that a setting is or names.
+def read(secret: str) -> bytes:
+    """What a setting is, or where it says that it lies: ``file:PATH`` or ``env:NAME``.
 
     Raises:
         OSError: the file or the variable that it names is not there.
+        RuntimeError: the path begins with a home folder that is nobody's.
     """
     kind, _, place = secret.partition(":")
     if kind == "file":
@@ -83,7 +86,7 @@ def _posted(url: str, body: bytes, headers: Mapping[str, str]) -> str | None:
         time.sleep(wait_s)
         try:
             answer = httpx.post(url, content=body, headers=dict(headers), timeout=TIMEOUT_S)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+        except Exception as error:  # also what a wrong proxy or certificates' file raise: no run fails because of this
             reason = type(error).__name__  # its words may hold the URL
             continue
         if answer.is_success:

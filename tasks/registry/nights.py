@@ -18,6 +18,8 @@ class NightBegun(Signed):
     """Hash of all that decides the SAE but for the champion: settings, model and text."""
     champion: int | None = None
     """The version that was champion as it began; None: there was none."""
+    champion_move: int = 0
+    """The number of the move that had made it champion."""
 
 
 class NightDone(Signed):
@@ -56,7 +58,11 @@ class NightDone(Signed):
     """By what factor the rates of latents that go on have changed, the median."""
     promoted: bool = False
     removed_bytes: int = 0
-    stored_bytes: int = 0
+    retention_error: str = ""
+    """Why nothing could be removed."""
+    frozen: str | None = None
+    """URI of the rows that both were measured on, where they are not the night's own."""
+    stored_bytes: int | None = None
     full_in_nights: float | None = None
     scores: str
     report: str
@@ -70,18 +76,27 @@ class Nights:
         self.begun: NumberedLog[NightBegun] = NumberedLog(NightBegun, registry.store, "nights/begun")
         self.done: NumberedLog[NightDone] = NumberedLog(NightDone, registry.store, "nights/done")
 
-    def begin(self, work: str, champion: int | None, signed: Signed) -> tuple[int, NightBegun]:
-        """The number of the night that does this work, and how it began: tonight, unless the last one was to do the same.
+    def begin(self, work: str, champion: tuple[int, int] | None, signed: Signed) -> tuple[int, NightBegun]:
+        """The number of the night that does this work, and how it began.
+
+        It is tonight, unless the last night was to do the same, or one before it did: settings may go back and forth.
+
+        Args:
+            work: what decides the SAE.
+            champion: its version, and the number of the move that made it champion; None: there is none.
+            signed: who begins, and when.
 
         Raises:
             ArtifactError: a record is damaged.
         """
         while True:
-            last = self.begun.last()
-            found = self.begun.at(last) if last else None
-            if found is not None and found.work == work:
-                return last, found
-            made = NightBegun(work=work, champion=champion, by=signed.by, when=signed.when)
+            there = list(self.begun.all())
+            last, done = max((number for number, _ in there), default=0), set(self.done.numbers())
+            for number, found in reversed(there):
+                if found.work == work and (number == last or number in done):
+                    return number, found
+            version, move = champion or (None, 0)
+            made = NightBegun(work=work, champion=version, champion_move=move, by=signed.by, when=signed.when)
             if self.begun.append(last + 1, made):
                 return last + 1, made
 

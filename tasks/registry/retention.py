@@ -47,7 +47,22 @@ class Retention:
     staying: list[Fate] = field(default_factory=list)
 
 
-def reasons_to_stay(registry: Registry, settings: RegistryConfig, now: datetime) -> dict[int, list[str]]:
+@dataclass(frozen=True, slots=True)
+class Needed:
+    """What stays whatever the rules say, since work that goes on needs it."""
+
+    versions: Mapping[int, str] = field(default_factory=dict)
+    """By number, with the reason."""
+    activations: Mapping[str, str] = field(default_factory=dict)
+    """By identity, with the reason."""
+
+
+NOTHING_MORE = Needed()
+
+
+def reasons_to_stay(
+    registry: Registry, settings: RegistryConfig, now: datetime, needed: Needed = NOTHING_MORE
+) -> dict[int, list[str]]:
     """By version, why it stays; versions that are not here may go.
 
     Raises:
@@ -68,6 +83,8 @@ def reasons_to_stay(registry: Registry, settings: RegistryConfig, now: datetime)
     for number, tags in tags_of(registry).items():
         if KEEP in tags:
             found[number].append(f"tagged {KEEP}")
+    for number, reason in needed.versions.items():
+        found[number].append(reason)
     # Of those that stay by themselves only: with a warm start, every champion began with the one before it.
     for number in sorted(found):
         began = versions[number].parents.champion if number in versions else None
@@ -76,13 +93,15 @@ def reasons_to_stay(registry: Registry, settings: RegistryConfig, now: datetime)
     return {number: reasons for number, reasons in found.items() if number in versions}
 
 
-def retained(there: Inventory, registry: Registry, settings: RegistryConfig, now: datetime) -> Retention:
+def retained(
+    there: Inventory, registry: Registry, settings: RegistryConfig, now: datetime, needed: Needed = NOTHING_MORE
+) -> Retention:
     """What may go of a storage, of what versions of one registry name; nothing is removed.
 
     Raises:
         ArtifactError: a record is damaged.
     """
-    stays = reasons_to_stay(registry, settings, now)
+    stays = reasons_to_stay(registry, settings, now, needed)
     versions = [version for _, version in registry.versions.all()]
     kept = [version for version in versions if version.version in stays] + list(_of_others(there.root, registry.name))
     untouchable = {registry.uri_of(version) for version in kept}
@@ -90,7 +109,7 @@ def retained(there: Inventory, registry: Registry, settings: RegistryConfig, now
     found = Retention()
     _add_derived(found, there, leaving, registry)
     _add_saes(found, there, registry, settings, stays, {version.version for version in leaving})
-    _add_activations(found, there, leaving, {version.parents.activations for version in kept})
+    _add_activations(found, there, leaving, {version.parents.activations for version in kept}, needed.activations)
     _add_stopped(found, there)
     return found
 
@@ -123,8 +142,13 @@ def _reasons(registry: Registry, settings: RegistryConfig) -> dict[int, str]:
 
 
 def _add_derived(found: Retention, there: Inventory, leaving: Sequence[SAEVersion], registry: Registry) -> None:
-    """Reports and scores of the SAEs that go; reports first."""
-    going = {identity(registry.uri_of(version)): version for version in leaving}
+    """Reports and scores of the SAEs that go; reports first.
+
+    They name an SAE by its hash alone: those of an SAE that another run has under another name stay with it.
+    """
+    uris = {registry.uri_of(version): version for version in leaving}
+    kept = {result.identity for result in there.of("saes") if result.uri not in uris}
+    going = {identity(uri): version for uri, version in uris.items() if identity(uri) not in kept}
     for stage in ("reports", "scores"):
         for result in there.of(stage):
             version = going.get(result.named("sae") or "")
@@ -157,7 +181,13 @@ def _add_saes(
             found.going.append(Fate(result, f"{called}: {reasons[number]}", number))
 
 
-def _add_activations(found: Retention, there: Inventory, leaving: Sequence[SAEVersion], parents: set[str | None]) -> None:
+def _add_activations(
+    found: Retention,
+    there: Inventory,
+    leaving: Sequence[SAEVersion],
+    parents: set[str | None],
+    needed: Mapping[str, str],
+) -> None:
     """Activations that no version that stays, and no other result that is there, was made of."""
     gone, trained = {fate.result.uri for fate in found.going}, {version.parents.activations for version in leaving}
     used: dict[str, str] = {}
@@ -168,7 +198,9 @@ def _add_activations(found: Retention, there: Inventory, leaving: Sequence[SAEVe
     for result in there.of("activations"):
         if result.identity not in trained or result.manifest is None:
             continue
-        if result.identity in parents:
+        if result.identity in needed:
+            found.staying.append(Fate(result, needed[result.identity]))
+        elif result.identity in parents:
             found.staying.append(Fate(result, "a version that stays was trained on them"))
         elif result.identity in used:
             found.staying.append(Fate(result, f"{used[result.identity]} is made of them"))

@@ -112,8 +112,8 @@ def _row(night: Night, champion: int | None, place: str) -> Json:
         "new": compact(night["new_tokens"]),
         "tokens": compact(night["tokens"]),
         "seconds": duration(night["seconds"]),
-        "stored": f"{compact(night['stored_bytes'])}B",
-        "report": f"{relpath(night['report'], place)}/index.html",
+        "stored": DASH if night["stored_bytes"] is None else f"{compact(night['stored_bytes'])}B",
+        "report": None if night["report"] is None else f"{relpath(night['report'], place)}/index.html",
         "match": None if night["matched"] is None else f"{relpath(night['matched'], place)}/index.html",
     }
 

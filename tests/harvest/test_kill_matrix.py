@@ -155,10 +155,10 @@ def test_two_commands_racing_on_one_recipe_both_end_with_the_one_manifest(comman
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 8 MiB."""
+    """A file system of 12 MiB, which the run as it is planned fits on."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(folder)], capture_output=True, text=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "none", str(folder)], capture_output=True, text=True)
     if mounted.returncode:
         pytest.skip(f"this user may not mount file systems: {mounted.stderr}")
     try:

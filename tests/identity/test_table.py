@@ -110,7 +110,7 @@ def test_notes_come_back_in_the_kind_of_file_that_they_were_in(ending: str, tmp_
         (tmp_path / name).write_bytes(data)
     kept, dropped = (read_notes(f"{tmp_path}/{name}") for name in files)
     assert kept["text"].to_pylist() == ['two\nlines, "quoted"']
-    assert kept["index"].to_pylist() == [7]
+    assert [int(index) for index in kept["index"].to_pylist()] == [7]
     assert dropped["text"].to_pylist() == ["gone"]
 
 

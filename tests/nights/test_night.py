@@ -28,6 +28,7 @@ from tasks.registry.verdicts import verdict_of
 from tasks.sae.content import content_of
 from tasks.sae.mesh import OneProcess
 from tasks.storage.artifacts import read_manifest
+from tasks.storage.objects import open_store
 from tasks.train.finish import close
 from tasks.train.stage import TrainStage
 from tasks.train.worker import Worker
@@ -252,6 +253,53 @@ def test_what_somebody_did_meanwhile_is_not_undone(after_one: Corpus) -> None:
     found = position(registry, CHAMPION)
     assert found is not None
     assert (found.move.version, found.move.why) == (2, "after all")
+
+
+def test_a_killed_night_does_not_undo_a_rollback(after_one: Corpus) -> None:
+    registry = after_one.registry
+    with pytest.raises(KilledError):
+        after_one.night(killed("match", after=True))
+    promote(registry, considered(registry, 2, force=True), SIGNED, "by hand")
+    rollback(registry, SIGNED, "on second thoughts")
+    assert not after_one.night().done.promoted
+    assert after_one.champion == 1
+
+
+def test_ids_go_on_from_a_night_that_promoted_and_was_never_recorded(after_one: Corpus) -> None:
+    with pytest.raises(KilledError):
+        after_one.night(killed("match", after=True))
+    promote(after_one.registry, considered(after_one.registry, 2, force=True), SIGNED, "as the night did")
+    after_one.grow()
+    third = after_one.night().done
+    assert (third.version, third.champion) == (3, 2)
+    line = read_line(f"{after_one.registry.root}/{third.matched}")
+    assert "1" in {stable_id.split(".")[1] for stable_id in line.ids}
+
+
+def test_settings_may_go_back_and_forth(after_one: Corpus) -> None:
+    other = {"sae": {"d_sae": 48, "k": 5}, "gates": {}}
+    assert after_one.night(gates={}).is_new
+    assert after_one.night(**other).is_new
+    versions = after_one.registry.versions.numbers()
+    assert not after_one.night(gates={}).is_new
+    assert not after_one.night(**other).is_new
+    assert after_one.registry.versions.numbers() == versions
+
+
+def test_frozen_rows_stay_and_what_cannot_be_tidied_up_fails_nothing(after_one: Corpus) -> None:
+    first = after_one.registry.version(1)
+    frozen = f"{after_one.registry.root}/activations/toy-{first.parents.activations}"
+    gates = {"auto_promote": True, "activations": frozen}
+    night = after_one.night(gates=gates, registry={"name": "toy", "keep_versions": 1, "keep_champion_days": 0})
+    assert read_manifest(frozen) is not None
+    assert night.done.champion_fvu_before is None, "the same rows tell of no drift"
+    assert night.done.stored_bytes is not None
+    assert night.done.stored_bytes > 0
+    open_store(f"{after_one.registry.root}/scores/toy-{'0' * 12}").put("manifest.json", b"no json")
+    after_one.grow()
+    hurt = after_one.night(gates=gates).done
+    assert "manifest.json" in hurt.retention_error
+    assert hurt.stored_bytes is None
 
 
 def test_without_auto_promote_a_verdict_is_all(after_one: Corpus) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from flows.config import parse_config
+from flows.form import refuse_plain_secrets
 from tasks.errors import InputError
 from tasks.notify import webhook
 from tasks.notify.config import NotifyConfig
@@ -79,6 +80,25 @@ def test_without_its_key_nothing_is_sent_unsigned(hook: Hook, secret: str, caplo
     assert "notify.secret cannot be read" in caplog.text
 
 
+def test_wrong_certificates_or_an_address_that_cannot_be_read_fail_nothing(
+    hook: Hook, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv("SSL_CERT_FILE", "/no/such/file")
+        assert not post(NotifyConfig.model_validate({"webhook": hook.url.replace("http:", "https:")}), *EVENT)
+    assert not post(NotifyConfig.model_validate({"webhook": "file:/no/such/file"}), *EVENT)
+    assert "cannot be read" in caplog.text
+    monkeypatch.setenv("HOOK_URL", hook.url)
+    assert post(NotifyConfig.model_validate({"webhook": "env:HOOK_URL"}), *EVENT)
+
+
+@pytest.mark.parametrize("line", ["notify.secret=s3cr3t", "notify.webhook = https://hooks.example/T0/token"])
+def test_a_secret_is_no_parameter_of_a_run(line: str) -> None:
+    with pytest.raises(InputError, match="would be stored with the run"):
+        refuse_plain_secrets(["sae.k=3", line])
+    refuse_plain_secrets(["notify.secret=env:KEY", "notify.webhook='file:/run/secrets/hook'"])
+
+
 def test_without_a_webhook_nobody_is_told() -> None:
     assert not post(NotifyConfig(), *EVENT)
 
@@ -91,7 +111,7 @@ def test_settings_show_neither_the_address_nor_the_key() -> None:
     assert "s3cr3t" not in shown
 
 
-@pytest.mark.parametrize("address", ["hooks.example/T0", "ftp://hooks.example", "file:///etc/passwd", ""])
+@pytest.mark.parametrize("address", ["hooks.example/T0", "ftp://hooks.example", "http://[", ""])
 def test_what_is_no_address_of_the_web_is_refused(address: str) -> None:
     with pytest.raises(InputError, match=r"notify\.webhook"):
         parse_config({"text": {"source": "x.txt"}, "notify": {"webhook": address}})
