@@ -52,9 +52,8 @@ def longest_gap(schedule: CronSchedule, among: int = 14) -> timedelta:
 
 def _automations(block: UUID | None, within: timedelta) -> Iterator[AutomationCore]:
     # A run that ends by itself has told the webhook so.
-    ended = {"prefect.flow-run.Crashed", "prefect.flow-run.TimedOut"} | (
-        {"prefect.flow-run.Failed"} if block is None else set()
-    )
+    untold = ("Crashed", "TimedOut") if block is not None else ("Crashed", "TimedOut", "Failed")
+    ended = {f"prefect.flow-run.{name}" for name in untold}
     yield AutomationCore(
         name=FAILED,
         description="A nightly run failed, crashed, or took too long.",

@@ -186,8 +186,8 @@ def refuse_plain_secrets(overrides: Iterable[str]) -> None:
         name, _, value = (part.strip() for part in line.partition("="))
         if name in ("notify.webhook", "notify.secret") and not value.strip("'\"").startswith(ELSEWHERE):
             raise InputError(
-                f"{name} would be stored with the run, for everybody to read. Say where it is, env:NAME or file:PATH, or put it "
-                "into a configuration file."
+                f"{name} would be stored with the run, for everybody to read. Say where it is, env:NAME or file:PATH, or "
+                "put it into a configuration file."
             )
 
 
