@@ -114,6 +114,15 @@ def test_kills_at_any_moment_leave_each_latent_there_once(make: Build, inputs: I
         assert state.asked["/api/feature/upload-batch"] >= 30
 
 
+def test_a_call_is_in_the_ledger_each_time_that_it_is_sent(make: Build) -> None:
+    uri = make(["neuronpedia"]).uri
+    with neuronpedia(Troubles(too_many=0.5, seed=1)) as (base, state):
+        send(uri, base)
+    lines = [json.loads(line) for line in Path(uri, LEDGER).read_text().splitlines()]
+    sent = [line["call"] for line in lines if "sent" in line]
+    assert len(sent) == state.asked["/api/source-set/new"] + state.asked["/api/feature/upload-batch"] > 2
+
+
 def test_a_call_that_was_not_sent_whole_is_sent_again_without_the_features_that_are_there(
     make: Build, server: tuple[str, State], inputs: Inputs
 ) -> None:

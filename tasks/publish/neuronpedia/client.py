@@ -56,14 +56,20 @@ class NeuronpediaClient:
     key: str
     sleep: Callable[[float], None] = time.sleep
 
-    def post(self, path: str, body: bytes) -> Any:
+    def post(self, path: str, body: bytes, before: Callable[[], None] = lambda: None) -> Any:
         """The answer of one call; waits and calls again where the server says that there were too many.
+
+        Args:
+            path: below ``/api``.
+            body: JSON.
+            before: done each time that the call is sent, as one that waited is sent long after it was first sent.
 
         Raises:
             NoAnswerError: nobody knows what came of it.
             RefusedError: nothing came of it.
         """
         for attempt in range(TRIES):
+            before()
             try:
                 return self._once("POST", path, body)
             except RefusedError as error:
