@@ -148,6 +148,33 @@ def test_a_set_that_is_there_is_only_gone_on_with_when_asked(make: Build, server
     assert state.asked["/api/feature/upload-batch"] == before
 
 
+def test_a_set_that_another_folder_made_first_is_asked_what_it_has(
+    make: Build, server: tuple[str, State], inputs: Inputs
+) -> None:
+    """This folder had read that there is none, and sent its own just after that one."""
+    base, state = server
+    uri = make(["neuronpedia"]).uri
+    send(uri, base)
+    first = Path(uri, LEDGER).read_text().splitlines()
+    making = next(line for line in first if "source-set" in line and "sent" in line)
+    Path(uri, LEDGER).write_text(f"{making}\n")
+    send(uri, base)
+    assert_each_once(state, inputs)
+
+
+def test_after_a_lost_ledger_calls_may_still_be_at_work_so_there_is_one_wait(
+    make: Build, server: tuple[str, State], monkeypatch: pytest.MonkeyPatch, small_batches: None
+) -> None:
+    base, _ = server
+    uri = make(["neuronpedia"]).uri
+    send(uri, base)
+    Path(uri, LEDGER).unlink()
+    waited: list[float] = []
+    waits(monkeypatch, lambda seconds: (waited.append(seconds), time.sleep(seconds))[1])
+    send(uri, base, resume=True)
+    assert SETTLE_S / 2 < sum(waited) <= SETTLE_S
+
+
 def test_a_set_of_another_sae_is_refused_even_with_resume(make: Build, server: tuple[str, State]) -> None:
     base, state = server
     uri = make(["neuronpedia"]).uri

@@ -99,9 +99,9 @@ def _make_set(sender: _CallSender, entry: Json, resume: bool) -> None:
         there = client.read(path)
         if there is not None:
             _require_own(there, entry, path, known=sent is not None or resume)
-            if sent is None:
-                for batch in entry["batches"]:
-                    ledger.doubted(batch["file"])
+            # Also where the making of the set was sent from here: another folder of the same SAEs may have been first.
+            for batch in entry["batches"]:
+                ledger.doubted(batch["file"])
             ledger.answered(path, there=True)
             return
         _make_model(sender, entry)
