@@ -1,11 +1,14 @@
 """Uploads to a server with Neuronpedia's rules: each latent there once, whatever goes wrong."""
 
+import io
 import json
 import subprocess
 import sys
 import time
+import urllib.error
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from email.message import Message
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +238,29 @@ def test_a_key_never_goes_over_the_net_in_plain_text_nor_to_where_a_server_point
         client("http://example.org")
     with pytest.raises(InputError, match="is no address"):
         client("localhost:3000/x")
+
+
+@pytest.mark.parametrize("where", ["http://[::1", "http://localhost:abc", "https://user:hunter2@example.org"])
+def test_what_is_no_address_is_told_without_a_password(where: str) -> None:
+    with pytest.raises(InputError, match="address") as refused:
+        client(where)
+    assert "hunter2" not in str(refused.value)
+
+
+def test_a_key_for_this_machine_goes_to_no_proxy(server: tuple[str, State], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with neuronpedia() as (proxy, recorded):
+        monkeypatch.setenv("http_proxy", proxy)
+        assert client(server[0]).read("features", b"[]") == []
+    assert not recorded.asked
+    assert server[1].asked["/api/features"] == 1
+
+
+def test_a_key_is_masked_before_what_a_server_says_is_cut() -> None:
+    said = json.dumps({"error": "x" * 290 + KEY}).encode()
+    error = urllib.error.HTTPError("", 400, KEY, Message(), io.BytesIO(said))
+    assert KEY[:6] not in client("")._said(error)
 
 
 def test_a_server_that_stays_away_is_told_and_the_command_goes_on_later(
