@@ -42,8 +42,8 @@ class PushLedger:
         self._sent(call, time.time())
 
     def doubted(self, call: str) -> None:
-        """It may have been sent long ago, by somebody whose ledger is lost."""
-        self._sent(call, 0.0)
+        """It may have been sent, up to this moment, by somebody whose ledger is lost or in another folder."""
+        self._sent(call, time.time())
 
     def answered(self, call: str, **answer: Any) -> None:
         """The server has done it."""

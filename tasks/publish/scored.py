@@ -7,8 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
 from tasks.errors import ArtifactError, InputError
 from tasks.interchange.portable import Portable
@@ -23,6 +25,7 @@ Json = dict[str, Any]
 LATENTS = ("latent", "density", "n_active", "max_activation", "histogram", "promoted", "suppressed", "neighbours")
 EXAMPLES = ("latent", "rank", "kind", "activation", "sequence", "position", "tokens", "token_activations", "peak")
 _WEIGHTS, _CONFIG, _CURVE, _IMPORT = "sae.safetensors", "config.json", "curve.parquet", "import.json"
+_TOLERANCE = 1e-3
 _HASH = re.compile(r"[0-9a-f]{12}")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _PACKAGE = re.compile(r"[\w.-]+")
@@ -100,16 +103,25 @@ def _scores_manifest(uri: str) -> Json:
 def _matched(saes: Sequence[str], stated: Mapping[str, Json]) -> dict[str, str]:
     """The scores of each SAE: those that name it by its recipe's hash or URI.
 
-    An SAE that was imported has no hash and may have been moved since: it takes scores of a URI where nothing is now, and
-    only its width tells whether they are its own (``_read``).
+    An SAE that was imported has no hash and may have been moved since: it takes the scores of a URI where no SAE is now,
+    and its weights tell whether they are its own (``_require_own``).
     """
     named = {identity(sae): sae for sae in saes}
     of = {uri: str(manifest.get("sae")) for uri, manifest in stated.items()}
     found = {named[sae]: uri for uri, sae in of.items() if sae in named}
-    moved = [uri for uri, sae in of.items() if sae not in named and not _HASH.fullmatch(sae)]
+    moved = [
+        uri
+        for uri, sae in of.items()
+        if sae not in named and not _HASH.fullmatch(sae) and open_store(sae).head(_CONFIG) is None
+    ]
     for sae in saes:
         if sae not in found and moved and not _HASH.fullmatch(identity(sae)):
-            found[sae] = moved.pop(0)
+            if len(moved) > 1:
+                raise InputError(
+                    f"Which scores are of the SAE at {sae} cannot be told: {' and '.join(moved)} are of SAEs that are no "
+                    "longer where they were. Publish one at a time."
+                )
+            found[sae] = moved.pop()
         if sae not in found:
             raise InputError(f"None of the scores given is of the SAE at {sae}; score it, and name them with --scores.")
     return found
@@ -128,6 +140,8 @@ def _read(uri: str, scores: str, scored: Json, model: str | None) -> ScoredSae:
     if summary is None or summary.get("d_sae") != sae.d_sae:
         width = "no summary.json" if summary is None else f"d_sae {summary.get('d_sae')}"
         raise InputError(f"The scores at {scores} have {width}, but the SAE at {uri} has {sae.d_sae} latents.")
+    latents = _latents(scores, sae.d_sae)
+    _require_own(uri, sae, scores, latents)
     files = {key: require(store, key) for key in (_WEIGHTS, _CONFIG)}
     content = hashlib.sha256(b"".join(files.values())).hexdigest()
     if model is not None and model != sae.belongs.model:
@@ -145,11 +159,34 @@ def _read(uri: str, scores: str, scored: Json, model: str | None) -> ScoredSae:
         trained=trained,
         scored=scored,
         summary=summary,
-        latents=_latents(scores, sae.d_sae),
+        latents=latents,
         examples=_examples(scores),
         tokens=tokens,
         activations={} if activations is None else require_manifest(activations),
     )
+
+
+def _require_own(uri: str, sae: Portable, scores: str, latents: pa.Table) -> None:
+    """Scores tell norms and cosines of each latent's weights, so those of another SAE, or in another order, are found.
+
+    Not of a crosscoder's: they are told in units of scaled rows.
+    """
+    if len(sae.belongs.hooks) > 1:
+        return
+    encoder, decoder = sae.weights.W_enc.T, sae.weights.W_dec
+    own = {"decoder_norm": torch.linalg.vector_norm(decoder, dim=1)}
+    if encoder.shape == decoder.shape:
+        own["encoder_decoder_cosine"] = torch.nn.functional.cosine_similarity(encoder, decoder, dim=1)
+    for name, values in own.items():
+        if name not in latents.column_names or latents[name].null_count:
+            continue
+        apart = np.abs(latents[name].to_numpy() - values.numpy())
+        worst = int(apart.argmax())
+        if not apart[worst] <= _TOLERANCE * max(1.0, float(values[worst].abs())):
+            raise InputError(
+                f"The scores at {scores} are of other weights than those of the SAE at {uri}: of latent {worst} they have "
+                f"{name} {latents[name][worst].as_py():.4g}, its weights {float(values[worst]):.4g}. Score this SAE."
+            )
 
 
 def _is_public(model: str) -> bool:

@@ -5,13 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from tasks.progress import silent
 from tasks.publish.build import BuiltFolder, PublishOrder, build
 from tasks.publish.neuronpedia import calls
-from tasks.sae import SAEConfig, save
+from tasks.sae import SAEConfig, load, save
 from tasks.sae.model import SparseAutoencoder
 from tasks.sae.scaling import Weights
 from tasks.storage.artifacts import write_manifest
@@ -57,7 +60,21 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
     (scores / "manifest.json").write_text(json.dumps(named))
     summary = json.loads((scores / "summary.json").read_text())
     (scores / "summary.json").write_text(json.dumps({**summary, "d_in": D_IN, "d_sae": N_LATENTS}))
+    _measure_weights(stages.sae, scores / "latents.parquet")
     return Inputs(stages.sae, stages.scores, stages.activations)
+
+
+def _measure_weights(uri: str, path: Path) -> None:
+    """The columns that tell whose scores they are, as the SAE's weights have them."""
+    sae, table = load(uri), pq.read_table(path)
+    with torch.inference_mode():
+        measured = {
+            "decoder_norm": sae.W_dec.norm(dim=1),
+            "encoder_decoder_cosine": torch.nn.functional.cosine_similarity(sae.W_enc.T, sae.W_dec, dim=1),
+        }
+    for name, values in measured.items():
+        table = table.set_column(table.column_names.index(name), name, pa.array(values.numpy().astype(np.float64)))
+    pq.write_table(table, path)
 
 
 @pytest.fixture(scope="session")

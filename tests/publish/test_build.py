@@ -338,6 +338,30 @@ def test_scores_of_another_sae_are_refused(make: Build, inputs: Inputs, tmp_path
         make(["hf"], scores=[copied_scores(inputs, tmp_path / "scores", "bbbbbbbbbbbb")])
 
 
+def test_scores_of_the_same_latents_in_another_order_are_refused(inputs: Inputs, tmp_path: Path) -> None:
+    scores = Path(copied_scores(inputs, tmp_path / "scores", "23456789abcd"))
+    table = pq.read_table(scores / "latents.parquet")
+    turned = table.take(list(range(N_LATENTS))[::-1]).set_column(0, "latent", table["latent"])
+    pq.write_table(turned, scores / "latents.parquet")
+    with pytest.raises(InputError, match="are of other weights than those of the SAE"):
+        read_scored([inputs.sae], [str(scores)], None)
+
+
+def test_an_imported_sae_takes_scores_of_a_place_where_none_is_now_if_there_is_one_choice(
+    inputs: Inputs, tmp_path: Path
+) -> None:
+    write_sae(tmp_path / "moved", N_LATENTS)
+    (tmp_path / "moved/manifest.json").unlink()
+    gone, other = (copied_scores(inputs, tmp_path / name, f"{tmp_path}/{name}-sae") for name in ("gone", "other"))
+    sae = f"{tmp_path}/moved"
+    assert len(read_scored([sae], [gone], None)) == 1
+    with pytest.raises(InputError, match="cannot be told"):
+        read_scored([sae, inputs.sae], [gone, other], None)
+    write_sae(tmp_path / "gone-sae", N_LATENTS)
+    with pytest.raises(InputError, match="None of the scores given is of the SAE"):
+        read_scored([sae], [gone], None)
+
+
 def test_a_transcoder_is_published_for_circuit_tracer_too(make: Build, tmp_path: Path) -> None:
     hooks = {"hook": "model.layers.8.mlp:input", "target_hook": "model.layers.8.mlp"}
     write_sae(tmp_path / "saes/x-23456789abcd", N_LATENTS, "batchtopk", **hooks)

@@ -1,11 +1,14 @@
 """Uploads to a server with Neuronpedia's rules: each latent there once, whatever goes wrong."""
 
+import io
 import json
 import subprocess
 import sys
 import time
+import urllib.error
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from email.message import Message
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +117,15 @@ def test_kills_at_any_moment_leave_each_latent_there_once(make: Build, inputs: I
         assert state.asked["/api/feature/upload-batch"] >= 30
 
 
+def test_a_call_is_in_the_ledger_each_time_that_it_is_sent(make: Build) -> None:
+    uri = make(["neuronpedia"]).uri
+    with neuronpedia(Troubles(too_many=0.5, seed=1)) as (base, state):
+        send(uri, base)
+    lines = [json.loads(line) for line in Path(uri, LEDGER).read_text().splitlines()]
+    sent = [line["call"] for line in lines if "sent" in line]
+    assert len(sent) == state.asked["/api/source-set/new"] + state.asked["/api/feature/upload-batch"] > 2
+
+
 def test_a_call_that_was_not_sent_whole_is_sent_again_without_the_features_that_are_there(
     make: Build, server: tuple[str, State], inputs: Inputs
 ) -> None:
@@ -137,6 +149,33 @@ def test_a_set_that_is_there_is_only_gone_on_with_when_asked(make: Build, server
     with pytest.raises(InputError, match="knows nothing of it; give --resume"):
         send(uri, base)
     assert state.asked["/api/feature/upload-batch"] == before
+
+
+def test_a_set_that_another_folder_made_first_is_asked_what_it_has(
+    make: Build, server: tuple[str, State], inputs: Inputs
+) -> None:
+    """This folder had read that there is none, and sent its own just after that one."""
+    base, state = server
+    uri = make(["neuronpedia"]).uri
+    send(uri, base)
+    first = Path(uri, LEDGER).read_text().splitlines()
+    making = next(line for line in first if "source-set" in line and "sent" in line)
+    Path(uri, LEDGER).write_text(f"{making}\n")
+    send(uri, base)
+    assert_each_once(state, inputs)
+
+
+def test_after_a_lost_ledger_calls_may_still_be_at_work_so_there_is_one_wait(
+    make: Build, server: tuple[str, State], monkeypatch: pytest.MonkeyPatch, small_batches: None
+) -> None:
+    base, _ = server
+    uri = make(["neuronpedia"]).uri
+    send(uri, base)
+    Path(uri, LEDGER).unlink()
+    waited: list[float] = []
+    waits(monkeypatch, lambda seconds: (waited.append(seconds), time.sleep(seconds))[1])
+    pushing.push(uri, f"neuronpedia:{base}", silent, resume=True, settle_s=2.0)
+    assert 0 < sum(waited) <= 2
 
 
 def test_a_set_of_another_sae_is_refused_even_with_resume(make: Build, server: tuple[str, State]) -> None:
@@ -199,6 +238,29 @@ def test_a_key_never_goes_over_the_net_in_plain_text_nor_to_where_a_server_point
         client("http://example.org")
     with pytest.raises(InputError, match="is no address"):
         client("localhost:3000/x")
+
+
+@pytest.mark.parametrize("where", ["http://[::1", "http://localhost:abc", "https://user:hunter2@example.org"])
+def test_what_is_no_address_is_told_without_a_password(where: str) -> None:
+    with pytest.raises(InputError, match="address") as refused:
+        client(where)
+    assert "hunter2" not in str(refused.value)
+
+
+def test_a_key_for_this_machine_goes_to_no_proxy(server: tuple[str, State], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with neuronpedia() as (proxy, recorded):
+        monkeypatch.setenv("http_proxy", proxy)
+        assert client(server[0]).read("features", b"[]") == []
+    assert not recorded.asked
+    assert server[1].asked["/api/features"] == 1
+
+
+def test_a_key_is_masked_before_what_a_server_says_is_cut() -> None:
+    said = json.dumps({"error": "x" * 290 + KEY}).encode()
+    error = urllib.error.HTTPError("", 400, KEY, Message(), io.BytesIO(said))
+    assert KEY[:6] not in client("")._said(error)
 
 
 def test_a_server_that_stays_away_is_told_and_the_command_goes_on_later(

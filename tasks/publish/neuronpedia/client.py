@@ -56,14 +56,20 @@ class NeuronpediaClient:
     key: str
     sleep: Callable[[float], None] = time.sleep
 
-    def post(self, path: str, body: bytes) -> Any:
+    def post(self, path: str, body: bytes, before: Callable[[], None] = lambda: None) -> Any:
         """The answer of one call; waits and calls again where the server says that there were too many.
+
+        Args:
+            path: below ``/api``.
+            body: JSON.
+            before: done each time that the call is sent, as one that waited is sent long after it was first sent.
 
         Raises:
             NoAnswerError: nobody knows what came of it.
             RefusedError: nothing came of it.
         """
         for attempt in range(TRIES):
+            before()
             try:
                 return self._once("POST", path, body)
             except RefusedError as error:
@@ -99,7 +105,7 @@ class NeuronpediaClient:
         headers = {"X-Api-Key": self.key, "Content-Type": "application/json", "User-Agent": "saemill"}
         request = urllib.request.Request(f"{self.base}/api/{path}", body, headers, method=method)
         try:
-            with urllib.request.build_opener(_NoRedirects).open(request, timeout=TIMEOUT_S) as answer:
+            with self._opener().open(request, timeout=TIMEOUT_S) as answer:
                 return json.loads(answer.read() or b"null")
         except urllib.error.HTTPError as error:
             said = self._said(error)
@@ -109,17 +115,22 @@ class NeuronpediaClient:
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise NoAnswerError(self._without_key(str(error) or type(error).__name__)) from None
 
+    def _opener(self) -> urllib.request.OpenerDirector:
+        """Plain HTTP is for this machine alone: a proxy would get the key in plain text."""
+        direct = [urllib.request.ProxyHandler({})] if self.base.startswith("http:") else []
+        return urllib.request.build_opener(_NoRedirects, *direct)
+
     def _said(self, error: urllib.error.HTTPError) -> str:
         try:
             data = error.read(10_000).decode(errors="replace")
         except (OSError, http.client.HTTPException):
-            return error.reason
+            return self._without_key(str(error.reason))
         try:
             found = json.loads(data)
             text = str(found.get("error") or found.get("message") or found)
         except (ValueError, AttributeError):
             text = data
-        return self._without_key(" ".join(text.split())[:_SAID] or str(error.reason))
+        return " ".join(self._without_key(text).split())[:_SAID] or self._without_key(str(error.reason))
 
     def _without_key(self, text: str) -> str:
         return text.replace(self.key, "***")
@@ -137,7 +148,15 @@ def client(where: str) -> NeuronpediaClient:
         InputError: there is no key, the address is none, or the key would go over the net in plain text.
     """
     base = (where or SITE).rstrip("/")
-    parts = urllib.parse.urlsplit(base)
+    if "@" in base:
+        raise InputError(
+            "--push neuronpedia: takes an address without a user or password; the key comes from the environment."
+        )
+    try:
+        parts = urllib.parse.urlsplit(base)
+        _ = parts.port
+    except ValueError as error:
+        raise InputError(f"--push neuronpedia:{where} is no address ({error}).") from None
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.path:
         raise InputError(f"--push neuronpedia:{where} is no address; neuronpedia:http://localhost:3000 would be one.")
     if parts.scheme == "http" and parts.hostname not in _LOOPBACK:

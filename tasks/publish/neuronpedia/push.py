@@ -99,15 +99,14 @@ def _make_set(sender: _CallSender, entry: Json, resume: bool) -> None:
         there = client.read(path)
         if there is not None:
             _require_own(there, entry, path, known=sent is not None or resume)
-            if sent is None:
-                for batch in entry["batches"]:
-                    ledger.doubted(batch["file"])
+            # Also where the making of the set was sent from here: another folder of the same SAEs may have been first.
+            for batch in entry["batches"]:
+                ledger.doubted(batch["file"])
             ledger.answered(path, there=True)
             return
         _make_model(sender, entry)
-        ledger.sending(path)
         try:
-            _accepted(client, "source-set/new", json.dumps(body).encode(), path)
+            _accepted(sender, "source-set/new", json.dumps(body).encode(), path)
         except NoAnswerError:
             client.sleep(wait_s(attempt))
         else:
@@ -170,9 +169,8 @@ def _send(sender: _CallSender, folder: Path, batch: Mapping[str, Any]) -> None:
             ledger.answered(call, there=True)
             return
         data = json.dumps({**body, "features": wanted}, ensure_ascii=False, separators=(",", ":")).encode()
-        ledger.sending(call)
         try:
-            _accepted(sender.client, "feature/upload-batch", data, call)
+            _accepted(sender, "feature/upload-batch", data, call)
         except NoAnswerError:
             sender.client.sleep(wait_s(attempt))
         else:
@@ -199,11 +197,12 @@ def _indices(found: Any, client: NeuronpediaClient) -> Iterator[int]:
             raise ArtifactError(f"{client.base}/api/features answers with features without an index.") from None
 
 
-def _accepted(client: NeuronpediaClient, path: str, body: bytes, what: str) -> None:
+def _accepted(sender: _CallSender, path: str, body: bytes, call: str) -> None:
+    """Send a call; the ledger has it each time before it goes out."""
     try:
-        client.post(path, body)
+        sender.client.post(path, body, lambda: sender.ledger.sending(call))
     except RefusedError as error:
-        raise _refused(error, what) from None
+        raise _refused(error, call) from None
 
 
 def _refused(error: RefusedError, what: str) -> SaemillError:
