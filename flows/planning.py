@@ -28,7 +28,7 @@ from tasks.planner.processors import CPU, Processor
 from tasks.planner.sizes import CorpusSize, ModelSize, RunSize
 from tasks.planner.speed import Speed, Speeds, of_accounts, of_probe
 from tasks.planner.words import accounted
-from tasks.storage.artifacts import identity, read_json
+from tasks.storage.artifacts import identity, read_json, read_manifest
 from tasks.storage.objects import open_store
 
 logger = logging.getLogger("tasks.pipeline")  # below "tasks", whose records are shown
@@ -39,12 +39,14 @@ _OF_THE_MODEL: set[StageName] = {"harvest", "scoring"}
 
 
 def corpus_of(config: PipelineConfig, at: Addresses) -> CorpusSize | None:
-    """The text as it was counted for an earlier plan, else by the sizes of its files; None where there is none.
+    """The text as it was counted for an earlier plan, else by the sizes of its files.
+
+    None where there is none, or its tokens are there and say more: a finished run looks at no file of its text.
 
     Raises:
         InputError: there is no such corpus.
     """
-    if at.tokens is None:
+    if at.tokens is None or read_manifest(at.tokens) is not None:
         return None
     found = kept_count(at.tokens)
     return guessed(config) if found is None else found
