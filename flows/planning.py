@@ -205,8 +205,15 @@ class Watched:
     def close(self, chain: Sequence[Placed]) -> str | None:
         """Keep the account of a run that has done something, and tell it in a line; None where all was there.
 
-        Where it cannot be stored, as on a disk that is full by now, the run is no worse for that.
+        Where it cannot be made or stored, as on a disk that is full by now, the run is no worse for that.
         """
+        try:
+            return self._close(chain)
+        except (SaemillError, OSError) as error:
+            logger.warning("the account of this run is not kept: %s", error)
+            return None
+
+    def _close(self, chain: Sequence[Placed]) -> str | None:
         by_name = {STAGES[stage.name]: stage for stage in chain if stage.name in STAGES}
         done = {name: by_name[name] for name in self.seconds if by_name[name].finished}
         if not done:
@@ -227,7 +234,7 @@ class Watched:
         )
         try:
             write_account(open_store(self.config.storage).uri, account)
-        except SaemillError as error:
+        except (SaemillError, OSError) as error:  # what was taken can be told all the same
             logger.warning("the account of this run is not kept: %s", error)
         return accounted(account.planned_seconds, account.planned_bytes, seconds, account.bytes)
 

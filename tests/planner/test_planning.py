@@ -3,13 +3,19 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from flows.addresses import addresses
+from flows import pipeline
+from flows.addresses import Placed, addresses
 from flows.config import PipelineConfig, parse_config
+from flows.pipeline import Result, run_pipeline
 from flows.planning import corpus_of
 from tasks.errors import InputError
+from tasks.planner.accounts import read_accounts
+from tasks.progress import silent
 from tasks.storage.artifacts import write_manifest
+from tasks.storage.objects import open_store
 
 
 @pytest.fixture(autouse=True)
@@ -45,3 +51,30 @@ def test_a_text_whose_tokens_are_there_is_not_looked_at(tmp_path: Path) -> None:
     assert at.tokens is not None
     write_manifest(at.tokens, {"n_sequences": {"train": 9, "eval": 1}})
     assert corpus_of(config, at) is None
+
+
+def test_an_account_that_cannot_be_made_is_no_reason_to_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    np.save(tmp_path / "rows.npy", np.eye(200, 4, dtype=np.float32))
+    config = parse_config(
+        {
+            "storage": str(tmp_path / "runs"),
+            "activations": {"source": str(tmp_path / "rows.npy")},
+            "sae": {"d_sae": 16, "k": 2},
+            "train": {"tokens": 1600, "batch_tokens": 16, "workers": 1},
+        }
+    )
+
+    def do(stage: Placed) -> None:
+        if stage.name == "harvest":
+            stage.run(silent)
+        else:
+            write_manifest(stage.out, {})
+        open_store(stage.out).put("run.json", b"damaged")
+
+    monkeypatch.setattr(pipeline, "result", lambda *_: Result({}, {}))
+    monkeypatch.setattr(pipeline, "registered", lambda *_: "name@1")
+    assert run_pipeline(config, do).version == "name@1"
+    assert any("the account of this run is not kept" in message for message in caplog.messages)
+    assert read_accounts(config.storage) == []
