@@ -55,7 +55,10 @@ def corpus_of(config: PipelineConfig, at: Addresses) -> CorpusSize | None:
 def kept_count(tokens: str) -> CorpusSize | None:
     """What counting this text, for this tokenizer and packing, came to earlier; None where nobody counted."""
     found = kept("count", counted_by(tokens))
-    return None if found is None else CorpusSize(**found["corpus"])
+    try:
+        return None if found is None else CorpusSize(**found["corpus"])
+    except (TypeError, KeyError):  # of another version of saemill
+        return None
 
 
 def counted_by(tokens: str) -> dict[str, Any]:
@@ -308,8 +311,11 @@ def _model_to(config: PipelineConfig, hooks: tuple[str, ...]) -> ModelSize | Non
         "context_length": config.text.context_length,
     }
     found = kept("model", settings)
-    if found is not None:
-        return ModelSize(**found)
+    try:
+        if found is not None:
+            return ModelSize(**found)
+    except TypeError:  # of another version of saemill: it is counted again
+        pass
     try:
         counted = model_size(config.model, hooks, output, config.text.context_length)
     except InputError:  # what is wrong with a model that is needed, the preflight says

@@ -6,16 +6,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flows import pipeline
+from flows import pipeline, plan, planning
 from flows.addresses import Placed, addresses
 from flows.config import PipelineConfig, parse_config
 from flows.pipeline import Result, run_pipeline
-from flows.planning import corpus_of
+from flows.planning import corpus_of, counted_by, kept_count
 from tasks.errors import InputError
 from tasks.planner.accounts import read_accounts
+from tasks.planner.measured import keep
+from tasks.planner.sizes import CorpusSize
 from tasks.progress import silent
 from tasks.storage.artifacts import write_manifest
 from tasks.storage.objects import open_store
+from tests.planner.demo import MODEL
+from tests.planner.test_speed import MEASURED
 
 
 @pytest.fixture(autouse=True)
@@ -78,3 +82,25 @@ def test_an_account_that_cannot_be_made_is_no_reason_to_fail(
     assert run_pipeline(config, do).version == "name@1"
     assert any("the account of this run is not kept" in message for message in caplog.messages)
     assert read_accounts(config.storage) == []
+
+
+@pytest.mark.parametrize("content", [{}, {"corpus": 3}, {"corpus": {"of": "another version"}}])
+def test_a_count_of_another_form_is_none(tmp_path: Path, content: dict[str, Any]) -> None:
+    at = addresses(of_text(tmp_path))
+    assert at.tokens is not None
+    keep("count", counted_by(at.tokens), content)
+    assert kept_count(at.tokens) is None
+    assert plan._with_text(MEASURED, at) == MEASURED
+
+
+def test_work_of_a_model_of_another_form_is_counted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = of_text(tmp_path)
+    monkeypatch.setattr(planning, "kept", lambda kind, settings: {"of": "another version"} if kind == "model" else None)
+    monkeypatch.setattr(planning, "model_size", lambda *_: MODEL)
+    assert planning._model_to(config, ("model.layers.0",)) == MODEL
+
+
+def test_a_begin_without_one_whole_sequence_tells_nothing_of_the_rest(tmp_path: Path) -> None:
+    begin = CorpusSize(train_sequences=0, eval_sequences=0)
+    assert plan._whole(of_text(tmp_path), begin, 10, 10**9).sequences == 0
+    assert plan._whole(of_text(tmp_path, text={"max_tokens": 64}), begin, 10, None).sequences == 0
