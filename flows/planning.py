@@ -23,7 +23,7 @@ from tasks.machines import machines_of
 from tasks.planner.accounts import Account, Keys, StageAccount, read_accounts, write_account
 from tasks.planner.forecast import UNPRICED, Forecast, Prices, StageForecast, forecast_stages
 from tasks.planner.measured import Measured, keep, kept, kept_measured
-from tasks.planner.needs import STAGES, StageName, needs
+from tasks.planner.needs import OF_THE_MODEL, STAGES, StageName, needs
 from tasks.planner.processors import CPU, Processor
 from tasks.planner.sizes import CorpusSize, ModelSize, RunSize
 from tasks.planner.speed import Speed, Speeds, of_accounts, of_probe
@@ -34,8 +34,8 @@ from tasks.storage.objects import open_store
 logger = logging.getLogger("tasks.pipeline")  # below "tasks", whose records are shown
 _VERSION = 1
 """Of what is kept of texts and models; raised when it comes to be something else."""
-_OF_THE_MODEL: set[StageName] = {"harvest", "scoring"}
-"""Stages that run it."""
+_UNKNOWN_S = 86_400.0
+"""For so long it is remembered that a model's work cannot be counted: a hub that did not answer may do so tomorrow."""
 
 
 def corpus_of(config: PipelineConfig, at: Addresses) -> CorpusSize | None:
@@ -93,7 +93,7 @@ def forecast(
     if not left:
         return forecast_of(config, at, size, chain, {}, 0.0)
     accounts, measured = read_accounts(open_store(config.storage).uri), measured_of(config)
-    if (accounts or measured is not None) and left & _OF_THE_MODEL:
+    if (accounts or measured is not None) and left & OF_THE_MODEL:
         size = with_model(config, size)
     speeds = known_speeds(config, size, accounts, measured)
     if begin_seconds is None:
@@ -300,7 +300,7 @@ def _has_pool(at: Addresses, stage: Placed) -> bool:
 
 
 def _model_to(config: PipelineConfig, hooks: tuple[str, ...]) -> ModelSize | None:
-    """The work of the model up to some hooks, as it was counted before, or counted now."""
+    """The work of the model up to some hooks, as it was counted before, or counted now; None where it cannot be counted."""
     output = config.roles.outputs[0]
     settings = {
         "version": _VERSION,
@@ -316,13 +316,23 @@ def _model_to(config: PipelineConfig, hooks: tuple[str, ...]) -> ModelSize | Non
             return ModelSize(**found)
     except TypeError:  # of another version of saemill: it is counted again
         pass
+    if _is_unknown(settings):
+        return None
     try:
         counted = model_size(config.model, hooks, output, config.text.context_length)
     except InputError:  # what is wrong with a model that is needed, the preflight says
-        return None
-    if counted is not None:
+        counted = None
+    if counted is None:  # to find that out took as long
+        keep("model-unknown", settings, {"at": time.time()})
+    else:
         keep("model", settings, asdict(counted))
     return counted
+
+
+def _is_unknown(settings: Mapping[str, Any]) -> bool:
+    """Whether it was found of late that this model's work cannot be counted."""
+    found = (kept("model-unknown", settings) or {}).get("at")
+    return isinstance(found, float) and abs(time.time() - found) < _UNKNOWN_S
 
 
 def _cpus() -> int:

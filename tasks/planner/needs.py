@@ -23,6 +23,8 @@ STAGES: dict[str, StageName] = {
     "report": "report",
 }
 """What plans call each stage."""
+OF_THE_MODEL: frozenset[StageName] = frozenset({"harvest", "scoring"})
+"""Stages that run it."""
 FLOAT = 4
 _PROCESS = 600 * 2**20
 """Resident memory of a process with Python, Ray, torch and transformers, without a model (902 MiB with SmolLM2-135M to its

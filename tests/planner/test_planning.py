@@ -104,3 +104,21 @@ def test_a_begin_without_one_whole_sequence_tells_nothing_of_the_rest(tmp_path: 
     begin = CorpusSize(train_sequences=0, eval_sequences=0)
     assert plan._whole(of_text(tmp_path), begin, 10, 10**9).sequences == 0
     assert plan._whole(of_text(tmp_path, text={"max_tokens": 64}), begin, 10, None).sequences == 0
+
+
+@pytest.mark.parametrize("how", [None, InputError("no such hook")])
+def test_that_a_models_work_cannot_be_counted_is_found_once_a_day(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: InputError | None
+) -> None:
+    config, tries = of_text(tmp_path), [0]
+
+    def count(*_: object) -> None:
+        tries[0] += 1
+        if how is not None:
+            raise how
+
+    monkeypatch.setattr(planning, "model_size", count)
+    for day_s, tried in ((86_400.0, 1), (86_400.0, 1), (0.0, 2)):
+        monkeypatch.setattr(planning, "_UNKNOWN_S", day_s)
+        assert planning._model_to(config, ("model.layers.0",)) is None
+        assert tries == [tried]

@@ -57,8 +57,17 @@ def test_runs_on_other_machines_tell_nothing() -> None:
     assert set(of_accounts([ACCOUNT], DEMO, others, any_model)) == set(SECONDS) - {"harvest"}
 
 
-def test_a_run_whose_models_work_is_not_known_tells_nothing() -> None:
-    assert of_accounts([replace(ACCOUNT, hooks=["model.layers.4"])], DEMO, KEYS, any_model) == {}
+def test_a_run_whose_models_work_is_not_known_tells_nothing_of_stages_that_run_it() -> None:
+    found = of_accounts([replace(ACCOUNT, hooks=["model.layers.4"])], DEMO, KEYS, any_model)
+    assert set(found) == {"text", "training", "report"}, "which do not run it"
+
+
+def test_the_model_is_asked_for_only_where_a_stage_of_the_same_key_runs_it() -> None:
+    def none(hooks: Sequence[str]) -> ModelSize | None:
+        raise AssertionError(hooks)
+
+    keys = KEYS | {stage: {"model": "another"} for stage in ("text", "harvest", "scoring")}
+    assert set(of_accounts([ACCOUNT], DEMO, keys, none)) == {"training", "report"}
 
 
 def test_of_several_runs_the_nearest_in_size_tells() -> None:
