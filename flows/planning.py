@@ -163,16 +163,22 @@ def machine(config: PipelineConfig) -> str:
 
 
 def keys(config: PipelineConfig) -> Keys:
-    """What has to be the same in two runs for a stage to be as fast in both, in proportion to its work."""
+    """What has to be the same in two runs for a stage to be as fast in both, in proportion to its work.
+
+    Where rows do not stay, harvest computes only those that do, and training computes the others.
+    """
     own, train, harvest = config.activations.source is not None, config.train, config.harvest
     there = {"machine": machine(config)}
     model = {} if own else {"model": config.model.label, "dtype": config.model.dtype, "engine": config.model.engine}
     processes = {} if own else {"actors": harvesters(config), "cpus": harvest.cpus_per_actor, "gpus": harvest.gpus_per_actor}
+    kept_rows = {"keep": harvest.keep}
     workers = {"workers": train.workers, "latent_shards": train.latent_shards, "cpus": train.cpus_per_worker}
+    of_training = {"arch": config.sae.arch, "precision": train.precision, "gpu": train.use_gpu}
+    of_training["windows"] = train.window_tokens is not None
     return {
         "text": there | model,
-        "harvest": there | model | processes | {"own": own},
-        "training": there | workers | {"arch": config.sae.arch, "precision": train.precision, "gpu": train.use_gpu},
+        "harvest": there | model | processes | kept_rows | {"own": own},
+        "training": there | workers | kept_rows | of_training,
         "scoring": there | model | {"tasks": config.score.tasks_in_flight, "gpus": config.score.gpus_per_task},
         "report": there,
     }
@@ -242,9 +248,15 @@ class Watched:
         return accounted(account.planned_seconds, account.planned_bytes, seconds, account.bytes)
 
     def _whole(self, done: Mapping[StageName, Placed], taken: Mapping[StageName, int]) -> dict[StageName, StageAccount]:
-        """Of the stages that were done from their begin to their end, which tell a speed."""
+        """Of the stages that were done from their begin to their end, which tell a speed.
+
+        Where rows do not stay, harvest and training tell none: the one's work is in the other, with waits for each other.
+        """
         found, of_stages = {}, keys(self.config)
+        mixed = set[StageName]() if self.config.harvest.keep == "all" else {"harvest", "training"}
         for name, stage in done.items():
+            if name in mixed:
+                continue
             timings = read_json(stage.out, "run.json") or {}
             if self.forecast.stages[name].share == 1 and not timings.get("shards_found"):
                 fixed = _fixed(name, timings, self.forecast.stages[name], self.seconds[name])

@@ -7,18 +7,20 @@ import numpy as np
 import pytest
 
 from flows import pipeline, plan, planning
-from flows.addresses import Placed, addresses
+from flows.addresses import Placed, addresses, placed
 from flows.config import PipelineConfig, parse_config
 from flows.pipeline import Result, run_pipeline
-from flows.planning import corpus_of, counted_by, kept_count
+from flows.planning import Watched, corpus_of, counted_by, kept_count, keys
 from tasks.errors import InputError
 from tasks.planner.accounts import read_accounts
 from tasks.planner.measured import keep
+from tasks.planner.needs import STAGES
 from tasks.planner.sizes import CorpusSize
 from tasks.progress import silent
 from tasks.storage.artifacts import write_manifest
 from tasks.storage.objects import open_store
-from tests.planner.demo import MODEL
+from tests.planner.demo import DEMO, MODEL
+from tests.planner.test_forecast import forecast
 from tests.planner.test_speed import MEASURED
 
 
@@ -122,3 +124,24 @@ def test_that_a_models_work_cannot_be_counted_is_found_once_a_day(
         monkeypatch.setattr(planning, "_UNKNOWN_S", day_s)
         assert planning._model_to(config, ("model.layers.0",)) is None
         assert tries == [tried]
+
+
+KEPT = ({"keep": "all"}, {"keep": "none"}, {"keep": "window", "window_bytes": 2**20})
+
+
+def test_speeds_where_rows_stay_tell_nothing_of_those_where_they_do_not(tmp_path: Path) -> None:
+    found = [keys(of_text(tmp_path, harvest=kept)) for kept in KEPT]
+    found.append(keys(of_text(tmp_path, train={"window_tokens": 32_768})))
+    assert len({str(each["training"]) for each in found}) == 4
+    assert len({str(each["harvest"]) for each in found}) == 3
+    assert len({str(each["scoring"]) for each in found}) == 1
+
+
+@pytest.mark.parametrize("kept", KEPT, ids=["all", "none", "window"])
+def test_a_run_whose_rows_do_not_stay_tells_no_speed_of_harvest_and_training(tmp_path: Path, kept: dict[str, Any]) -> None:
+    config = of_text(tmp_path, harvest=kept, train={"window_tokens": 32_768})
+    at = addresses(config)
+    done = {STAGES[stage.name]: stage for stage in placed(config, at)}
+    watched = Watched(config, at, DEMO, forecast(), 0.0, seconds=dict.fromkeys(done, 1.0))
+    spoilt = {"harvest", "training"} if kept["keep"] != "all" else set()
+    assert set(watched._whole(done, dict.fromkeys(done, 0))) == set(done) - spoilt
