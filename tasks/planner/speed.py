@@ -37,7 +37,10 @@ Speeds = Mapping[StageName, Speed]
 
 
 def of_probe(measured: Measured, size: RunSize) -> dict[StageName, Speed]:
-    """What a probe of this configuration on this machine says of each stage."""
+    """What a probe of this configuration on this machine says of each stage.
+
+    Of a text whose model's work could not be counted it says nothing of the stages that run that model.
+    """
     processes = f"{measured.processes} process" + "es" * (measured.processes > 1)
     source = f"a probe of this machine with {processes}, {measured.seconds:.0f} s long and {_aged(measured.age)}"
     start, each = measured.start_seconds, _flop_of_one(measured)
@@ -52,6 +55,8 @@ def of_probe(measured: Measured, size: RunSize) -> dict[StageName, Speed]:
     else:
         rate = measured.processes / size.harvesters / measured.flop_per_second
         found["harvest"] = Speed(fixed=RAY_S + start, per_cost=rate, source=source)
+    if size.corpus is not None and (size.model is None or measured.flop_per_second is None):
+        del found["harvest"], found["scoring"]
     if measured.token_seconds is not None:
         found["text"] = Speed(fixed=measured.tokenizer_seconds, per_cost=measured.token_seconds, source="counting the text")
     return found

@@ -87,6 +87,17 @@ def test_a_probe_tells_how_long_its_own_configuration_takes() -> None:
     assert seconds(counted, "text") == pytest.approx(3 + 1171 * 256 * 1e-5)
 
 
+@pytest.mark.parametrize(
+    ("measured", "size"),
+    [(replace(MEASURED, flop_per_second=None), DEMO), (MEASURED, replace(DEMO, model=None))],
+    ids=["not probed", "not counted"],
+)
+def test_a_probe_without_the_models_work_tells_nothing_of_stages_that_run_it(measured: Measured, size: RunSize) -> None:
+    assert set(of_probe(measured, size)) == {"training", "report"}
+    own = replace(DEMO, corpus=None, model=None)
+    assert set(of_probe(replace(MEASURED, flop_per_second=None), own)) == {"harvest", "training", "scoring", "report"}
+
+
 def test_a_probe_of_fewer_processes_counts_for_more() -> None:
     more = replace(DEMO, harvesters=8)
     assert of_probe(MEASURED, more)["harvest"].per_cost == of_probe(MEASURED, DEMO)["harvest"].per_cost / 4
