@@ -15,6 +15,7 @@ from typing import Any
 from flows.addresses import Addresses, Placed, placed
 from flows.config import PipelineConfig
 from flows.probing import depends_on
+from flows.rolling.places import LakePlaces
 from flows.run_size import guessed, harvesters, model_size
 from tasks.activations.disk_space import free_bytes
 from tasks.errors import InputError, SaemillError
@@ -23,7 +24,7 @@ from tasks.machines import machines_of
 from tasks.planner.accounts import Account, Keys, StageAccount, read_accounts, write_account
 from tasks.planner.forecast import UNPRICED, Forecast, Prices, StageForecast, forecast_stages
 from tasks.planner.measured import Measured, keep, kept, kept_measured
-from tasks.planner.needs import OF_THE_MODEL, STAGES, StageName, needs
+from tasks.planner.needs import OF_THE_MODEL, PASSING, STAGES, StageName, needs
 from tasks.planner.processors import CPU, Processor
 from tasks.planner.sizes import CorpusSize, ModelSize, RunSize
 from tasks.planner.speed import Speed, Speeds, of_accounts, of_probe
@@ -73,7 +74,9 @@ def bytes_left(config: PipelineConfig, at: Addresses, size: RunSize) -> dict[str
     left: dict[str, int] = {}
     for name, stage in stages.items():
         if certain or name not in ("text", "harvest"):
-            left[" and ".join(stage.need.stored)] = stage.bytes
+            passing = 0 if certain else stage.need.stored.get(PASSING, 0)
+            stored = [what for what in stage.need.stored if certain or what != PASSING]
+            left[" and ".join(stored)] = max(0, stage.bytes - passing)
     return left
 
 
@@ -299,12 +302,18 @@ def _there(at: Addresses, stage: Placed, share: float, n_bytes: int) -> int:
     """Bytes that a stage has stored already. In a pool lie those of other corpora too: there its share of the work tells."""
     if not share:
         return n_bytes
-    return round((1 - share) * n_bytes) if _has_pool(at, stage) else _stored(at, stage)
+    if _has_pool(at, stage):
+        return round((1 - share) * n_bytes)
+    return _stored(at, stage) + (_bytes_at(LakePlaces(stage.out).uri) if stage.name == "train" else 0)
 
 
 def _stored(at: Addresses, stage: Placed) -> int:
     uris = [stage.out, at.shards] if _has_pool(at, stage) else [stage.out]
-    return sum(info.size for uri in uris for info in open_store(uri).list())
+    return sum(map(_bytes_at, uris))
+
+
+def _bytes_at(uri: str) -> int:
+    return sum(info.size for info in open_store(uri).list())
 
 
 def _has_pool(at: Addresses, stage: Placed) -> bool:

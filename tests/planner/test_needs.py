@@ -125,3 +125,14 @@ def test_own_activations_have_no_text_and_no_splice() -> None:
 
 def test_a_card_is_faster_than_a_thread() -> None:
     assert 100 * step_seconds(replace(DEMO.training, workers=1), H200) < step_seconds(replace(DEMO.training, workers=1), CPU)
+
+
+@pytest.mark.parametrize("most", [None, 200_000_000])
+def test_rows_that_do_not_stay_are_stored_by_the_training(most: int | None) -> None:
+    stays, passes = (
+        needs(replace(DEMO, rows=replace(DEMO.rows, most_bytes=most, stay=stay)), CPU) for stay in (True, False)
+    )
+    passing = passes["training"].bytes - stays["training"].bytes
+    harvested = passes["harvest"].stored["activations"]
+    assert harvested == rows_bytes(replace(DEMO.rows, train=32_768)) < passing
+    assert harvested + passing == stays["harvest"].stored["activations"] == (most or rows_bytes(DEMO.rows))

@@ -1,5 +1,6 @@
 """What the planning of runs does with texts, caches and accounts as it finds them."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,15 @@ from flows import pipeline, plan, planning
 from flows.addresses import Placed, addresses, placed
 from flows.config import PipelineConfig, parse_config
 from flows.pipeline import Result, run_pipeline
-from flows.planning import Watched, corpus_of, counted_by, kept_count, keys
+from flows.planning import Watched, bytes_left, corpus_of, counted_by, kept_count, keys
+from flows.rolling.places import LakePlaces
+from flows.run_size import run_size
+from tasks.activations.manifest import SAMPLED
 from tasks.errors import InputError
 from tasks.planner.accounts import read_accounts
 from tasks.planner.measured import keep
-from tasks.planner.needs import STAGES
+from tasks.planner.needs import PASSING, STAGES, needs
+from tasks.planner.processors import CPU
 from tasks.planner.sizes import CorpusSize
 from tasks.progress import silent
 from tasks.storage.artifacts import write_manifest
@@ -145,3 +150,26 @@ def test_a_run_whose_rows_do_not_stay_tells_no_speed_of_harvest_and_training(tmp
     watched = Watched(config, at, DEMO, forecast(), 0.0, seconds=dict.fromkeys(done, 1.0))
     spoilt = {"harvest", "training"} if kept["keep"] != "all" else set()
     assert set(watched._whole(done, dict.fromkeys(done, 0))) == set(done) - spoilt
+
+
+def test_a_lake_is_not_forgotten_once_its_sample_is_harvested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flows.run_size.require_hooks", lambda uri, manifest: manifest["hooks"])
+    config = of_text(tmp_path, harvest={"keep": "none"})
+    at, hook = addresses(config), config.harvest.hooks[0]
+    corpus = CorpusSize(train_sequences=10_000, eval_sequences=100)
+    before = run_size(config, at, {hook: 64}, corpus)
+    some = {"train": {"rows": 32_768}, "eval": {"rows": 1_490}}
+    sample = {"train": {"kept": 1, "of": 5}}
+    write_manifest(at.activations, {"hooks": {hook: {"splits": some}}, SAMPLED: sample})
+    after = run_size(config, at, {hook: 64}, corpus)
+    assert after.rows == replace(before.rows, held_out=1_490), "which stay, and are counted there"
+    left = bytes_left(config, at, after)
+    rows = needs(after, CPU)["training"].stored[PASSING]
+    assert left["SAE and checkpoints and rows until then"] > rows > 64 * 2 * 100_000
+    store = open_store(f"{LakePlaces(at.sae).uri}/shards")
+    store.put("some", bytes(rows))
+    assert left["SAE and checkpoints and rows until then"] - rows == sum(
+        n_bytes for name, n_bytes in bytes_left(config, at, after).items() if name.startswith("SAE")
+    ), "what is there already is not stored again"
+    about = replace(after, corpus=replace(corpus, is_bound=False))
+    assert "SAE and checkpoints" in bytes_left(config, at, about)
