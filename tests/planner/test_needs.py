@@ -4,6 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from typing_extensions import override
 
 from tasks.activations.schema import RowFormat, storage_dtype, stored_width
 from tasks.activations.writer import Rows, encode_shard
@@ -78,10 +79,12 @@ class Counting(LocalStore):
         super().__init__(uri)
         object.__setattr__(self, "puts", [])
 
+    @override
     def put(self, key: str, data: bytes | memoryview) -> None:
         self.puts.append(key)  # type: ignore[attr-defined]
         super().put(key, data)
 
+    @override
     def put_if_absent(self, key: str, data: bytes) -> bool:
         self.puts.append(key)  # type: ignore[attr-defined]
         return super().put_if_absent(key, data)
