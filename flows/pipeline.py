@@ -68,10 +68,12 @@ def run_pipeline(config: PipelineConfig, call: Call, until: str = LAST_STAGE) ->
         logger.info("plan: %s", line(watched.forecast))
     for stage in chain:
         watched.call(stage, call)
-    if (taken := watched.close(chain)) is not None:
-        logger.info("%s", taken)
     found = result(config, at)
-    return replace(found, version=registered(config, at)) if until == LAST_STAGE else found
+    if until == LAST_STAGE:
+        found = replace(found, version=registered(config, at))
+    if (taken := watched.close(chain)) is not None:  # last: a run is no worse for an account that cannot be kept
+        logger.info("%s", taken)
+    return found
 
 
 def up_to(until: str, chain: Sequence[Placed]) -> Sequence[Placed]:

@@ -132,7 +132,7 @@ def _whole(config: PipelineConfig, begin: CorpusSize, read_bytes: int, all_bytes
     known = [tokens for tokens in (most, by_bytes) if tokens is not None]
     if not known:  # of a dataset on the hub nobody knows how long it is
         return replace(begin, stored_bytes=None, how="at least: counting stopped there", is_bound=False)
-    times = min(known) / (begin.sequences * config.text.context_length)
+    times = min(known) / max(1, begin.sequences * config.text.context_length)
     by_settings = most is not None and most == min(known)
     return CorpusSize(
         train_sequences=round(times * begin.train_sequences),
@@ -148,4 +148,7 @@ def _with_text(measured: Measured, at: Addresses) -> Measured:
     found = None if at.tokens is None else kept("count", counted_by(at.tokens))
     if found is None:
         return measured
-    return replace(measured, tokenizer_seconds=found["tokenizer_seconds"], token_seconds=found["token_seconds"])
+    try:
+        return replace(measured, tokenizer_seconds=found["tokenizer_seconds"], token_seconds=found["token_seconds"])
+    except KeyError:  # of another version of saemill
+        return measured

@@ -15,6 +15,7 @@ from typing import Any
 from flows.addresses import Addresses, Placed, placed
 from flows.config import PipelineConfig
 from flows.probing import depends_on
+from flows.rolling.places import LakePlaces
 from flows.run_size import guessed, harvesters, model_size
 from tasks.activations.disk_space import free_bytes
 from tasks.errors import InputError, SaemillError
@@ -23,28 +24,30 @@ from tasks.machines import machines_of
 from tasks.planner.accounts import Account, Keys, StageAccount, read_accounts, write_account
 from tasks.planner.forecast import UNPRICED, Forecast, Prices, StageForecast, forecast_stages
 from tasks.planner.measured import Measured, keep, kept, kept_measured
-from tasks.planner.needs import STAGES, StageName, needs
+from tasks.planner.needs import OF_THE_MODEL, PASSING, STAGES, StageName, needs
 from tasks.planner.processors import CPU, Processor
 from tasks.planner.sizes import CorpusSize, ModelSize, RunSize
 from tasks.planner.speed import Speed, Speeds, of_accounts, of_probe
 from tasks.planner.words import accounted
-from tasks.storage.artifacts import identity, read_json
+from tasks.storage.artifacts import identity, read_json, read_manifest
 from tasks.storage.objects import open_store
 
 logger = logging.getLogger("tasks.pipeline")  # below "tasks", whose records are shown
 _VERSION = 1
 """Of what is kept of texts and models; raised when it comes to be something else."""
-_OF_THE_MODEL: set[StageName] = {"harvest", "scoring"}
-"""Stages that run it."""
+_UNKNOWN_S = 86_400.0
+"""For so long it is remembered that a model's work cannot be counted: a hub that did not answer may do so tomorrow."""
 
 
 def corpus_of(config: PipelineConfig, at: Addresses) -> CorpusSize | None:
-    """The text as it was counted for an earlier plan, else by the sizes of its files; None where there is none.
+    """The text as it was counted for an earlier plan, else by the sizes of its files.
+
+    None where there is none, or its tokens are there and say more: a finished run looks at no file of its text.
 
     Raises:
         InputError: there is no such corpus.
     """
-    if at.tokens is None:
+    if at.tokens is None or read_manifest(at.tokens) is not None:
         return None
     found = kept_count(at.tokens)
     return guessed(config) if found is None else found
@@ -53,7 +56,10 @@ def corpus_of(config: PipelineConfig, at: Addresses) -> CorpusSize | None:
 def kept_count(tokens: str) -> CorpusSize | None:
     """What counting this text, for this tokenizer and packing, came to earlier; None where nobody counted."""
     found = kept("count", counted_by(tokens))
-    return None if found is None else CorpusSize(**found["corpus"])
+    try:
+        return None if found is None else CorpusSize(**found["corpus"])
+    except (TypeError, KeyError):  # of another version of saemill
+        return None
 
 
 def counted_by(tokens: str) -> dict[str, Any]:
@@ -68,7 +74,9 @@ def bytes_left(config: PipelineConfig, at: Addresses, size: RunSize) -> dict[str
     left: dict[str, int] = {}
     for name, stage in stages.items():
         if certain or name not in ("text", "harvest"):
-            left[" and ".join(stage.need.stored)] = stage.bytes
+            passing = 0 if certain else stage.need.stored.get(PASSING, 0)
+            stored = [what for what in stage.need.stored if certain or what != PASSING]
+            left[" and ".join(stored)] = max(0, stage.bytes - passing)
     return left
 
 
@@ -88,7 +96,7 @@ def forecast(
     if not left:
         return forecast_of(config, at, size, chain, {}, 0.0)
     accounts, measured = read_accounts(open_store(config.storage).uri), measured_of(config)
-    if (accounts or measured is not None) and left & _OF_THE_MODEL:
+    if (accounts or measured is not None) and left & OF_THE_MODEL:
         size = with_model(config, size)
     speeds = known_speeds(config, size, accounts, measured)
     if begin_seconds is None:
@@ -158,16 +166,22 @@ def machine(config: PipelineConfig) -> str:
 
 
 def keys(config: PipelineConfig) -> Keys:
-    """What has to be the same in two runs for a stage to be as fast in both, in proportion to its work."""
+    """What has to be the same in two runs for a stage to be as fast in both, in proportion to its work.
+
+    Where rows do not stay, harvest computes only those that do, and training computes the others.
+    """
     own, train, harvest = config.activations.source is not None, config.train, config.harvest
     there = {"machine": machine(config)}
     model = {} if own else {"model": config.model.label, "dtype": config.model.dtype, "engine": config.model.engine}
     processes = {} if own else {"actors": harvesters(config), "cpus": harvest.cpus_per_actor, "gpus": harvest.gpus_per_actor}
+    kept_rows = {"keep": harvest.keep}
     workers = {"workers": train.workers, "latent_shards": train.latent_shards, "cpus": train.cpus_per_worker}
+    of_training = {"arch": config.sae.arch, "precision": train.precision, "gpu": train.use_gpu}
+    of_training["windows"] = train.window_tokens is not None
     return {
         "text": there | model,
-        "harvest": there | model | processes | {"own": own},
-        "training": there | workers | {"arch": config.sae.arch, "precision": train.precision, "gpu": train.use_gpu},
+        "harvest": there | model | processes | kept_rows | {"own": own},
+        "training": there | workers | kept_rows | of_training,
         "scoring": there | model | {"tasks": config.score.tasks_in_flight, "gpus": config.score.gpus_per_task},
         "report": there,
     }
@@ -203,8 +217,15 @@ class Watched:
     def close(self, chain: Sequence[Placed]) -> str | None:
         """Keep the account of a run that has done something, and tell it in a line; None where all was there.
 
-        Where it cannot be stored, as on a disk that is full by now, the run is no worse for that.
+        Where it cannot be made or stored, as on a disk that is full by now, the run is no worse for that.
         """
+        try:
+            return self._close(chain)
+        except (SaemillError, OSError) as error:
+            logger.warning("the account of this run is not kept: %s", error)
+            return None
+
+    def _close(self, chain: Sequence[Placed]) -> str | None:
         by_name = {STAGES[stage.name]: stage for stage in chain if stage.name in STAGES}
         done = {name: by_name[name] for name in self.seconds if by_name[name].finished}
         if not done:
@@ -225,14 +246,20 @@ class Watched:
         )
         try:
             write_account(open_store(self.config.storage).uri, account)
-        except SaemillError as error:
+        except (SaemillError, OSError) as error:  # what was taken can be told all the same
             logger.warning("the account of this run is not kept: %s", error)
         return accounted(account.planned_seconds, account.planned_bytes, seconds, account.bytes)
 
     def _whole(self, done: Mapping[StageName, Placed], taken: Mapping[StageName, int]) -> dict[StageName, StageAccount]:
-        """Of the stages that were done from their begin to their end, which tell a speed."""
+        """Of the stages that were done from their begin to their end, which tell a speed.
+
+        Where rows do not stay, harvest and training tell none: the one's work is in the other, with waits for each other.
+        """
         found, of_stages = {}, keys(self.config)
+        mixed = set[StageName]() if self.config.harvest.keep == "all" else {"harvest", "training"}
         for name, stage in done.items():
+            if name in mixed:
+                continue
             timings = read_json(stage.out, "run.json") or {}
             if self.forecast.stages[name].share == 1 and not timings.get("shards_found"):
                 fixed = _fixed(name, timings, self.forecast.stages[name], self.seconds[name])
@@ -275,12 +302,18 @@ def _there(at: Addresses, stage: Placed, share: float, n_bytes: int) -> int:
     """Bytes that a stage has stored already. In a pool lie those of other corpora too: there its share of the work tells."""
     if not share:
         return n_bytes
-    return round((1 - share) * n_bytes) if _has_pool(at, stage) else _stored(at, stage)
+    if _has_pool(at, stage):
+        return round((1 - share) * n_bytes)
+    return _stored(at, stage) + (_bytes_at(LakePlaces(stage.out).uri) if stage.name == "train" else 0)
 
 
 def _stored(at: Addresses, stage: Placed) -> int:
     uris = [stage.out, at.shards] if _has_pool(at, stage) else [stage.out]
-    return sum(info.size for uri in uris for info in open_store(uri).list())
+    return sum(map(_bytes_at, uris))
+
+
+def _bytes_at(uri: str) -> int:
+    return sum(info.size for info in open_store(uri).list())
 
 
 def _has_pool(at: Addresses, stage: Placed) -> bool:
@@ -288,7 +321,7 @@ def _has_pool(at: Addresses, stage: Placed) -> bool:
 
 
 def _model_to(config: PipelineConfig, hooks: tuple[str, ...]) -> ModelSize | None:
-    """The work of the model up to some hooks, as it was counted before, or counted now."""
+    """The work of the model up to some hooks, as it was counted before, or counted now; None where it cannot be counted."""
     output = config.roles.outputs[0]
     settings = {
         "version": _VERSION,
@@ -299,15 +332,28 @@ def _model_to(config: PipelineConfig, hooks: tuple[str, ...]) -> ModelSize | Non
         "context_length": config.text.context_length,
     }
     found = kept("model", settings)
-    if found is not None:
-        return ModelSize(**found)
+    try:
+        if found is not None:
+            return ModelSize(**found)
+    except TypeError:  # of another version of saemill: it is counted again
+        pass
+    if _is_unknown(settings):
+        return None
     try:
         counted = model_size(config.model, hooks, output, config.text.context_length)
     except InputError:  # what is wrong with a model that is needed, the preflight says
-        return None
-    if counted is not None:
+        counted = None
+    if counted is None:  # to find that out took as long
+        keep("model-unknown", settings, {"at": time.time()})
+    else:
         keep("model", settings, asdict(counted))
     return counted
+
+
+def _is_unknown(settings: Mapping[str, Any]) -> bool:
+    """Whether it was found of late that this model's work cannot be counted."""
+    found = (kept("model-unknown", settings) or {}).get("at")
+    return isinstance(found, float) and abs(time.time() - found) < _UNKNOWN_S
 
 
 def _cpus() -> int:

@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 
 from flows.addresses import Addresses
 from flows.config import PipelineConfig
-from tasks.activations.manifest import require_hooks
+from tasks.activations.manifest import SAMPLED, require_hooks
 from tasks.harvest.sources import source_shape
 from tasks.lm.config import ModelConfig
 from tasks.planner.sizes import CorpusSize, ModelSize, RowsSize, RunSize, ScoringSize, TrainingSize
 from tasks.stage import Widths
-from tasks.storage.artifacts import read_manifest, require_manifest
+from tasks.storage.artifacts import read_manifest
 
 BYTES_PER_TOKEN = 4
 """Of English text in UTF-8, where nothing was counted."""
@@ -146,14 +146,19 @@ def _rows(config: PipelineConfig, at: Addresses, widths: Widths, corpus: CorpusS
         shard_rows=config.harvest.shard_tokens,
         row_group_rows=config.harvest.row_group_rows,
         most_bytes=config.harvest.window_bytes if config.harvest.keep == "window" else None,
+        stay=config.harvest.keep == "all",
     )
 
 
 def _row_counts(config: PipelineConfig, at: Addresses, corpus: CorpusSize | None) -> tuple[int, int]:
-    if read_manifest(at.activations) is not None:
+    held_out = None
+    if (manifest := read_manifest(at.activations)) is not None:
         splits: Mapping[str, Mapping[str, int]]
-        splits = next(iter(require_hooks(at.activations, require_manifest(at.activations)).values()))["splits"]
-        return splits["train"]["rows"], splits["eval"]["rows"]
+        splits = next(iter(require_hooks(at.activations, manifest).values()))["splits"]
+        held_out = splits["eval"]["rows"]
+        if SAMPLED not in manifest or corpus is None:
+            return splits["train"]["rows"], held_out
+        # Else only a sample of the rows to train on is there, and training makes the others.
     if corpus is None:
         n_rows, _ = source_shape(config.activations)
         held_out = round(n_rows * config.activations.eval_fraction)
@@ -161,10 +166,10 @@ def _row_counts(config: PipelineConfig, at: Addresses, corpus: CorpusSize | None
     per_sequence = config.text.context_length - config.harvest.drop_first_position
     specials = corpus.specials if config.harvest.drop_special_tokens else 0
     of_train = round(specials * corpus.train_sequences / max(1, corpus.sequences))
-    return (
-        max(0, per_sequence * corpus.train_sequences - of_train),
-        max(0, per_sequence * corpus.eval_sequences - (specials - of_train)),
-    )
+    train = max(0, per_sequence * corpus.train_sequences - of_train)
+    if held_out is None:
+        held_out = max(0, per_sequence * corpus.eval_sequences - (specials - of_train))
+    return train, held_out
 
 
 def _scoring(config: PipelineConfig, corpus: CorpusSize | None, rows: int) -> ScoringSize:

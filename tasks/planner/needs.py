@@ -5,7 +5,7 @@ report was measured on the demo, whose contexts are full.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from tasks.activations.disk_space import bytes_needed
@@ -23,6 +23,10 @@ STAGES: dict[str, StageName] = {
     "report": "report",
 }
 """What plans call each stage."""
+OF_THE_MODEL: frozenset[StageName] = frozenset({"harvest", "scoring"})
+"""Stages that run it."""
+PASSING = "rows until then"
+"""What training stores where rows do not stay; deleted when it is done."""
 FLOAT = 4
 _PROCESS = 600 * 2**20
 """Resident memory of a process with Python, Ray, torch and transformers, without a model (902 MiB with SmolLM2-135M to its
@@ -50,7 +54,7 @@ class Need:
     rows: int
     """Stored activations that it writes or reads, over all hooks and epochs."""
     stored: Mapping[str, int]
-    """Bytes that are left on storage, by what they are."""
+    """Bytes that are left on storage, by what they are; of training also rows that are deleted at its end."""
     puts: int
     gets: int
     lists: int
@@ -100,6 +104,17 @@ def rows_bytes(rows: RowsSize) -> int:
     return bytes_needed(rows.rows, list(rows.widths.values()), rows.dtype) + around + rows.label_bytes
 
 
+def harvested_bytes(rows: RowsSize) -> int:
+    """Of the rows that a harvest leaves: all, or the held-out ones and a sample for training, of about a shard."""
+    found = rows if rows.stay else replace(rows, train=min(rows.train, rows.shard_rows))
+    return min(rows_bytes(found), rows.most_bytes or rows_bytes(found))
+
+
+def passing_bytes(rows: RowsSize) -> int:
+    """Of the rows that are stored during the training alone, at once at most."""
+    return 0 if rows.stay else min(rows_bytes(rows), rows.most_bytes or rows_bytes(rows)) - harvested_bytes(rows)
+
+
 def sae_bytes(training: TrainingSize) -> int:
     """Of a finished SAE's weights."""
     return FLOAT * training.numbers
@@ -138,7 +153,7 @@ def _harvest(size: RunSize) -> Need:
     return Need(
         tokens=sequences * size.context_length,
         rows=rows.rows * hooks,
-        stored={"activations": min(rows_bytes(rows), rows.most_bytes or rows_bytes(rows)), "records": records + manifest},
+        stored={"activations": harvested_bytes(rows), "records": records + manifest},
         puts=rows.shards * (hooks + 1) + 2,
         # Of each shard its tokens in some three ranges, two looks for its record, and the record when the manifest is made.
         gets=6 * rows.shards + 4,
@@ -161,6 +176,7 @@ def _training(size: RunSize, processor: Processor) -> Need:
         stored={
             "SAE": sae_bytes(training) + _SAE_FILES,
             "checkpoints": kept * (checkpoint_bytes(training) + _STEP_FILES),
+            **({} if rows.stay else {PASSING: passing_bytes(rows)}),
         },
         puts=2 * training.latent_shards * training.checkpoints + 8,
         # Each row group once an epoch, and each shard's footer by each worker.

@@ -60,6 +60,8 @@ class RowsSize:
     row_group_rows: int
     most_bytes: int | None = None
     """Of rows that may be stored at once (harvest.window_bytes); None: they all stay."""
+    stay: bool = True
+    """Whether training rows are there after the training; else all but a sample are stored beside the SAE until then."""
     label_bytes: int = 0
     """Of the labels of the user's own rows, all together."""
 

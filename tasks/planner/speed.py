@@ -6,7 +6,7 @@ from math import log
 
 from tasks.planner.accounts import Account, Keys
 from tasks.planner.measured import Measured
-from tasks.planner.needs import Need, StageName, needs, step_seconds
+from tasks.planner.needs import OF_THE_MODEL, Need, StageName, needs, step_seconds
 from tasks.planner.processors import CPU, Constant, Processor
 from tasks.planner.sizes import ModelSize, RunSize
 
@@ -37,7 +37,10 @@ Speeds = Mapping[StageName, Speed]
 
 
 def of_probe(measured: Measured, size: RunSize) -> dict[StageName, Speed]:
-    """What a probe of this configuration on this machine says of each stage."""
+    """What a probe of this configuration on this machine says of each stage.
+
+    Of a text whose model's work could not be counted it says nothing of the stages that run that model.
+    """
     processes = f"{measured.processes} process" + "es" * (measured.processes > 1)
     source = f"a probe of this machine with {processes}, {measured.seconds:.0f} s long and {_aged(measured.age)}"
     start, each = measured.start_seconds, _flop_of_one(measured)
@@ -52,6 +55,8 @@ def of_probe(measured: Measured, size: RunSize) -> dict[StageName, Speed]:
     else:
         rate = measured.processes / size.harvesters / measured.flop_per_second
         found["harvest"] = Speed(fixed=RAY_S + start, per_cost=rate, source=source)
+    if size.corpus is not None and (size.model is None or measured.flop_per_second is None):
+        del found["harvest"], found["scoring"]
     if measured.token_seconds is not None:
         found["text"] = Speed(fixed=measured.tokenizer_seconds, per_cost=measured.token_seconds, source="counting the text")
     return found
@@ -72,28 +77,33 @@ def of_accounts(
     found: dict[StageName, Speed] = {}
     nearest: dict[StageName, float] = {}
     for account in accounts:
-        theirs: Mapping[StageName, Need] | None = None
         for stage, done in account.stages.items():
             if stage not in mine or done.key != keys[stage]:
                 continue
-            if theirs is None:
-                theirs = _needed(account, size, model)
+            theirs = _needed(account, stage, size, model)
             if theirs is None:
                 continue
-            away = abs(log(max(1.0, mine[stage].cost) / max(1.0, theirs[stage].cost)))
+            away = abs(log(max(1.0, mine[stage].cost) / max(1.0, theirs.cost)))
             if away < nearest.get(stage, float("inf")):
                 nearest[stage] = away
-                found[stage] = _of_run(account, stage, theirs[stage].cost)
+                found[stage] = _of_run(account, stage, theirs.cost)
     return found
 
 
 def _needed(
-    account: Account, size: RunSize, model: Callable[[Sequence[str]], ModelSize | None]
-) -> Mapping[StageName, Need] | None:
-    """What an earlier run needed, in the units of the one that is planned; None where the model's work cannot be told."""
-    of_model = size.model is not None and account.hooks is not None
-    found = model(account.hooks) if of_model and account.hooks is not None else None
-    return None if of_model and found is None else needs(replace(account.size, model=found), CPU)
+    account: Account, stage: StageName, size: RunSize, model: Callable[[Sequence[str]], ModelSize | None]
+) -> Need | None:
+    """What an earlier run's stage needed, in the units of the one that is planned; None where that cannot be told.
+
+    Only of stages that run the model its work is asked for, which takes seconds to count: the other stages' accounts may be
+    those of runs of another model, whose hooks this one need not have.
+    """
+    found = None
+    if stage in OF_THE_MODEL and size.model is not None and account.hooks is not None:
+        found = model(account.hooks)
+        if found is None:
+            return None
+    return needs(replace(account.size, model=found), CPU)[stage]
 
 
 def _of_run(account: Account, stage: StageName, cost: float) -> Speed:

@@ -4,6 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from typing_extensions import override
 
 from tasks.activations.schema import RowFormat, storage_dtype, stored_width
 from tasks.activations.writer import Rows, encode_shard
@@ -78,10 +79,12 @@ class Counting(LocalStore):
         super().__init__(uri)
         object.__setattr__(self, "puts", [])
 
+    @override
     def put(self, key: str, data: bytes | memoryview) -> None:
         self.puts.append(key)  # type: ignore[attr-defined]
         super().put(key, data)
 
+    @override
     def put_if_absent(self, key: str, data: bytes) -> bool:
         self.puts.append(key)  # type: ignore[attr-defined]
         return super().put_if_absent(key, data)
@@ -125,3 +128,14 @@ def test_own_activations_have_no_text_and_no_splice() -> None:
 
 def test_a_card_is_faster_than_a_thread() -> None:
     assert 100 * step_seconds(replace(DEMO.training, workers=1), H200) < step_seconds(replace(DEMO.training, workers=1), CPU)
+
+
+@pytest.mark.parametrize("most", [None, 200_000_000])
+def test_rows_that_do_not_stay_are_stored_by_the_training(most: int | None) -> None:
+    stays, passes = (
+        needs(replace(DEMO, rows=replace(DEMO.rows, most_bytes=most, stay=stay)), CPU) for stay in (True, False)
+    )
+    passing = passes["training"].bytes - stays["training"].bytes
+    harvested = passes["harvest"].stored["activations"]
+    assert harvested == rows_bytes(replace(DEMO.rows, train=32_768)) < passing
+    assert harvested + passing == stays["harvest"].stored["activations"] == (most or rows_bytes(DEMO.rows))

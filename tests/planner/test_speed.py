@@ -57,8 +57,17 @@ def test_runs_on_other_machines_tell_nothing() -> None:
     assert set(of_accounts([ACCOUNT], DEMO, others, any_model)) == set(SECONDS) - {"harvest"}
 
 
-def test_a_run_whose_models_work_is_not_known_tells_nothing() -> None:
-    assert of_accounts([replace(ACCOUNT, hooks=["model.layers.4"])], DEMO, KEYS, any_model) == {}
+def test_a_run_whose_models_work_is_not_known_tells_nothing_of_stages_that_run_it() -> None:
+    found = of_accounts([replace(ACCOUNT, hooks=["model.layers.4"])], DEMO, KEYS, any_model)
+    assert set(found) == {"text", "training", "report"}, "which do not run it"
+
+
+def test_the_model_is_asked_for_only_where_a_stage_of_the_same_key_runs_it() -> None:
+    def none(hooks: Sequence[str]) -> ModelSize | None:
+        raise AssertionError(hooks)
+
+    keys = KEYS | {stage: {"model": "another"} for stage in ("text", "harvest", "scoring")}
+    assert set(of_accounts([ACCOUNT], DEMO, keys, none)) == {"training", "report"}
 
 
 def test_of_several_runs_the_nearest_in_size_tells() -> None:
@@ -76,6 +85,17 @@ def test_a_probe_tells_how_long_its_own_configuration_takes() -> None:
     assert "text" not in found
     counted = of_probe(replace(MEASURED, tokenizer_seconds=3.0, token_seconds=1e-5), DEMO)["text"]
     assert seconds(counted, "text") == pytest.approx(3 + 1171 * 256 * 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("measured", "size"),
+    [(replace(MEASURED, flop_per_second=None), DEMO), (MEASURED, replace(DEMO, model=None))],
+    ids=["not probed", "not counted"],
+)
+def test_a_probe_without_the_models_work_tells_nothing_of_stages_that_run_it(measured: Measured, size: RunSize) -> None:
+    assert set(of_probe(measured, size)) == {"training", "report"}
+    own = replace(DEMO, corpus=None, model=None)
+    assert set(of_probe(replace(MEASURED, flop_per_second=None), own)) == {"harvest", "training", "scoring", "report"}
 
 
 def test_a_probe_of_fewer_processes_counts_for_more() -> None:
