@@ -94,7 +94,7 @@ class LakeStage(
             whole = self.harvest.settings.model_copy(update={"keep": "all"})
             replace(self.harvest, settings=whole, tokens=self._tokens, shards=pool).run(rows, listener)
         source = RowSource(rows, self._sealed(windows, pool))
-        train(self.settings, self.activations, lake.sae, listener, self.tokens, source)
+        train(self._begun(), self.activations, lake.sae, listener, self.tokens, source)
 
     def _sealed(self, windows: WindowUris, pool: str) -> WindowUris | None:
         """The windows of a finished harvest, where training is to go by windows."""
@@ -113,7 +113,7 @@ class LakeStage(
     def _roll(self, lake: LakePlaces, listener: Listener) -> None:
         from flows.rolling.roll import Roll
 
-        Roll(lake, self.settings, self.harvest, self.activations, self._tokens, self.shards).run(listener)
+        Roll(lake, self._begun(), self.harvest, self.activations, self._tokens, self.shards).run(listener)
 
     @property
     def _tokens(self) -> str:

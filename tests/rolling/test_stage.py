@@ -1,0 +1,70 @@
+"""What the train stage gives to a training whose rows do not stay; Ray is left out."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import flows.rolling.roll as roll
+import tasks.train.ray_train as ray_train
+from flows.rolling.places import LakePlaces
+from flows.rolling.stage import LakeStage
+from tasks.harvest.config import HarvestConfig
+from tasks.harvest.stage import HarvestStage
+from tasks.lm.config import ModelConfig
+from tasks.progress import Listener, silent
+from tasks.sae.content import content_of
+from tasks.sae.mesh import OneProcess
+from tasks.storage.artifacts import read_manifest
+from tasks.train.finish import close
+from tasks.train.run_settings import RunSettings
+from tasks.train.worker import Worker
+from tests.composed import run_settings
+from tests.train.conftest import make_run
+
+HARVEST = HarvestStage(settings=HarvestConfig(), model=ModelConfig(name="none"), context_length=8)
+
+
+def train(
+    settings: RunSettings, activations: str, out: str, listener: Listener, tokens: str | None = None, *_: object
+) -> None:
+    worker = Worker(settings, activations, out, OneProcess())
+    close(settings, activations, out, worker.finish(worker.train()), {})
+
+
+@pytest.fixture
+def warm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LakeStage:
+    """Begins from an SAE that is named by a relative path."""
+    config, activations = make_run(tmp_path)
+    train(run_settings(config), activations, f"{tmp_path}/saes/first", silent)
+    monkeypatch.chdir(tmp_path)
+    config, _ = make_run(tmp_path, tokens=320, init_from="saes/first")
+    return LakeStage(settings=run_settings(config), harvest=HARVEST, activations=activations, tokens="none", shards="none")
+
+
+def test_an_sae_of_rows_that_do_not_stay_names_the_one_that_it_began_from(
+    warm: LakeStage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_train, "train", train)
+    out = f"{tmp_path}/saes/warm"
+    warm.run(out, silent)
+    assert (read_manifest(out) or {})["init_from"] == content_of(f"{tmp_path}/saes/first")
+
+
+def test_so_does_one_of_windows(
+    warm: LakeStage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[RunSettings] = []
+
+    class Told:
+        def __init__(self, lake: LakePlaces, settings: RunSettings, *_: Any) -> None:
+            given.append(settings)
+
+        def run(self, listener: Listener) -> None:
+            pass
+
+    monkeypatch.setattr(roll, "Roll", Told)
+    lake = LakePlaces(f"{tmp_path}/saes/warm")
+    warm._roll(lake, silent)
+    assert given[0].init_content == content_of(f"{tmp_path}/saes/first")
+    assert given[0].train.init_from == f"{tmp_path}/saes/first"
