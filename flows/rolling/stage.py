@@ -18,7 +18,8 @@ from tasks.errors import InputError
 from tasks.harvest.config import HarvestConfig
 from tasks.harvest.stage import HarvestStage
 from tasks.progress import Listener
-from tasks.storage.artifacts import read_manifest, require_manifest
+from tasks.storage.artifacts import MANIFEST, read_manifest, require_manifest
+from tasks.storage.objects import open_store
 from tasks.train.config import TrainConfig
 from tasks.train.source import RowSource
 from tasks.train.stage import TrainStage
@@ -113,6 +114,8 @@ class LakeStage(
     def _roll(self, lake: LakePlaces, listener: Listener) -> None:
         from flows.rolling.roll import Roll
 
+        # Where harvest.keep was none before, this lists shards that windows delete; none would trust it again.
+        open_store(lake.activations(self.activations)).delete(MANIFEST)
         Roll(lake, self._begun(), self.harvest, self.activations, self._tokens, self.shards).run(listener)
 
     @property

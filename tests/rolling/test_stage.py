@@ -15,7 +15,7 @@ from tasks.lm.config import ModelConfig
 from tasks.progress import Listener, silent
 from tasks.sae.content import content_of
 from tasks.sae.mesh import OneProcess
-from tasks.storage.artifacts import read_manifest
+from tasks.storage.artifacts import read_manifest, write_manifest
 from tasks.train.finish import close
 from tasks.train.run_settings import RunSettings
 from tasks.train.worker import Worker
@@ -51,13 +51,14 @@ def test_an_sae_of_rows_that_do_not_stay_names_the_one_that_it_began_from(
     assert (read_manifest(out) or {})["init_from"] == content_of(f"{tmp_path}/saes/first")
 
 
-def test_so_does_one_of_windows(
+def test_so_does_one_of_windows_before_which_no_list_of_all_rows_is_left(
     warm: LakeStage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: list[RunSettings] = []
 
     class Told:
         def __init__(self, lake: LakePlaces, settings: RunSettings, *_: Any) -> None:
+            assert read_manifest(lake.activations(warm.activations)) is None
             given.append(settings)
 
         def run(self, listener: Listener) -> None:
@@ -65,6 +66,7 @@ def test_so_does_one_of_windows(
 
     monkeypatch.setattr(roll, "Roll", Told)
     lake = LakePlaces(f"{tmp_path}/saes/warm")
+    write_manifest(lake.activations(warm.activations), {})  # harvest.keep was none before
     warm._roll(lake, silent)
     assert given[0].init_content == content_of(f"{tmp_path}/saes/first")
     assert given[0].train.init_from == f"{tmp_path}/saes/first"
