@@ -12,12 +12,14 @@ from dataclasses import dataclass, replace
 from typing_extensions import override
 
 from flows.rolling.places import LakePlaces
+from tasks.activations.disk_space import bytes_needed
 from tasks.activations.manifest import SAMPLED
 from tasks.activations.windows import WindowUris
 from tasks.errors import InputError
 from tasks.harvest.config import HarvestConfig
 from tasks.harvest.stage import HarvestStage
 from tasks.progress import Listener
+from tasks.stage import Widths
 from tasks.storage.artifacts import MANIFEST, read_manifest, require_manifest
 from tasks.storage.objects import open_store
 from tasks.train.config import TrainConfig
@@ -37,6 +39,24 @@ def require_cpus_for_both(harvest: HarvestConfig, train: TrainConfig, there: int
         raise InputError(
             f"harvest.keep is window, so harvest and training run at once: they want {actors:g} and {workers:g} CPUs, but "
             f"the local Ray cluster has {there}. Lower harvest.actors or train.workers, or raise ray.num_cpus."
+        )
+
+
+def require_window_fits(harvest: HarvestStage, window_tokens: int | None, widths: Widths) -> None:
+    """Refuse windows of more than ``harvest.window_bytes``, as far as is known before text is read.
+
+    Raises:
+        InputError: one window alone takes more.
+    """
+    settings = harvest.settings
+    budget, tokens = settings.window_bytes or 0, max(window_tokens or 0, settings.shard_tokens)
+    if harvest.most_tokens is not None:
+        tokens = min(tokens, harvest.most_tokens)
+    needed = bytes_needed(tokens, [widths[hook] for hook in settings.hooks], settings.dtype)
+    if needed > budget:
+        raise InputError(
+            f"harvest.window_bytes is {budget:,}, but a window of {tokens:,} tokens takes {needed:,} bytes. Lower "
+            "train.window_tokens (or harvest.shard_tokens), or raise harvest.window_bytes."
         )
 
 
@@ -63,6 +83,14 @@ class LakeStage(
         super().check()
         if self.harvest.settings.keep == "window" and self.settings.ray.address is None:
             require_cpus_for_both(self.harvest.settings, self.settings.train, self.settings.ray.cpus)
+
+    @override
+    def check_inputs(self, out: str, widths: Widths) -> Widths:
+        """Refuse also windows that take more bytes than may be stored, before held-out rows are harvested."""
+        widths = super().check_inputs(out, widths)
+        if self.harvest.settings.keep == "window" and not self.finished(out):
+            require_window_fits(self.harvest, self.settings.train.window_tokens, widths)
+        return widths
 
     @override
     def finished(self, out: str) -> bool:
