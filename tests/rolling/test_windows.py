@@ -1,0 +1,46 @@
+"""What is left of a window that training has gone beyond: on storage, and in memory."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tasks.activations.loader.lane_reader import LaneReader
+from tasks.activations.loader.window_reader import WindowReader
+from tasks.activations.windows import WindowUris
+from tasks.activations.writer import Rows
+from tests.stored import store_hooks
+
+ROWS, BATCH = 48, 16
+
+
+@pytest.fixture
+def windows(tmp_path: Path) -> WindowUris:
+    found, i = WindowUris(f"{tmp_path}/w"), np.arange(ROWS)
+    rows = Rows(np.stack([i, -i], axis=1).astype(np.float32), i.astype(np.int32), i.astype(np.int64), i.astype(np.int32))
+    for number in range(3):
+        store_hooks(found.uri(number), {"layer": ([rows], [rows])}, row_group_rows=16)
+    return found
+
+
+def reader(windows: WindowUris) -> WindowReader:
+    return WindowReader(windows, ["layer"], batch_rows=BATCH, lanes=4, seed=5)
+
+
+def test_a_window_s_row_groups_are_let_go_when_the_next_one_is_read(
+    windows: WindowUris, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[LaneReader] = []
+    make = WindowReader._reader
+
+    def reader_of(self: WindowReader, number: int) -> LaneReader:
+        assert [past._kept.cache_info().currsize for past in found] == [0] * len(found)
+        found.append(make(self, number))
+        return found[-1]
+
+    monkeypatch.setattr(WindowReader, "_reader", reader_of)
+    batches = reader(windows).batches(0, 3 * ROWS // BATCH)
+    next(batches)
+    assert found[0]._kept.cache_info().currsize > 0
+    assert len(list(batches)) == 3 * ROWS // BATCH - 1
+    assert [past._kept.cache_info().currsize for past in found] == [0] * 3
