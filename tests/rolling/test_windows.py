@@ -7,8 +7,10 @@ import pytest
 
 from tasks.activations.loader.lane_reader import LaneReader
 from tasks.activations.loader.window_reader import WindowReader
-from tasks.activations.windows import WindowUris
+from tasks.activations.windows import WindowUris, shards_of
 from tasks.activations.writer import Rows
+from tasks.errors import ArtifactError
+from tasks.harvest.rolling.ledger import WindowLedger
 from tests.stored import store_hooks
 
 ROWS, BATCH = 48, 16
@@ -25,6 +27,19 @@ def windows(tmp_path: Path) -> WindowUris:
 
 def reader(windows: WindowUris) -> WindowReader:
     return WindowReader(windows, ["layer"], batch_rows=BATCH, lanes=4, seed=5)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_rows_that_are_gone_are_told_of_in_one_sentence(number: int, windows: WindowUris) -> None:
+    ledger, steps = WindowLedger(windows, [[]], "none", "float32"), ROWS // BATCH
+    before = shards_of(windows.uri(number))
+    for _ in range(2):
+        ledger.consume(number)
+    assert ledger.rows(number) == ROWS
+    assert shards_of(windows.uri(number)) == before
+    with pytest.raises(ArtifactError, match=r"were deleted, as there was a checkpoint beyond them"):
+        list(reader(windows).batches(number * steps, 1))
+    assert len(list(reader(windows).batches((number + 1) * steps, steps))) == steps
 
 
 def test_a_window_s_row_groups_are_let_go_when_the_next_one_is_read(
