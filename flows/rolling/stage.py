@@ -12,13 +12,16 @@ from dataclasses import dataclass, replace
 from typing_extensions import override
 
 from flows.rolling.places import LakePlaces
+from tasks.activations.disk_space import bytes_needed
 from tasks.activations.manifest import SAMPLED
 from tasks.activations.windows import WindowUris
 from tasks.errors import InputError
 from tasks.harvest.config import HarvestConfig
 from tasks.harvest.stage import HarvestStage
 from tasks.progress import Listener
-from tasks.storage.artifacts import read_manifest, require_manifest
+from tasks.stage import Widths
+from tasks.storage.artifacts import MANIFEST, read_manifest, require_manifest
+from tasks.storage.objects import open_store
 from tasks.train.config import TrainConfig
 from tasks.train.source import RowSource
 from tasks.train.stage import TrainStage
@@ -36,6 +39,24 @@ def require_cpus_for_both(harvest: HarvestConfig, train: TrainConfig, there: int
         raise InputError(
             f"harvest.keep is window, so harvest and training run at once: they want {actors:g} and {workers:g} CPUs, but "
             f"the local Ray cluster has {there}. Lower harvest.actors or train.workers, or raise ray.num_cpus."
+        )
+
+
+def require_window_fits(harvest: HarvestStage, window_tokens: int | None, widths: Widths) -> None:
+    """Refuse windows of more than ``harvest.window_bytes``, as far as is known before text is read.
+
+    Raises:
+        InputError: one window alone takes more.
+    """
+    settings = harvest.settings
+    budget, tokens = settings.window_bytes or 0, max(window_tokens or 0, settings.shard_tokens)
+    if harvest.most_tokens is not None:
+        tokens = min(tokens, harvest.most_tokens)
+    needed = bytes_needed(tokens, [widths[hook] for hook in settings.hooks], settings.dtype)
+    if needed > budget:
+        raise InputError(
+            f"harvest.window_bytes is {budget:,}, but a window of {tokens:,} tokens takes {needed:,} bytes. Lower "
+            "train.window_tokens (or harvest.shard_tokens), or raise harvest.window_bytes."
         )
 
 
@@ -62,6 +83,14 @@ class LakeStage(
         super().check()
         if self.harvest.settings.keep == "window" and self.settings.ray.address is None:
             require_cpus_for_both(self.harvest.settings, self.settings.train, self.settings.ray.cpus)
+
+    @override
+    def check_inputs(self, out: str, widths: Widths) -> Widths:
+        """Refuse also windows that take more bytes than may be stored, before held-out rows are harvested."""
+        widths = super().check_inputs(out, widths)
+        if self.harvest.settings.keep == "window" and not self.finished(out):
+            require_window_fits(self.harvest, self.settings.train.window_tokens, widths)
+        return widths
 
     @override
     def finished(self, out: str) -> bool:
@@ -94,7 +123,7 @@ class LakeStage(
             whole = self.harvest.settings.model_copy(update={"keep": "all"})
             replace(self.harvest, settings=whole, tokens=self._tokens, shards=pool).run(rows, listener)
         source = RowSource(rows, self._sealed(windows, pool))
-        train(self.settings, self.activations, lake.sae, listener, self.tokens, source)
+        train(self._begun(), self.activations, lake.sae, listener, self.tokens, source)
 
     def _sealed(self, windows: WindowUris, pool: str) -> WindowUris | None:
         """The windows of a finished harvest, where training is to go by windows."""
@@ -113,7 +142,9 @@ class LakeStage(
     def _roll(self, lake: LakePlaces, listener: Listener) -> None:
         from flows.rolling.roll import Roll
 
-        Roll(lake, self.settings, self.harvest, self.activations, self._tokens, self.shards).run(listener)
+        # Where harvest.keep was none before, this lists shards that windows delete; none would trust it again.
+        open_store(lake.activations(self.activations)).delete(MANIFEST)
+        Roll(lake, self._begun(), self.harvest, self.activations, self._tokens, self.shards).run(listener)
 
     @property
     def _tokens(self) -> str:

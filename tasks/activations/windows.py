@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 
 from tasks.activations.manifest import require_hooks
-from tasks.storage.artifacts import MANIFEST, read_manifest
+from tasks.storage.artifacts import MANIFEST, read_manifest, require_manifest
 from tasks.storage.objects import open_store
 
 CONSUMED = "consumed"
 """In the manifest of a window that training has gone beyond: its shards by hook."""
+_GONE = "gone"
+"""In the manifest of one that stays whole for its statistics: training has gone beyond it."""
 _TOLD = ("key", "rows", "sha256")
 
 
@@ -78,13 +80,24 @@ def consume(uri: str) -> None:
     open_store(uri).put(MANIFEST, json.dumps(slim, sort_keys=True).encode())
 
 
+def mark_gone(uri: str) -> None:
+    """Note in a window's manifest, of which all stays, that its rows are about to be deleted.
+
+    Raises:
+        ArtifactError: the manifest is damaged.
+    """
+    marked = {**require_manifest(uri), _GONE: True}
+    open_store(uri).put(MANIFEST, json.dumps(marked, sort_keys=True).encode())
+
+
 def is_consumed(uri: str) -> bool:
     """Whether a window's rows may be gone, as training has no need of them any more.
 
     Raises:
         ArtifactError: the manifest is damaged.
     """
-    return CONSUMED in (read_manifest(uri) or {})
+    found = read_manifest(uri) or {}
+    return CONSUMED in found or _GONE in found
 
 
 def window_seed(seed: int, number: int) -> int:

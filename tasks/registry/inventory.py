@@ -1,5 +1,6 @@
 """What lies on a storage: results by their directories, with their bytes, their age and what they name."""
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ from tasks.storage.base import ObjectInfo
 from tasks.storage.objects import open_store
 
 _STAGES = ("tokens", "activations", "saes", "scores", "reports")
+_WINDOWS = re.compile(r"(.+)\.\d{6,}")
 _READERS = 16
 
 
@@ -51,6 +53,8 @@ class Inventory:
     root: str
     objects: Sequence[ObjectInfo]
     results: Sequence[StoredResult]
+    lakes: Mapping[str, Sequence[StoredResult]]
+    """Folders of rows that do not stay, and of windows, by the name of the SAE's that is trained on them."""
 
     def of(self, stage: str) -> Iterator[StoredResult]:
         """The results of one stage."""
@@ -69,20 +73,37 @@ def inventory(root: str) -> Inventory:
     for info in objects:
         stage, _, rest = info.key.partition("/")
         name, slash, _ = rest.partition("/")
-        if stage in _STAGES and slash:
+        if slash:
             folders[f"{stage}/{name}"].append(info)
+    lakes: dict[str, list[StoredResult]] = defaultdict(list)
+    for folder in list(folders):
+        stage, _, name = folder.partition("/")
+        if stage not in _STAGES:
+            found = folders.pop(folder)
+            if (sae := _sae_of(stage, name)) is not None:
+                lakes[sae].append(_folder(store.uri, folder, found, {}))
     with ThreadPoolExecutor(_READERS) as pool:
         results = list(pool.map(lambda item: _result(store.uri, *item), folders.items()))
-    return Inventory(store.uri, objects, results)
+    return Inventory(store.uri, objects, results, lakes)
+
+
+def _sae_of(stage: str, name: str) -> str | None:
+    """Whose lake or window a folder is; None where it is neither."""
+    window = _WINDOWS.fullmatch(name) if stage == "windows" else None
+    return window[1] if window is not None else name if stage == "lakes" else None
 
 
 def _result(root: str, folder: str, objects: Sequence[ObjectInfo]) -> StoredResult:
-    uri, names = f"{root}/{folder}", {info.key.removeprefix(f"{folder}/") for info in objects}
+    there = any(info.key == f"{folder}/{MANIFEST}" for info in objects)
+    return _folder(root, folder, objects, read_manifest(f"{root}/{folder}") if there else None)
+
+
+def _folder(root: str, folder: str, objects: Sequence[ObjectInfo], manifest: Mapping[str, Any] | None) -> StoredResult:
     return StoredResult(
-        uri=uri,
+        uri=f"{root}/{folder}",
         stage=folder.partition("/")[0],
         size=sum(info.size for info in objects),
         newest=max(info.modified for info in objects),
-        manifest=read_manifest(uri) if MANIFEST in names else None,
-        removal=REMOVED in names,
+        manifest=manifest,
+        removal=any(info.key == f"{folder}/{REMOVED}" for info in objects),
     )

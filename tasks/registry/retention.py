@@ -4,6 +4,8 @@ What stays of the versions: those with an alias, the newest ones, whatever was c
 which a rollback would go, those with the tag ``keep``, and those from which a version that stays began its training. With a
 version that goes, its scores and reports go, and activations that only such versions were trained on.
 
+Rows of a rolling lake and lists of windows go when neither they nor the SAE that is trained on them are younger than a day.
+
 Never gone is what anything that stays names, what is not finished, what lies outside the storage's own folders, and SAEs
 that no version of this registry stands for.
 """
@@ -110,6 +112,7 @@ def retained(
     _add_derived(found, there, leaving, registry)
     _add_saes(found, there, registry, settings, stays, {version.version for version in leaving})
     _add_activations(found, there, leaving, {version.parents.activations for version in kept}, needed.activations)
+    _add_lakes(found, there)
     _add_stopped(found, there)
     return found
 
@@ -220,6 +223,20 @@ def _at_work(there: Inventory) -> str | None:
         if result.manifest is None or (result.stage == "tokens" and result.identity not in harvested):
             return result.uri
     return None
+
+
+def _add_lakes(found: Retention, there: Inventory) -> None:
+    """Rows that were to go with a training that nobody goes on with, whatever registry its SAE was for."""
+    oldest = time.time() - YOUNG_S
+    saes = {result.uri.rpartition("/")[2]: result for result in there.of("saes")}
+    for name, folders in sorted(there.lakes.items()):
+        sae = saes.get(name)
+        if max(folder.newest for folder in folders) >= oldest:
+            found.staying.extend(Fate(folder, "younger than a day: a training may be at work there") for folder in folders)
+        elif sae is not None and sae.newest >= oldest:
+            found.staying.extend(Fate(folder, f"{sae.uri} is younger than a day, and may need it") for folder in folders)
+        else:
+            found.going.extend(Fate(folder, "a training that was given up has left it") for folder in folders)
 
 
 def _add_stopped(found: Retention, there: Inventory) -> None:

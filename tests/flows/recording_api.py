@@ -20,6 +20,8 @@ class RecordingApi(ThreadingHTTPServer):
         """The deployments that it was told to create, by name."""
         self.changed: list[dict[str, Any]] = []
         """What it was told to change of those that it has."""
+        self.automations: list[str] = []
+        """The names of the automations that it was told to create."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -37,7 +39,11 @@ class _Handler(BaseHTTPRequestHandler):
         sent = self._sent()
         if self.path == "/api/deployments/":
             self.server.created[sent["name"]] = sent
-        self._answer(201, {"id": str(uuid4())})
+        if self.path == "/api/automations/filter":
+            return self._answer(200, [])
+        if self.path == "/api/automations/":
+            self.server.automations.append(sent["name"])
+        return self._answer(201, {"id": str(uuid4())})
 
     def do_PATCH(self) -> None:
         self.server.changed.append(self._sent())

@@ -160,6 +160,40 @@ def test_what_is_not_finished_and_young_keeps_activations(hours: float, kept: bo
     assert young.exists()
 
 
+@pytest.mark.parametrize(
+    ("young", "stays"),
+    [
+        (None, False),
+        ("lakes/toy-x/shards/m-1/layer/train/1.parquet", True),
+        ("lakes/toy-x/windows/toy-x.000001/manifest.json", True),
+        ("windows/toy-x.000002/manifest.json", True),
+        ("saes/toy-x/checkpoints/step-1/state.json", True),
+        ("saes/toy-x/manifest.json", True),
+        ("saes/toy-y/checkpoints/step-1/state.json", False),
+        ("windows/toy-x0.000001/manifest.json", False),
+    ],
+)
+def test_a_lake_goes_when_nothing_of_it_and_of_its_sae_is_young(young: str | None, stays: bool, eight: Registry) -> None:
+    lake = [
+        "lakes/toy-x/shards/m-1/commits/1.json",
+        "lakes/toy-x/shards/m-1/layer/train/1.parquet",
+        "lakes/toy-x/windows/toy-x.000001/manifest.json",
+        "windows/toy-x.000002/manifest.json",
+    ]
+    for key in {*lake, "saes/toy-x/checkpoints/step-0/state.json", young or lake[0]}:
+        path = Path(eight.root, key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+        if key != young:
+            os.utime(path, times=(time.time() - 3600 * 25,) * 2)
+    told, found = sweep(eight.root, dry_run=True, keep_versions=8), sweep(eight.root, keep_versions=8)
+    assert gone(told) == gone(found) == (set() if stays else {"lakes/toy-x", "windows/toy-x.000002"})
+    assert [key for key in lake if Path(eight.root, key).exists()] == (lake if stays else [])
+    assert young is None or Path(eight.root, young).exists()
+    assert Path(eight.root, "saes/toy-x/checkpoints/step-0/state.json").exists()
+    assert any(fate.result.stage == "lakes" for fate in found.kept) == stays
+
+
 def test_of_a_pool_only_shards_that_nothing_else_names_go(folder: str) -> None:
     registry = Registry.at(folder, "toy")
     for name, shards in {"a": ["1", "22"], "b": ["22", "333"], "c": ["333", "4444"]}.items():

@@ -107,6 +107,10 @@ class LaneReader:
         shard, place = next(batches(self._lanes, self._seed, self._rows_per_lane, step, 1, places))[row]
         return f"row {place} of {shards[shard]['key']}"
 
+    def close(self) -> None:
+        """Let go of the row groups that are kept, which else the cyclic garbage collector would come to some time."""
+        self._kept.cache_clear()
+
     def _batches(self, lanes: Mapping[int, list[Unit]], first_step: int, n_steps: int, held: int) -> Iterator[Array]:
         """The rows that some lanes give to each batch; ``held`` bytes are read ahead from object storage."""
 

@@ -86,7 +86,11 @@ class WindowReader:
             end = self._end(number)
             if end > max(start, first_step):
                 first = max(start, first_step)
-                yield self._reader(number), first - start, min(end, stop) - first
+                reader = self._reader(number)
+                try:
+                    yield reader, first - start, min(end, stop) - first
+                finally:
+                    reader.close()
             start = end
 
     def _end(self, number: int) -> int:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
-from tasks.activations.windows import WindowUris, consume, is_consumed, rows_of, steps_of
+from tasks.activations.windows import WindowUris, consume, is_consumed, mark_gone, rows_of, steps_of
 from tasks.errors import InputError
 from tasks.harvest.commit import hook_entries, manifest
 from tasks.harvest.shards import Shard
@@ -42,8 +42,9 @@ class WindowLedger:
         Raises:
             ArtifactError: its manifest is damaged.
         """
-        if number > 0 and not is_consumed(self.windows.uri(number)):
-            consume(self.windows.uri(number))
+        uri = self.windows.uri(number)
+        if not is_consumed(uri):
+            (consume if number > 0 else mark_gone)(uri)
 
     def sealed(self) -> dict[int, int]:
         """Rows of each window that is sealed, by number.

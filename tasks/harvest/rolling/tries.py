@@ -33,4 +33,7 @@ class RollingTries(Tries):
     @override
     def done(self, shard: Shard) -> None:
         super().done(shard)
+        # Each pass harvests it anew, and what befell it in one is not held against it in the next.
+        for counts in (self._begun, self._raised, self._died):
+            del counts[shard]
         self._rolling.stored(shard)
