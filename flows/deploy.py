@@ -41,8 +41,7 @@ def main(
     require_server(api)
     for name in deploy(_of_the_cluster(storage, overrides or []), pool, names or ()):
         typer.echo(name)
-    for name in offer_automations(load_stored(NIGHTLY, overrides or [], storage).notify, check_schedule(CRON, TIMEZONE)):
-        typer.echo(name)
+    offer_automations(load_stored(NIGHTLY, overrides or [], storage).notify, check_schedule(CRON, TIMEZONE))
 
 
 def _of_the_cluster(storage: str | None, overrides: list[str]) -> list[RunnerDeployment]:

@@ -207,6 +207,7 @@ def test_only_what_the_server_does_not_have_is_deployed(there: str, tmp_path: Pa
     assert list(api.created) == missing
     assert printed == missing
     assert api.changed == []
+    assert len(api.automations) == 3
     created = [] if pools else ["work-pool create saemill --type process"]
     assert [call for call in calls if "inspect" not in call] == created
 
