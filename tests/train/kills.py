@@ -53,9 +53,13 @@ class Command(commands.Command):
         """Who is held up where a run goes on from a checkpoint that others, or another thread, may still be writing."""
         pid = super().held(point, process)
         if point in ("step", "commit"):
-            possible = range(GOES_ON_FROM[point], self._n_steps() + 1, EVERY)
-            until(lambda: any(map(self.written, possible)), "all parts of a checkpoint")
+            until(lambda: any(map(self.written, self._steps_from(GOES_ON_FROM[point]))), "all parts of a checkpoint")
         return pid
+
+    def _steps_from(self, first: int) -> list[int]:
+        """Steps, from this one on, of which there are parts of a checkpoint; they need not be those that were asked for."""
+        keys = (info.key.split("/") for info in open_store(self.out).list(f"{CHECKPOINTS}/step-"))
+        return sorted({step for _, name, *_ in keys if (step := int(name.rpartition("-")[2])) >= first})
 
     def written(self, step: int) -> bool:
         """Whether all parts of a step's checkpoint are on storage."""
