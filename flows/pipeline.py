@@ -15,10 +15,11 @@ from typing import Any
 from flows.addresses import Addresses, Placed, ResultUris, addresses, placed
 from flows.begun import begun_in_another_precision
 from flows.config import PipelineConfig
-from flows.planning import Watched, forecast
+from flows.planning import forecast
 from flows.preflight import check
 from flows.registered import registered
 from flows.resolve import resolved_and_why
+from flows.watched import Watched
 from tasks.errors import InputError
 from tasks.planner.words import line
 from tasks.storage.artifacts import read_json

@@ -51,7 +51,7 @@ def publish(
     settle: Annotated[
         float,
         typer.Option(metavar="SECONDS", min=0, max=600, help="How long a call without an answer may be at work there."),
-    ] = 60.0,
+    ] = 300.0,
     as_json: AsJson = False,
 ) -> None:
     """Build what publishes SAEs, from their stored scores, into a folder; with --push, send it. Else nothing leaves here.

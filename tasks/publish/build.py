@@ -105,6 +105,7 @@ def build(order: PublishOrder, listener: Listener) -> BuiltFolder:
     _require_possible(order, told, repo)
     earlier = read_manifest(store.uri) is not None
     layers = (order.layers or model_layers(order.saes[0])) if placed and not earlier else 0
+    _require_layers(placed, layers)
     created = _claimed(store, _request(order, found, name))
     plan = _Plan(order, found, name, repo, told, placed, layers, created, listener)
     if not earlier:
@@ -118,6 +119,17 @@ def build(order: PublishOrder, listener: Listener) -> BuiltFolder:
         refused=tuple(f"{each.format}: {each.refused}" for each in told if each.refused),
         earlier=earlier,
     )
+
+
+def _require_layers(placed: Sequence[Place], layers: int) -> None:
+    """Refuse fewer layers than an SAE reads at: a set on Neuronpedia is made for so many, and its name is used up then.
+
+    Raises:
+        InputError: there are too few.
+    """
+    highest = max((place.layer for place in placed), default=-1)
+    if layers and highest >= layers:
+        raise InputError(f"The model has {layers} layers (--layers), but an SAE reads layer {highest}, from 0 on.")
 
 
 def _names(order: PublishOrder, found: Sequence[ScoredSae]) -> tuple[str, str | None]:

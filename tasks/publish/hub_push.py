@@ -56,8 +56,8 @@ def push(folder: Path, keys: Sequence[str], build: str, repo: str) -> PushedRepo
         api.create_repo(repo, exist_ok=True)
         earlier = any(each.name == tag for each in api.list_repo_refs(repo).tags)
         if not earlier:
-            _commit(api, paths, repo, f"saemill publish {build[:12]}")
-            api.create_tag(repo, tag=tag, exist_ok=True)
+            commit = _commit(api, paths, repo, f"saemill publish {build[:12]}")
+            api.create_tag(repo, tag=tag, revision=commit, exist_ok=True)  # not what somebody has committed since
     except (HFValidationError, LocalTokenNotFoundError, ValueError) as error:
         raise InputError(f"The hub cannot take {repo}: {_said(error)}") from None
     except HfHubHTTPError as error:
@@ -69,12 +69,12 @@ def push(folder: Path, keys: Sequence[str], build: str, repo: str) -> PushedRepo
     return PushedRepo(f"{api.endpoint}/{repo}", tag, earlier)
 
 
-def _commit(api: huggingface_hub.HfApi, paths: Mapping[str, Path], repo: str, message: str) -> None:
-    """All files in one commit. ``upload_folder`` would make several of a large folder, with a card that is ahead of it."""
+def _commit(api: huggingface_hub.HfApi, paths: Mapping[str, Path], repo: str, message: str) -> str:
+    """All files in one commit; its id. ``upload_folder`` would make several of a large folder, the card ahead of the rest."""
     added = [huggingface_hub.CommitOperationAdd(name, path) for name, path in paths.items()]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "It seems that you are about to commit a data file")  # the curve of the training
-        api.create_commit(repo, added, commit_message=message)
+        return api.create_commit(repo, added, commit_message=message).oid
 
 
 def _said(error: Exception) -> str:

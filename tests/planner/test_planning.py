@@ -11,9 +11,10 @@ from flows import pipeline, plan, planning
 from flows.addresses import Placed, addresses, placed
 from flows.config import PipelineConfig, parse_config
 from flows.pipeline import Result, run_pipeline
-from flows.planning import Watched, bytes_left, corpus_of, counted_by, kept_count, keys
+from flows.planning import bytes_left, corpus_of, counted_by, kept_count, keys
 from flows.rolling.places import LakePlaces
 from flows.run_size import run_size
+from flows.watched import Watched
 from tasks.activations.manifest import SAMPLED
 from tasks.errors import InputError
 from tasks.planner.accounts import read_accounts

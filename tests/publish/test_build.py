@@ -326,6 +326,12 @@ def test_saes_of_several_layers_share_a_set_and_those_of_one_layer_do_not(
     assert {path.name for path in Path(built.uri, "hub/saemill").iterdir()} == {"model.layers.8", hook}
 
 
+def test_fewer_layers_than_the_sae_reads_at_are_refused_before_a_name_is_used_up(make: Build, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"has 8 layers .* reads layer 8, from 0 on"):
+        make(["neuronpedia"], layers=8)
+    assert not (tmp_path / "out").exists()
+
+
 def test_saes_of_two_models_are_refused(make: Build, inputs: Inputs, tmp_path: Path) -> None:
     write_sae(tmp_path / "saes/y-aaaaaaaaaaaa", N_LATENTS, model="org/other")
     scores = copied_scores(inputs, tmp_path / "scores", "aaaaaaaaaaaa")

@@ -34,6 +34,8 @@ class Hub:
     commits: list[dict[str, bytes]] = field(default_factory=list)
     tags: dict[str, int] = field(default_factory=dict)
     """By name, how many commits there were."""
+    tagged: str = ""
+    """The revision that was tagged last."""
     lose_the_answer_to: str = ""
     """The next call of such a path is done and answered with 504."""
     refuse: int = 0
@@ -59,6 +61,7 @@ class Hub:
             return 200, {"commitUrl": f"https://huggingface.co/{REPO}/commit/{'1' * 40}", "commitOid": "1" * 40}
         if "/tag/" in path:
             self.tags[json.loads(data)["tag"]] = len(self.commits)
+            self.tagged = path.rpartition("/")[2]
             return 200, {}
         return 200, {"id": REPO, "sha": "1" * 40}
 
@@ -118,6 +121,7 @@ def test_the_hub_gets_the_folder_in_one_commit_with_a_tag(make: Build, hub: Hub)
     (uri / "hub/.tmp-0123").unlink()
     assert hub.files() == tree(uri / "hub")
     assert hub.tags == {first.tag: 1}
+    assert hub.tagged == "1" * 40, "the commit, whatever came after it"
     again = send(str(uri))
     assert (first.earlier, again.earlier, again.tag) == (False, True, first.tag)
     assert len(hub.commits) == 1

@@ -17,12 +17,12 @@ from typing import Any
 from tasks.errors import ArtifactError, InputError, SaemillError
 from tasks.progress import Listener, Progress
 from tasks.publish.ledger import PushLedger, opened
-from tasks.publish.neuronpedia.client import TRIES, NeuronpediaClient, NoAnswerError, RefusedError, wait_s
+from tasks.publish.neuronpedia.client import TIMEOUT_S, TRIES, NeuronpediaClient, NoAnswerError, RefusedError, wait_s
 
 INDEX = "neuronpedia/calls.json"
 LEDGER = "pushed.jsonl"
-SETTLE_S = 60.0
-"""After which the site's host has ended a call (a guess, as its ``vercel.json`` may say more)."""
+SETTLE_S = TIMEOUT_S
+"""After which a call is taken to be no longer at work: as long as this end waits for its answer."""
 
 Json = dict[str, Any]
 
