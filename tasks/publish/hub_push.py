@@ -70,7 +70,7 @@ def push(folder: Path, keys: Sequence[str], build: str, repo: str) -> PushedRepo
 
 
 def _commit(api: huggingface_hub.HfApi, paths: Mapping[str, Path], repo: str, message: str) -> str:
-    """All files in one commit; its id. ``upload_folder`` would make several of a large folder, the card ahead of the rest."""
+    """All files in one commit; its id. ``upload_folder`` would make several, the card ahead of the rest."""
     added = [huggingface_hub.CommitOperationAdd(name, path) for name, path in paths.items()]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "It seems that you are about to commit a data file")  # the curve of the training
