@@ -100,7 +100,7 @@ def _row(night: Night, champion: int | None, place: str) -> Json:
         "is_champion": night["version"] == champion,
         "when": night["when"][:16].replace("T", " "),
         "against": DASH if night["champion"] is None else night["champion"],
-        "verdict": night["verdict"] or DASH,
+        "verdict": night["verdict"] or ("first" if night["champion"] is None else DASH),
         "promoted": night["promoted"],
         "reason": night["reason"],
         "fvu": number(night["metrics"].get("fvu"), 3),
@@ -147,7 +147,7 @@ def _y(share: float) -> float:
 
 
 def _bounds(values: Sequence[float]) -> tuple[float, float]:
-    """Ends of an axis, with a little room; of equal values, room on both sides."""
+    """Ends of an axis, with a little room; of equal values, room on both sides. No figure is below 0."""
     low, high = min(values), max(values)
-    room = 0.08 * (high - low) or 0.05 * abs(high) or 0.5
-    return low - room, high + room
+    room = 0.08 * (high - low) or 0.05 * high or 0.01
+    return max(0.0, low - room), high + room

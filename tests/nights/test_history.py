@@ -72,8 +72,8 @@ def test_the_page_opens_from_disk_with_all_that_it_loads(tmp_path: Path, chromiu
     write("demo", 4, [night(n) for n in (1, 2, 3, 4)], str(tmp_path))
     page.goto(f"file://{place}/index.html")
     assert page.locator("tbody tr").count() == 4
-    assert page.locator("svg.chart").count() == 5
-    box = page.locator("svg.chart").first.bounding_box()
+    assert page.locator("svg.by-night").count() == 5
+    box = page.locator("svg.by-night").first.bounding_box()
     assert box is not None
     assert box["width"] > 200
     page.close()
